@@ -106,6 +106,9 @@ impl Answerer {
             transport,
             message,
         });
+        // The library makes a negotiated channel ready when the event of the association is polled. A message that
+        // comes in before that, in the same batch of datagrams, would be lost without a word.
+        self.drain();
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {

@@ -476,6 +476,9 @@ mod tests {
             loop {
                 while let Some(event) = self.peer.poll_event() {
                     self.events.push((self.now - start, event));
+                    if event == PeerEvent::Open(Channel::Reliable) {
+                        self.peer.send(self.now, Channel::Reliable, b"at once").unwrap();
+                    }
                 }
                 self.at_browser
                     .extend(std::iter::from_fn(|| self.peer.poll_message()));

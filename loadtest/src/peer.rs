@@ -483,7 +483,7 @@ mod tests {
                 self.at_browser
                     .extend(std::iter::from_fn(|| self.peer.poll_message()));
                 self.server.drain();
-                self.at_server.extend(self.server.messages.drain(..));
+                self.at_server.append(&mut self.server.messages);
                 while let Some(datagram) = self.peer.poll_datagram() {
                     self.network.send(self.now, datagram);
                 }

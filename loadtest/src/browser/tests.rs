@@ -45,7 +45,7 @@ impl Session {
         }
     }
 
-    fn answer(&mut self, now: Instant, address: SocketAddr, offer: Description) {
+    fn answer(&mut self, now: Instant, address: SocketAddr, offer: &Description) {
         let (answerer, sdp) = Answerer::new(now, address, &offer.sdp);
         self.answerer = Some(answerer);
         self.texts
@@ -382,10 +382,10 @@ impl World {
                         let joined = joined(id, room, number as u32);
                         session.sender.push(1, Arc::new(joined)).unwrap();
                         if let Some(offer) = offer {
-                            session.answer(now, address(SERVER), offer);
+                            session.answer(now, address(SERVER), &offer);
                         }
                     }
-                    ClientText::Offer(offer) => session.answer(now, address(SERVER), offer),
+                    ClientText::Offer(offer) => session.answer(now, address(SERVER), &offer),
                     ClientText::Candidate { .. } | ClientText::Ping { .. } | ClientText::Bye => {}
                 },
             }

@@ -381,3 +381,327 @@ fn first_trouble(troubles: &[String]) -> String {
         .first()
         .map_or_else(String::new, |trouble| format!("; the first trouble: {trouble}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashMap,
+        sync::Mutex,
+        sync::atomic::{AtomicBool, AtomicU64},
+    };
+
+    use futures_util::{SinkExt, StreamExt};
+    use switchyard_signaling::limits;
+    use tokio::net::{TcpListener, UdpSocket};
+    use tokio_tungstenite::{
+        accept_hdr_async,
+        tungstenite::{
+            Message,
+            handshake::server::{ErrorResponse, Request, Response},
+        },
+    };
+
+    use super::*;
+    use crate::{
+        answerer::Session,
+        browser::{Incoming, Pipe},
+        netsim::Datagram,
+        peer::Channel,
+        report::{Bounds, broken},
+    };
+
+    /// What the server does wrong, once.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Fault {
+        None,
+        Drop,
+        Double,
+        Swap,
+    }
+
+    /// A relay for one room on real sockets: everybody's messages to everybody else.
+    struct Relay {
+        fault: Fault,
+        passed: AtomicU64,
+        held: Mutex<Option<(u32, Incoming)>>,
+        sessions: Mutex<HashMap<u32, Arc<Mutex<Session>>>>,
+        closed: AtomicBool,
+    }
+
+    impl Relay {
+        async fn start(fault: Fault) -> (SocketAddr, Arc<Self>) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (passed, held, sessions, closed) = Default::default();
+            let relay = Arc::new(Self {
+                fault,
+                passed,
+                held,
+                sessions,
+                closed,
+            });
+            let accepting = relay.clone();
+            tokio::spawn(async move {
+                for member in 0.. {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    tokio::spawn(accepting.clone().serve(stream, member));
+                }
+            });
+            (address, relay)
+        }
+
+        /// One client: its WebSocket and a UDP socket of its own.
+        async fn serve(self: Arc<Self>, stream: tokio::net::TcpStream, member: u32) {
+            let mut socket = accept_hdr_async(stream, select_subprotocol).await.unwrap();
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let address = udp.local_addr().unwrap();
+            let session = Arc::new(Mutex::new(Session::new()));
+            self.sessions.lock().unwrap().insert(member, session.clone());
+            let mut buffer = [0; 2048];
+            let mut ticks = interval(Duration::from_millis(2));
+            while !self.closed.load(Ordering::Relaxed) {
+                let mut incoming = Vec::new();
+                tokio::select! {
+                    message = socket.next() => match message {
+                        Some(Ok(Message::Text(text))) => {
+                            session.lock().unwrap().take_text(Instant::now(), text.as_str(), member, address);
+                        }
+                        Some(Ok(Message::Binary(frames))) => {
+                            let mut session = session.lock().unwrap();
+                            incoming = session.take_frames(Instant::now(), Pipe::Socket, frames);
+                        }
+                        _ => return,
+                    },
+                    Ok((length, from)) = udp.recv_from(&mut buffer) => {
+                        let payload = buffer[..length].to_vec().into();
+                        let mut session = session.lock().unwrap();
+                        if let Some(answerer) = &mut session.answerer {
+                            answerer.handle_datagram(Instant::now(), &Datagram { from, to: address, payload });
+                        }
+                    }
+                    _ = ticks.tick() => {
+                        if let Some(answerer) = &mut session.lock().unwrap().answerer {
+                            answerer.handle_timeout(Instant::now());
+                        }
+                    }
+                }
+                let (texts, frames, datagrams) = {
+                    let mut session = session.lock().unwrap();
+                    let messages = session
+                        .answerer
+                        .as_mut()
+                        .map(|answerer| std::mem::take(&mut answerer.messages));
+                    for (_, frames) in messages.into_iter().flatten() {
+                        incoming.extend(session.take_frames(Instant::now(), Pipe::Channel, frames));
+                    }
+                    Self::outputs(&mut session)
+                };
+                for text in texts {
+                    socket.send(Message::text(text)).await.unwrap();
+                }
+                for frames in frames {
+                    socket.send(Message::binary(frames)).await.unwrap();
+                }
+                for datagram in datagrams {
+                    let _ = udp.send_to(&datagram.payload, datagram.to).await;
+                }
+                for message in incoming {
+                    self.relay(member, message);
+                }
+            }
+        }
+
+        fn outputs(session: &mut Session) -> (Vec<String>, Vec<bytes::Bytes>, Vec<Datagram>) {
+            let now = Instant::now();
+            let texts = std::mem::take(&mut session.texts);
+            let mut frames = Vec::new();
+            frames.extend(std::iter::from_fn(|| {
+                session.fill(now, Pipe::Socket, limits::SOCKET_MESSAGE_BYTES)
+            }));
+            let lossy = std::mem::take(&mut session.lossy);
+            let mut datagrams = Vec::new();
+            if let Some(mut answerer) = session.answerer.take() {
+                while let Some(frames) = session.fill(now, Pipe::Channel, limits::CHANNEL_MESSAGE_BYTES) {
+                    answerer.send(now, Channel::Reliable, &frames);
+                }
+                if session.attached == Some(Pipe::Channel) {
+                    lossy
+                        .iter()
+                        .for_each(|frame| answerer.send(now, Channel::Lossy, frame));
+                }
+                answerer.drain();
+                datagrams.extend(std::iter::from_fn(|| answerer.poll_datagram()));
+                session.answerer = Some(answerer);
+            }
+            if session.attached == Some(Pipe::Socket) {
+                frames.extend(lossy);
+            }
+            (texts, frames, datagrams)
+        }
+
+        fn relay(&self, author: u32, message: Incoming) {
+            let number = self.passed.fetch_add(1, Ordering::Relaxed);
+            let mut held = self.held.lock().unwrap();
+            match self.fault {
+                Fault::Drop if number == 20 => return,
+                Fault::Double if number == 20 => self.pass_on(author, &message),
+                Fault::Swap if number == 20 => {
+                    *held = Some((author, message));
+                    return;
+                }
+                _ => {}
+            }
+            self.pass_on(author, &message);
+            // The one held back goes behind the next of the same author.
+            if let Some((_, earlier)) = held.take_if(|(held_author, _)| *held_author == author) {
+                self.pass_on(author, &earlier);
+            }
+        }
+
+        fn pass_on(&self, author: u32, message: &Incoming) {
+            for (member, session) in self.sessions.lock().unwrap().iter() {
+                if *member != author {
+                    session.lock().unwrap().deliver(Instant::now(), author, message);
+                }
+            }
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "the library's callback")]
+    #[expect(clippy::unnecessary_wraps, reason = "the library's callback")]
+    fn select_subprotocol(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+        assert_eq!(request.uri().path(), "/v1/connect");
+        let offered = request.headers()["sec-websocket-protocol"].clone();
+        response.headers_mut().insert("sec-websocket-protocol", offered);
+        Ok(response)
+    }
+
+    fn scenario(server: SocketAddr) -> Scenario {
+        Scenario {
+            server,
+            tokens: TokenSource::Key {
+                key: "key".to_owned(),
+                secret: "secret".to_owned(),
+            },
+            prefix: "load".to_owned(),
+            peers: 6,
+            rooms: 1,
+            senders: 2,
+            transport: Transport::Mixed,
+            lane: Lane::Reliable,
+            size: 100,
+            rate: 100.0,
+            duration: Duration::from_millis(500),
+            connect_timeout: Duration::from_secs(20),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+
+    async fn figures(scenario: &Scenario) -> Figures {
+        run(scenario, watch::channel(false).1).await.unwrap()
+    }
+
+    async fn verdict(fault: Fault) -> (Totals, Vec<String>) {
+        let (address, _relay) = Relay::start(fault).await;
+        let scenario = scenario(address);
+        let figures = figures(&scenario).await;
+        (figures.totals, broken(&scenario, &Bounds::default(), &figures))
+    }
+
+    #[tokio::test]
+    async fn a_faultless_relay_on_real_sockets_passes_with_every_message_accounted_for() {
+        for transport in [Transport::Udp, Transport::WebSocket, Transport::Mixed] {
+            let (address, _relay) = Relay::start(Fault::None).await;
+            let scenario = Scenario {
+                transport,
+                ..scenario(address)
+            };
+            let figures = figures(&scenario).await;
+            let bad = broken(&scenario, &Bounds::default(), &figures);
+            assert!(bad.is_empty(), "{transport:?}: {bad:?} {figures:?}");
+            assert_eq!(figures.sent, 100);
+            assert_eq!(
+                figures.totals,
+                Totals {
+                    expected: 500,
+                    received: 500,
+                    ..Totals::default()
+                }
+            );
+            assert_eq!(figures.latency.count(), 500);
+            let ready = &figures.stages.last().unwrap().1;
+            assert_eq!(ready.count(), 6);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_drops_one_message_is_found_out() {
+        let (totals, broken) = verdict(Fault::Drop).await;
+        assert_eq!((totals.lost, totals.doubled, totals.out_of_order), (5, 0, 0));
+        assert_eq!(broken, ["5 messages lost on the reliable lane"]);
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_doubles_one_message_is_found_out() {
+        let (totals, broken) = verdict(Fault::Double).await;
+        assert_eq!((totals.lost, totals.doubled, totals.out_of_order), (0, 5, 0));
+        assert_eq!(broken.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_swaps_two_messages_is_found_out() {
+        let (totals, broken) = verdict(Fault::Swap).await;
+        assert_eq!((totals.lost, totals.doubled, totals.out_of_order), (0, 0, 5));
+        assert_eq!(broken.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_lossy_lane_runs_too() {
+        let (address, _relay) = Relay::start(Fault::None).await;
+        let scenario = Scenario {
+            lane: Lane::Lossy,
+            ..scenario(address)
+        };
+        let figures = figures(&scenario).await;
+        assert!(
+            broken(&scenario, &Bounds::default(), &figures).is_empty(),
+            "{figures:?}"
+        );
+        assert!(figures.totals.received > 400, "{figures:?}");
+    }
+
+    #[tokio::test]
+    async fn without_a_server_it_says_so_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let error = run(&scenario(address), watch::channel(false).1)
+            .await
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("only 0 of 6 peers were ready in time; the first trouble"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_early_end_still_gives_figures() {
+        let (address, _relay) = Relay::start(Fault::None).await;
+        let scenario = Scenario {
+            duration: Duration::from_secs(600),
+            ..scenario(address)
+        };
+        let (stop, stopped) = watch::channel(false);
+        let running = run(&scenario, stopped);
+        let stopping = async {
+            sleep(Duration::from_secs(2)).await;
+            stop.send_replace(true);
+        };
+        let (figures, ()) = tokio::join!(running, stopping);
+        let figures = figures.unwrap();
+        assert!(figures.interrupted && figures.sent > 0);
+        assert_eq!(figures.totals.lost, 0);
+    }
+}

@@ -2,133 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use switchyard_signaling::message::Member;
-
 use super::*;
 use crate::{
     account::{Account, STAMP_BYTES, Stamp},
-    answerer::Answerer,
+    answerer::{Answerer, Session},
     netsim::{HostId, Link, LinkConfig, Network},
     rng::Rng,
 };
 
 const MS: Duration = Duration::from_millis(1);
 const SERVER: &str = "10.0.0.1:7882";
-
-/// The server's half for one client: its pipes and lane, nothing refused.
-struct Session {
-    answerer: Option<Answerer>,
-    sender: Sender,
-    receiver: Receiver,
-    assembly: Assembly,
-    attached: Option<Pipe>,
-    generation: u32,
-    texts: Vec<String>,
-    urgent: [BytesMut; 2],
-    lossy: Vec<Bytes>,
-    joined: bool,
-}
-
-impl Session {
-    fn new() -> Self {
-        Self {
-            answerer: None,
-            sender: Sender::new(1 << 20),
-            receiver: Receiver::default(),
-            assembly: Assembly::new(1 << 18, 1 << 22),
-            attached: None,
-            generation: 0,
-            texts: Vec::new(),
-            urgent: [BytesMut::new(), BytesMut::new()],
-            lossy: Vec::new(),
-            joined: false,
-        }
-    }
-
-    fn answer(&mut self, now: Instant, address: SocketAddr, offer: &Description) {
-        let (answerer, sdp) = Answerer::new(now, address, &offer.sdp);
-        self.answerer = Some(answerer);
-        self.texts
-            .push(to_json(&ServerText::Answer(Description { pc: offer.pc, sdp })));
-    }
-
-    fn take_frames(&mut self, now: Instant, pipe: Pipe, message: Bytes) -> Vec<Incoming> {
-        let mut incoming = Vec::new();
-        for frame in Frames::new(message) {
-            match frame.unwrap() {
-                Frame::Reliable {
-                    lane_seq,
-                    ack,
-                    body: Reliable::Chunk(header, payload),
-                } => {
-                    assert!(self.sender.handle_ack(ack));
-                    match self.receiver.handle(lane_seq, payload.len(), now) {
-                        Arrival::Next => {}
-                        Arrival::Duplicate => continue,
-                        Arrival::Ahead => {
-                            assert_ne!(self.attached, Some(pipe), "lane gap");
-                            continue;
-                        }
-                    }
-                    if let Some(whole) = self.assembly.handle(header, payload).unwrap() {
-                        incoming.push(Incoming {
-                            room: whole.room,
-                            sender: 0,
-                            stream: whole.stream,
-                            lane: Lane::Reliable,
-                            target: whole.target,
-                            text: whole.text,
-                            payload: whole.payload,
-                        });
-                    }
-                }
-                Frame::Lossy(header, payload) => incoming.push(Incoming {
-                    room: header.room,
-                    sender: 0,
-                    stream: header.stream,
-                    lane: Lane::Lossy,
-                    target: header.target,
-                    text: header.text,
-                    payload,
-                }),
-                Frame::Ack(ack) => assert!(self.sender.handle_ack(ack)),
-                Frame::Ping(nonce) => frame::put_pong(&mut self.urgent[pipe as usize], nonce),
-                Frame::Pong(_) => {}
-                Frame::Attach { generation, ack } => {
-                    if generation <= self.generation {
-                        // It was overtaken on its way by a later one on the other pipe.
-                        let refusal = Refusal::new(None, Code::StaleAttach, "stale");
-                        self.texts.push(to_json(&ServerText::Error(refusal)));
-                        continue;
-                    }
-                    self.generation = generation;
-                    self.attached = Some(pipe);
-                    let own = self.receiver.ack();
-                    frame::put_attached(&mut self.urgent[pipe as usize], generation, own);
-                    assert!(self.sender.attach(ack));
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        incoming
-    }
-
-    fn fill(&mut self, now: Instant, pipe: Pipe, most: usize) -> Option<Bytes> {
-        let mut message = std::mem::take(&mut self.urgent[pipe as usize]);
-        if self.attached == Some(pipe) {
-            let ack = self.receiver.ack();
-            if self.receiver.poll_timeout().is_some_and(|at| at <= now) {
-                frame::put_ack(&mut message, ack);
-            }
-            let before = message.len();
-            while self.sender.poll(ack, most - message.len(), &mut message) == Polled::Frame {}
-            if message.len() > before || self.receiver.poll_timeout().is_some_and(|at| at <= now) {
-                self.receiver.acknowledged();
-            }
-        }
-        (!message.is_empty()).then(|| message.freeze())
-    }
-}
 
 struct Client {
     browser: Browser,
@@ -364,30 +247,7 @@ impl World {
                 SocketOutput::Binary(message) => {
                     incoming.extend(session.take_frames(now, Pipe::Socket, message));
                 }
-                SocketOutput::Text(text) => match ClientText::parse(&text).unwrap() {
-                    ClientText::Hello { resume, .. } => session.texts.push(to_json(&ServerText::Welcome {
-                        v: 1,
-                        resumed: resume.is_some(),
-                        limits: Limits::default(),
-                        ping_interval_ms: 10_000,
-                    })),
-                    ClientText::Join { id, room, offer, .. } => {
-                        session.joined = true;
-                        session.attached = Some(Pipe::Socket);
-                        session.generation = 1;
-                        let (name, key) = ("session".to_owned(), "key".to_owned());
-                        session
-                            .texts
-                            .push(to_json(&ServerText::Session { session: name, key }));
-                        let joined = joined(id, room, number as u32);
-                        session.sender.push(1, Arc::new(joined)).unwrap();
-                        if let Some(offer) = offer {
-                            session.answer(now, address(SERVER), &offer);
-                        }
-                    }
-                    ClientText::Offer(offer) => session.answer(now, address(SERVER), &offer),
-                    ClientText::Candidate { .. } | ClientText::Ping { .. } | ClientText::Bye => {}
-                },
+                SocketOutput::Text(text) => session.take_text(now, &text, number as u32, address(SERVER)),
             }
         }
         if let Some(answerer) = &mut session.answerer {
@@ -442,43 +302,9 @@ impl World {
     }
 
     fn relay(&mut self, author: usize, message: &Incoming) {
-        let Incoming {
-            stream,
-            text,
-            target,
-            payload,
-            ..
-        } = message.clone();
-        let sender = author as u32;
         for (number, client) in self.clients.iter_mut().enumerate() {
-            if number == author || !client.session.joined {
-                continue;
-            }
-            let (target, payload) = (target.clone(), payload.clone());
-            if message.lane == Lane::Lossy {
-                let mut frame = BytesMut::new();
-                let header = LossyHeader {
-                    text,
-                    room: 1,
-                    sender,
-                    stream,
-                    seq: 1,
-                    target,
-                };
-                frame::put_lossy(&mut frame, &header, &payload);
-                client.session.lossy.push(frame.freeze());
-            } else {
-                let kind = Kind::Data;
-                let message = Message {
-                    kind,
-                    text,
-                    sender,
-                    stream,
-                    target,
-                    payload,
-                    at: self.now,
-                };
-                client.session.sender.push(1, Arc::new(message)).unwrap();
+            if number != author && client.session.joined {
+                client.session.deliver(self.now, author as u32, message);
             }
         }
     }
@@ -523,30 +349,6 @@ impl World {
             .rev()
             .find(|(_, event)| what(event))
             .map(|(at, _)| *at)
-    }
-}
-
-fn joined(id: u32, room: String, member: u32) -> Message {
-    let joined = ServerControl::Joined {
-        id,
-        room,
-        handle: 1,
-        member,
-        user: format!("user {member}"),
-        role: "editor".to_owned(),
-        permissions: Vec::new(),
-        topics: Vec::new(),
-        members: Vec::<Member>::new(),
-    };
-    let (kind, target, at) = (Kind::Control, Target::Room, Instant::now());
-    Message {
-        kind,
-        text: true,
-        sender: 0,
-        stream: 0,
-        target,
-        payload: to_json(&joined).into(),
-        at,
     }
 }
 

@@ -12,7 +12,10 @@
 //! [`poll_event`](Browser::poll_event) and [`poll_datagram`](Browser::poll_datagram), and from
 //! [`poll_socket`](Browser::poll_socket) as long as the WebSocket can take more.
 
+mod event;
+mod frames;
 mod pipes;
+mod webrtc;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,161 +28,19 @@ use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
     Code,
     assembly::Assembly,
-    frame::{self, Frame, Frames, Kind, LossyHeader, Reliable, Target},
-    lane::{Arrival, Message, Overflow, Polled, Receiver, Sender},
+    frame::{self, Kind, LossyHeader, Target},
+    lane::{Message, Overflow, Receiver, Sender},
     limits::{self, Limits},
-    message::{ClientControl, ClientText, Description, Refusal, Resume, ServerControl, ServerText, to_json},
+    message::{ClientControl, ClientText, Resume, ServerText, to_json},
 };
+
+pub use self::event::{BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput};
 
 use self::pipes::Pipes;
 use crate::{
     netsim::Datagram,
-    peer::{Channel, Peer, PeerError, PeerEvent},
+    peer::{Channel, Peer},
 };
-
-/// What a simulated browser is like.
-#[derive(Clone, Debug)]
-pub struct BrowserConfig {
-    /// The local address of its peer connections; without one it stays on the WebSocket.
-    pub address: Option<SocketAddr>,
-    /// Whether it moves to the data channel as soon as that is open.
-    pub moves_by_itself: bool,
-    /// How long after losing a peer connection it offers a new one; doubled with each loss in a row, up to 30 s.
-    pub retry: Duration,
-}
-
-impl Default for BrowserConfig {
-    fn default() -> Self {
-        Self {
-            address: None,
-            moves_by_itself: true,
-            retry: Duration::from_secs(2),
-        }
-    }
-}
-
-/// A way for frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Pipe {
-    /// The WebSocket.
-    Socket,
-    /// The data channels.
-    Channel,
-}
-
-/// How a message is delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// In order per stream, nothing lost.
-    Reliable,
-    /// Once or not at all.
-    Lossy,
-}
-
-/// A message to send.
-#[derive(Clone, Debug)]
-pub struct Outgoing {
-    /// The room's handle, as `joined` gave it.
-    pub room: u16,
-    /// How it is delivered.
-    pub lane: Lane,
-    /// Which order it belongs to.
-    pub stream: u16,
-    /// Who shall get it.
-    pub target: Target,
-    /// Whether the payload is UTF-8.
-    pub text: bool,
-    /// What it carries.
-    pub payload: Bytes,
-}
-
-/// A message received.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incoming {
-    /// The room's handle.
-    pub room: u16,
-    /// The author's member number.
-    pub sender: u32,
-    /// The author's stream.
-    pub stream: u16,
-    /// How it was delivered.
-    pub lane: Lane,
-    /// How it was addressed.
-    pub target: Target,
-    /// Whether the payload is UTF-8.
-    pub text: bool,
-    /// What it carries.
-    pub payload: Bytes,
-}
-
-/// What a browser tells whoever drives it.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The server has answered `hello`.
-    Welcome,
-    /// The first join has made this session.
-    Session(String),
-    /// A control message concerning the room with this handle.
-    Control(u16, ServerControl),
-    /// A message from another member.
-    Message(Incoming),
-    /// Messages are missing at this place of a stream.
-    Gap {
-        /// The room's handle.
-        room: u16,
-        /// The author of what is missing; 0 for all of the room.
-        sender: u32,
-        /// The author's stream.
-        stream: u16,
-        /// How many.
-        count: u32,
-    },
-    /// A request was refused.
-    Refused(Refusal),
-    /// Frames go over this pipe now.
-    Attached(Pipe),
-    /// The peer connection has come this far.
-    Peer(PeerEvent),
-    /// The peer connection was given up: it was silent, failed, or could not be made.
-    PeerLost,
-    /// The session is gone at the server: begin anew with another `Browser`.
-    SessionLost,
-    /// The server is shutting down.
-    Draining,
-    /// The server broke the protocol.
-    Violation(String),
-}
-
-/// Why a message was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// There is no session yet.
-    #[error("no session yet")]
-    NoSession,
-    /// Longer than the server allows.
-    #[error("the message has {len} bytes, {limit} are allowed")]
-    TooLarge {
-        /// Its length.
-        len: usize,
-        /// What is allowed.
-        limit: usize,
-    },
-    /// The target cannot be put into a frame.
-    #[error("the target has too many names, or one that is empty or too long")]
-    BadTarget,
-    /// Too much is waiting or unacknowledged.
-    #[error("the send buffer is full")]
-    BufferFull,
-}
-
-/// What the WebSocket shall send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SocketOutput {
-    /// A text message.
-    Text(String),
-    /// A binary message.
-    Binary(Bytes),
-}
 
 /// A simulated browser with one session.
 pub struct Browser {
@@ -234,9 +95,6 @@ enum FromSocket {
 const INBOX_BYTES: usize = 4 * 1024 * 1024;
 /// PONGs and the like that wait for a pipe; more of them are left out.
 const URGENT_BYTES: usize = 4 * 1024;
-/// A peer connection that has not opened by then is given up; a browser's ICE takes as long to fail.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Bytes of unfinished messages.
 const ASSEMBLY_BYTES: usize = 4 * 1024 * 1024;
 
@@ -603,8 +461,9 @@ impl Browser {
                 }
             }
             ServerText::Renegotiate { .. } => {
+                // The server has left the data channel already; an ATTACH makes the WebSocket ours too.
                 if self.config.address.is_some() {
-                    self.pipes.lost(Pipe::Channel);
+                    self.lose_peer(now);
                     self.offer(now);
                 }
             }
@@ -732,266 +591,6 @@ impl Browser {
         } else {
             self.inbox.push_back(input);
         }
-    }
-
-    // ---- frames ----
-
-    fn take_frames(&mut self, now: Instant, pipe: Pipe, message: Bytes) {
-        self.pipes.heard(now, pipe);
-        for frame in Frames::new(message) {
-            match frame {
-                Ok(frame) => self.take_frame(now, pipe, frame),
-                Err(error) => return self.violation(format!("frame: {error}")),
-            }
-        }
-    }
-
-    fn take_frame(&mut self, now: Instant, pipe: Pipe, frame: Frame) {
-        match frame {
-            Frame::Reliable { lane_seq, ack, body } => {
-                self.take_ack(ack);
-                let bytes = if let Reliable::Chunk(_, payload) = &body {
-                    payload.len()
-                } else {
-                    0
-                };
-                match self.receiver.handle(lane_seq, bytes, now) {
-                    Arrival::Next => self.take_body(body),
-                    Arrival::Duplicate => {}
-                    // A pipe that was left may have a hole at its end, which the new pipe fills.
-                    Arrival::Ahead if self.pipes.attached() != Some(pipe) => {}
-                    Arrival::Ahead => {
-                        let last = self.receiver.ack();
-                        self.violation(format!("lane gap: frame {lane_seq} came after {last}"));
-                    }
-                }
-            }
-            Frame::Lossy(header, payload) => {
-                let LossyHeader {
-                    text,
-                    room,
-                    sender,
-                    stream,
-                    target,
-                    ..
-                } = header;
-                let lane = Lane::Lossy;
-                self.events.push_back(Event::Message(Incoming {
-                    room,
-                    sender,
-                    stream,
-                    lane,
-                    target,
-                    text,
-                    payload,
-                }));
-            }
-            Frame::Ack(ack) => self.take_ack(ack),
-            Frame::Ping(nonce) => {
-                let urgent = self.urgent(pipe);
-                if urgent.len() < URGENT_BYTES {
-                    frame::put_pong(urgent, nonce);
-                }
-            }
-            Frame::Pong(nonce) => self.pipes.pong(now, nonce),
-            Frame::Attached { generation, ack } => {
-                if let Some(pipe) = self.pipes.confirmed(now, generation) {
-                    if !self.sender.attach(ack) {
-                        self.violation(format!("ATTACHED acknowledges {ack}, which was never sent"));
-                    }
-                    if pipe == Pipe::Channel {
-                        self.losses = 0;
-                        self.lossy_waiting.clear();
-                        self.lossy_waiting_bytes = 0;
-                    }
-                    self.events.push_back(Event::Attached(pipe));
-                }
-            }
-            Frame::Attach { .. } => self.violation("the server sent ATTACH".to_owned()),
-        }
-    }
-
-    fn take_ack(&mut self, ack: u32) {
-        if !self.sender.handle_ack(ack) {
-            self.violation(format!("acknowledgement of {ack}, which was never sent"));
-        }
-    }
-
-    fn take_body(&mut self, body: Reliable) {
-        let (header, payload) = match body {
-            Reliable::Chunk(header, payload) => (header, payload),
-            Reliable::Gap {
-                room,
-                sender,
-                stream,
-                count,
-            } => {
-                self.assembly.handle_gap((room, sender, stream));
-                return self.events.push_back(Event::Gap {
-                    room,
-                    sender,
-                    stream,
-                    count,
-                });
-            }
-        };
-        let complete = match self.assembly.handle(header, payload) {
-            Ok(Some(complete)) => complete,
-            Ok(None) => return,
-            Err(error) => return self.violation(format!("chunk: {error}")),
-        };
-        let room = complete.room;
-        if complete.kind == Kind::Data {
-            return self.events.push_back(Event::Message(Incoming {
-                room,
-                sender: complete.sender,
-                stream: complete.stream,
-                lane: Lane::Reliable,
-                target: complete.target,
-                text: complete.text,
-                payload: complete.payload,
-            }));
-        }
-        match serde_json::from_slice(&complete.payload) {
-            Ok(control) => {
-                if let ServerControl::Left { .. } = control {
-                    self.assembly.forget_room(room);
-                    self.sender.forget_room(room);
-                    self.lossy_seq.retain(|stream, _| stream.0 != room);
-                }
-                self.events.push_back(Event::Control(room, control));
-            }
-            Err(error) => self.violation(format!("control message: {error}")),
-        }
-    }
-
-    fn urgent(&mut self, pipe: Pipe) -> &mut BytesMut {
-        match pipe {
-            Pipe::Socket => &mut self.urgent_socket,
-            Pipe::Channel => &mut self.urgent_channel,
-        }
-    }
-
-    /// Appends frames of the lane up to this length.
-    fn fill(&mut self, length: usize, message: &mut BytesMut) {
-        let ack = self.receiver.ack();
-        let mut any = false;
-        while self
-            .sender
-            .poll(ack, length.saturating_sub(message.len()), message)
-            == Polled::Frame
-        {
-            any = true;
-        }
-        if any {
-            self.receiver.acknowledged();
-        }
-    }
-
-    // ---- the peer connection ----
-
-    /// A new peer connection and its offer.
-    fn make_peer(&mut self, now: Instant) -> Option<Description> {
-        let address = self.config.address?;
-        self.peer_number += 1;
-        self.open = (false, false);
-        self.deadline = Some(now + CONNECT_TIMEOUT);
-        self.retry = None;
-        self.urgent_channel.clear();
-        match Peer::new(now, address) {
-            Ok((peer, sdp)) => {
-                self.peer = Some(peer);
-                Some(Description {
-                    pc: self.peer_number,
-                    sdp,
-                })
-            }
-            Err(error) => {
-                self.violation(format!("peer connection: {error}"));
-                None
-            }
-        }
-    }
-
-    /// Gives the peer connection up, goes on over the WebSocket, and tries another one later.
-    fn lose_peer(&mut self, now: Instant) {
-        self.peer = None;
-        self.deadline = None;
-        self.open = (false, false);
-        self.urgent_channel.clear();
-        self.events.push_back(Event::PeerLost);
-        let was_attached = self.pipes.attached() == Some(Pipe::Channel);
-        self.pipes.lost(Pipe::Channel);
-        let wait = self
-            .config
-            .retry
-            .saturating_mul(1 << self.losses.min(8))
-            .min(LONGEST_RETRY);
-        self.losses += 1;
-        self.retry = Some(now + wait);
-        if was_attached {
-            self.attach(now, Pipe::Socket);
-        }
-    }
-
-    /// Takes what the peer connection has, and gives it what it can send.
-    fn pump(&mut self, now: Instant) {
-        while let Some(event) = self.peer.as_mut().and_then(Peer::poll_event) {
-            self.events.push_back(Event::Peer(event));
-            match event {
-                PeerEvent::Open(Channel::Reliable) => {
-                    self.open.0 = true;
-                    self.deadline = None;
-                    if self.config.moves_by_itself {
-                        self.attach(now, Pipe::Channel);
-                    }
-                }
-                PeerEvent::Open(Channel::Lossy) => self.open.1 = true,
-                PeerEvent::Failed => self.lose_peer(now),
-                PeerEvent::IceConnected | PeerEvent::DtlsConnected => {}
-            }
-        }
-        if self.stalled {
-            return;
-        }
-        while let Some((_, message)) = self.peer.as_mut().and_then(Peer::poll_message) {
-            self.take_frames(now, Pipe::Channel, message);
-        }
-        if self.receiver.poll_timeout().is_some_and(|at| at <= now)
-            && let Some(pipe) = self.pipes.attached()
-        {
-            let ack = self.receiver.ack();
-            frame::put_ack(self.urgent(pipe), ack);
-            self.receiver.acknowledged();
-        }
-        if let Err(error) = self.pump_channel(now) {
-            self.violation(format!("data channel: {error}"));
-            self.lose_peer(now);
-        }
-    }
-
-    fn pump_channel(&mut self, now: Instant) -> Result<(), PeerError> {
-        while self.open.0
-            && let Some(mut peer) = self.peer.take()
-        {
-            let mut message = std::mem::take(&mut self.urgent_channel);
-            if self.pipes.attached() == Some(Pipe::Channel)
-                && peer.outstanding_bytes(Channel::Reliable) < limits::PIPE_BYTES
-            {
-                self.fill(limits::CHANNEL_MESSAGE_BYTES, &mut message);
-            }
-            let sent = if message.is_empty() {
-                Ok(())
-            } else {
-                peer.send(now, Channel::Reliable, &message)
-            };
-            self.peer = Some(peer);
-            sent?;
-            if message.is_empty() {
-                break;
-            }
-        }
-        Ok(())
     }
 
     // ---- time ----

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use switchyard_signaling::message::ServerControl;
+
 use super::*;
 use crate::{
     account::{Account, STAMP_BYTES, Stamp},
@@ -32,6 +34,8 @@ struct World {
     network: Network,
     server: HostId,
     clients: Vec<Client>,
+    /// How often time moved on.
+    wakeups: u32,
 }
 
 fn address(text: &str) -> SocketAddr {
@@ -76,6 +80,7 @@ impl World {
             network,
             server,
             clients,
+            wakeups: 0,
         };
         for number in 0..webrtc.len() {
             world.open_socket(number);
@@ -170,6 +175,7 @@ impl World {
                 return;
             }
             self.now = next;
+            self.wakeups += 1;
             for client in &mut self.clients {
                 client.browser.handle_timeout(next);
                 if let Some(answerer) = &mut client.session.answerer {
@@ -574,5 +580,24 @@ fn the_lossy_lane_loses_some_and_doubles_none() {
         let expected = if webrtc { 850..950 } else { 1000..1001 };
         assert!(expected.contains(&totals.received), "{totals:?}");
         assert_eq!((totals.doubled, totals.foreign), (0, 0));
+    }
+}
+
+#[test]
+fn an_idle_browser_wakes_seldom() {
+    for webrtc in [true, false] {
+        let mut world = World::new(&link(), 1, &[webrtc]);
+        world.run(5_000 * MS);
+        world.wakeups = 0;
+        world.run(10_000 * MS);
+        // Probes, checks of the pair, and what they cause at the other end.
+        assert!(world.wakeups < 200, "webrtc {webrtc}: {}", world.wakeups);
+        let host = world.clients[0].host;
+        let (now, later) = (world.now, world.now + 60_000 * MS);
+        world.network.take_down(host, now, later);
+        world.cut_socket(0);
+        world.wakeups = 0;
+        world.run(10_000 * MS);
+        assert!(world.wakeups < 400, "cut off, webrtc {webrtc}: {}", world.wakeups);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use switchyard_signaling::limits;
 use tracing_subscriber::EnvFilter;
 
 use super::de::default_of;
@@ -18,9 +19,6 @@ const MIN_SECRET_BYTES: usize = 32;
 
 /// A secret with fewer different characters was not drawn at random.
 const MIN_DISTINCT_CHARACTERS: usize = 8;
-
-/// A lossy message is one SCTP message of at most this size, so a smaller queue would hold none.
-const LOSSY_MESSAGE_BYTES: usize = 16 * 1024;
 
 /// Secrets that stand in documentation, examples and habits, this project's own among them.
 const WELL_KNOWN_SECRETS: [&str; 12] = [
@@ -143,20 +141,20 @@ impl Rules<'_> {
             16 << 20,
         )?;
         self.within(
-            "limits.replay_buffer_bytes",
-            limits.replay_buffer_bytes as u64,
+            "limits.replay_limit_bytes",
+            limits.replay_limit_bytes as u64,
             64 << 10,
             gibibyte,
         )?;
         self.within(
             "limits.lossy_queue_bytes",
             limits.lossy_queue_bytes as u64,
-            LOSSY_MESSAGE_BYTES as u64,
+            limits::LOSSY_BYTES as u64,
             gibibyte,
         )?;
-        if limits.replay_buffer_bytes < limits.max_message_bytes {
+        if limits.replay_limit_bytes < limits.max_message_bytes {
             let problem = "a buffer smaller than one message (`limits.max_message_bytes`) could replay none";
-            return Err(self.refuse("limits.replay_buffer_bytes", problem));
+            return Err(self.refuse("limits.replay_limit_bytes", problem));
         }
         Ok(())
     }

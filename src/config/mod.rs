@@ -159,7 +159,7 @@ pub struct Limits {
     /// Reliable traffic kept per session until it is acknowledged, in bytes: what a change of pipe can
     /// replay. Past it the receiver is told of a gap. Default: 1MiB.
     #[serde(with = "units::size")]
-    pub replay_buffer_bytes: usize,
+    pub replay_limit_bytes: usize,
     /// Lossy traffic waiting for one slow receiver, in bytes; past it the oldest is dropped. Default:
     /// 64KiB.
     #[serde(with = "units::size")]
@@ -192,7 +192,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_message_bytes: 256 * 1024,
-            replay_buffer_bytes: 1024 * 1024,
+            replay_limit_bytes: 1024 * 1024,
             lossy_queue_bytes: 64 * 1024,
             participants_per_room: 50,
             rooms_per_session: 32,

@@ -288,8 +288,8 @@ fn a_value_out_of_range_or_at_odds_with_another_is_refused() {
             "switchyard.yaml:2:22: `limits.max_message_bytes`: expected 1024–16777216, got 10; default 256KiB",
         ),
         (
-            "limits:\n  replay_buffer_bytes: 128KiB\n",
-            "switchyard.yaml:2:24: `limits.replay_buffer_bytes`: a buffer smaller than one message \
+            "limits:\n  replay_limit_bytes: 128KiB\n",
+            "switchyard.yaml:2:23: `limits.replay_limit_bytes`: a buffer smaller than one message \
              (`limits.max_message_bytes`) could replay none; default 1MiB",
         ),
         (

@@ -108,7 +108,7 @@ impl<'de> Deserialize<'de> for KeyName {
 pub(super) struct Fault {
     /// Keys from the innermost to the outermost.
     path: Vec<String>,
-    place: Option<Place>,
+    place: Option<Box<Place>>,
     /// What was written there, where that helps.
     got: Option<String>,
     kind: Kind,
@@ -137,7 +137,7 @@ impl Fault {
     /// Notes that the fault lies in what was written in `node`, unless it was found further inside.
     fn in_node(mut self, node: &Node) -> Self {
         if self.place.is_none() {
-            self.place.clone_from(&node.place);
+            self.place = node.place.clone().map(Box::new);
             self.got = Some(describe(&node.value));
         }
         self
@@ -170,7 +170,7 @@ impl Fault {
             }
         };
         match self.place {
-            Some(place) => ConfigError::Written { place, problem },
+            Some(place) => ConfigError::Written { place: *place, problem },
             None => ConfigError::Refused(problem),
         }
     }
@@ -399,7 +399,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         };
         let key: StrDeserializer<'_, Fault> = entry.key.as_str().into_deserializer();
         seed.deserialize(key).map(Some).map_err(|mut fault| {
-            fault.place.clone_from(&entry.place);
+            fault.place = entry.place.clone().map(Box::new);
             fault
         })
     }

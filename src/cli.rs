@@ -22,7 +22,12 @@ use crate::token::{self, Grant, Keys, TokenError};
     name = "switchyard",
     version,
     about = "One server for live collaboration: WebRTC SFU and data mesh, WebSocket relay, rooms",
-    after_help = "Without a command, `switchyard` is `switchyard serve`.",
+    after_help = "Without a command, `switchyard` is `switchyard serve`.\n\n\
+        Examples:\n  \
+        switchyard\n  \
+        switchyard --config /etc/switchyard.yaml\n  \
+        switchyard token --config /etc/switchyard.yaml --room lab --user ada\n\n\
+        Each command has more with --help.",
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
@@ -44,14 +49,7 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the server (what `switchyard` alone does)
-    Serve(Serve),
-    /// Print a token that lets a user into a room
-    Token(Token),
-}
-
-/// `switchyard serve`.
-#[derive(Debug, Default, Args)]
-#[command(
+    #[command(
     long_about = "Run the server.\n\n\
         Without any configuration it runs in development mode: on loopback, with an API key that it makes \
         itself and links that let you in. Production mode has to be asked for, and refuses to start with a \
@@ -65,6 +63,26 @@ pub enum Command {
         Every setting, with its default and reason, is in switchyard.example.yaml. Each is also an \
         environment variable, SWITCHYARD__SECTION__KEY, which wins over the file; flags win over both."
 )]
+    Serve(Serve),
+    /// Print a token that lets a user into a room
+    #[command(
+    long_about = "Print a token that lets a user into a room.\n\n\
+        The token is signed with an API key, which has to be one that the server knows: from the \
+        configuration file, from the environment, or given as --api-key and --secret.",
+    after_long_help = "Examples:\n  \
+        switchyard token --config switchyard.yaml --room lab --user ada\n  \
+        switchyard token --config switchyard.yaml --room lab --user bob --role viewer --ttl 15m --url\n  \
+        switchyard token --api-key myapp --secret \"$SECRET\" --room lab --user ada --url=https://live.example.com\n\n\
+        With a development server, give both the same key:\n  \
+        export SWITCHYARD__MODE=development SWITCHYARD__KEYS__DEV__SECRET=$(openssl rand -hex 32)\n  \
+        switchyard serve &\n  \
+        switchyard token --room lab --user ada --url"
+)]
+    Token(Token),
+}
+
+/// `switchyard serve`.
+#[derive(Debug, Default, Args)]
 pub struct Serve {
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
@@ -113,19 +131,6 @@ impl Serve {
 
 /// `switchyard token`.
 #[derive(Debug, Args)]
-#[command(
-    long_about = "Print a token that lets a user into a room.\n\n\
-        The token is signed with an API key, which has to be one that the server knows: from the \
-        configuration file, from the environment, or given as --api-key and --secret.",
-    after_long_help = "Examples:\n  \
-        switchyard token --config switchyard.yaml --room lab --user ada\n  \
-        switchyard token --config switchyard.yaml --room lab --user bob --role viewer --ttl 15m --url\n  \
-        switchyard token --api-key myapp --secret \"$SECRET\" --room lab --user ada --url https://live.example.com\n\n\
-        With a development server, give both the same key:\n  \
-        export SWITCHYARD__MODE=development SWITCHYARD__KEYS__DEV__SECRET=$(openssl rand -hex 32)\n  \
-        switchyard serve &\n  \
-        switchyard token --room lab --user ada --url"
-)]
 pub struct Token {
     /// Room that the token is for
     #[arg(long, value_name = "ROOM")]
@@ -459,15 +464,10 @@ mod tests {
     fn every_flag_and_command_is_explained_with_examples() {
         let mut root = Cli::command();
         root.build();
-        for command in root
-            .get_subcommands()
-            .filter(|command| command.get_name() != "help")
-        {
-            let examples = command
-                .get_after_long_help()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            assert!(examples.contains("Examples:\n"), "{}", command.get_name());
+        for command in root.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:\n  "), "{help}");
+            assert!(help.contains(".\n\n"), "no paragraph says more than the summary: {help}");
             for flag in command.get_arguments() {
                 assert!(
                     flag.get_help().is_some(),

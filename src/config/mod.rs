@@ -2,7 +2,7 @@
 //!
 //! Settings come from a YAML file, are overridden by the environment (`SWITCHYARD__SECTION__KEY`) and then
 //! by command-line flags. All three become one tree that remembers where each value was written
-//! ([`source`]), are read by one deserializer ([`de`]) and checked once ([`check`]), so a mistake is
+//! (`source.rs`), are read by one deserializer (`de.rs`) and checked once (`check.rs`), so a mistake is
 //! reported in the same words wherever it was made, with its place, what is allowed and the default.
 //! Nothing here opens a socket or reads a clock; a [`Config`] that exists has been checked.
 //!

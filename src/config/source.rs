@@ -1,7 +1,7 @@
 //! One tree of everything that was written, and where.
 //!
 //! File, environment and flags become [`Node`]s that remember their [`Place`]. Scalars stay text: what they
-//! mean is decided by the setting they are given to ([`super::de`]). Of YAML the tree takes mappings,
+//! mean is decided by the setting they are given to (`de.rs`). Of YAML the tree takes mappings,
 //! sequences and scalars; anchors, aliases and tags have no use in a configuration and are refused, which
 //! also keeps a small file from growing into a large tree.
 

@@ -1,8 +1,8 @@
 //! Switchyard: one server for live collaboration. The map of the crate is in `docs/architecture.md`.
 
-pub mod engine;
 pub mod cli;
 pub mod config;
+pub mod engine;
 pub mod log;
 pub mod metrics;
 pub mod names;

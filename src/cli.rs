@@ -50,26 +50,26 @@ impl Cli {
 pub enum Command {
     /// Run the server (what `switchyard` alone does)
     #[command(
-    long_about = "Run the server.\n\n\
+        long_about = "Run the server.\n\n\
         Without any configuration it runs in development mode: on loopback, with an API key that it makes \
         itself and links that let you in. Production mode has to be asked for, and refuses to start with a \
         missing, short or well-known secret.\n\n\
         SIGTERM and SIGINT drain: clients are told, and leave cleanly.",
-    after_long_help = "Examples:\n  \
+        after_long_help = "Examples:\n  \
         switchyard\n  \
         switchyard serve --port 8080\n  \
         switchyard serve --config /etc/switchyard.yaml\n  \
         SWITCHYARD__MODE=production SWITCHYARD__KEYS__MYAPP__SECRET=$(openssl rand -hex 32) switchyard serve\n\n\
         Every setting, with its default and reason, is in switchyard.example.yaml. Each is also an \
         environment variable, SWITCHYARD__SECTION__KEY, which wins over the file; flags win over both."
-)]
+    )]
     Serve(Serve),
     /// Print a token that lets a user into a room
     #[command(
-    long_about = "Print a token that lets a user into a room.\n\n\
+        long_about = "Print a token that lets a user into a room.\n\n\
         The token is signed with an API key, which has to be one that the server knows: from the \
         configuration file, from the environment, or given as --api-key and --secret.",
-    after_long_help = "Examples:\n  \
+        after_long_help = "Examples:\n  \
         switchyard token --config switchyard.yaml --room lab --user ada\n  \
         switchyard token --config switchyard.yaml --room lab --user bob --role viewer --ttl 15m --url\n  \
         switchyard token --api-key myapp --secret \"$SECRET\" --room lab --user ada --url=https://live.example.com\n\n\
@@ -77,7 +77,7 @@ pub enum Command {
         export SWITCHYARD__MODE=development SWITCHYARD__KEYS__DEV__SECRET=$(openssl rand -hex 32)\n  \
         switchyard serve &\n  \
         switchyard token --room lab --user ada --url"
-)]
+    )]
     Token(Token),
 }
 
@@ -464,10 +464,16 @@ mod tests {
     fn every_flag_and_command_is_explained_with_examples() {
         let mut root = Cli::command();
         root.build();
-        for command in root.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+        for command in root
+            .get_subcommands_mut()
+            .filter(|command| command.get_name() != "help")
+        {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n  "), "{help}");
-            assert!(help.contains(".\n\n"), "no paragraph says more than the summary: {help}");
+            assert!(
+                help.contains(".\n\n"),
+                "no paragraph says more than the summary: {help}"
+            );
             for flag in command.get_arguments() {
                 assert!(
                     flag.get_help().is_some(),

@@ -170,7 +170,10 @@ impl Fault {
             }
         };
         match self.place {
-            Some(place) => ConfigError::Written { place: *place, problem },
+            Some(place) => ConfigError::Written {
+                place: *place,
+                problem,
+            },
             None => ConfigError::Refused(problem),
         }
     }

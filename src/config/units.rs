@@ -55,7 +55,10 @@ fn split(text: &str) -> Option<(u64, &str)> {
 
 /// `value` in the largest unit that leaves no remainder.
 fn write(value: u64, units: &[(&str, u64)]) -> String {
-    match units.iter().find(|(_, unit)| value > 0 && value.is_multiple_of(*unit)) {
+    match units
+        .iter()
+        .find(|(_, unit)| value > 0 && value.is_multiple_of(*unit))
+    {
         Some((name, unit)) => format!("{}{name}", value / unit),
         None => value.to_string(),
     }

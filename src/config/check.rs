@@ -101,7 +101,7 @@ impl Rules<'_> {
 
     fn ports(&self) -> Result<(), ConfigError> {
         let Config { http, rtc, .. } = self.config;
-        let last = usize::from(rtc.udp_port) + self.config.shards() - 1;
+        let last = u32::from(rtc.udp_port) + u32::from(self.config.shards()) - 1;
         if rtc.udp_port != 0 && last > u16::MAX.into() {
             let problem = format!(
                 "{} shards need the ports up to {last}, and 65535 is the last",

@@ -397,13 +397,11 @@ impl Config {
 
     /// How many shards run: as set, else one per core.
     #[must_use]
-    pub fn shards(&self) -> usize {
-        match self.rtc.shards {
-            Some(shards) => shards.into(),
-            None => std::thread::available_parallelism()
-                .map_or(1, NonZeroUsize::get)
-                .min(check::MAX_SHARDS.into()),
-        }
+    pub fn shards(&self) -> u16 {
+        self.rtc.shards.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+            u16::try_from(cores).unwrap_or(u16::MAX).min(check::MAX_SHARDS)
+        })
     }
 
     /// Whether a request with these `Origin` and `Host` headers may open a connection.

@@ -265,6 +265,11 @@ impl Sender {
         self.sent.len()
     }
 
+    /// The number of the next new frame.
+    pub fn next_seq(&self) -> u32 {
+        self.next_seq
+    }
+
     /// Messages dropped so far.
     pub fn dropped(&self) -> u64 {
         self.dropped

@@ -334,6 +334,16 @@ impl ClientText {
 }
 
 impl ClientControl {
+    /// The request's number.
+    pub fn id(&self) -> u32 {
+        match self {
+            Self::Leave { id }
+            | Self::Subscribe { id, .. }
+            | Self::Unsubscribe { id, .. }
+            | Self::Signal { id, .. } => *id,
+        }
+    }
+
     /// Parses a control message and checks the size of a signal's data.
     pub fn parse(json: &[u8]) -> Result<Self, ParseError> {
         at_most("control message", json.len(), limits::CONTROL_BYTES)?;

@@ -1,0 +1,5 @@
+//! One shard's view of its peers, without sockets, threads or clocks.
+
+pub mod demux;
+pub mod path;
+pub mod stun;

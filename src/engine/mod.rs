@@ -1,5 +1,6 @@
 //! One shard's view of its peers, without sockets, threads or clocks.
 
 pub mod demux;
+pub mod ice;
 pub mod path;
 pub mod stun;

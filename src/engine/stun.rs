@@ -85,7 +85,7 @@ impl Class {
 }
 
 /// Why bytes are no STUN message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Malformed {
     /// Wrong length, first bits or magic cookie.
     #[error("not a STUN header")]

@@ -1,0 +1,4 @@
+//! Our doors before the WebRTC engine, shown with the real engine on both sides.
+
+mod activation;
+mod pair;

@@ -78,13 +78,13 @@ fn a_data_channel_opens_in_either_dtls_role_and_outlives_a_silent_minute() {
     for server_waits in [true, false] {
         let mut pair = Pair::new(server_waits);
         pair.activate().unwrap();
-        pair.run(Duration::from_secs(3), |sent| sent);
+        pair.run(Duration::from_secs(3), |_, sent| sent);
         assert_eq!(
             (pair.client_heard.opened.len(), pair.server.heard.opened.len()),
             (1, 1)
         );
         assert_eq!(pair.server.refusals, []);
-        pair.run(Duration::from_secs(60), |sent| sent);
+        pair.run(Duration::from_secs(60), |_, sent| sent);
         assert_eq!(
             pair.server.heard.ice.last(),
             Some(&RTCIceConnectionState::Connected)
@@ -94,7 +94,7 @@ fn a_data_channel_opens_in_either_dtls_role_and_outlives_a_silent_minute() {
             .unwrap()
             .send_text(pair.now, "still here".to_owned())
             .unwrap();
-        pair.run(Duration::from_millis(100), |sent| sent);
+        pair.run(Duration::from_millis(100), |_, sent| sent);
         assert_eq!(pair.server.heard.messages, [b"still here"]);
     }
 }
@@ -103,11 +103,11 @@ fn a_data_channel_opens_in_either_dtls_role_and_outlives_a_silent_minute() {
 fn the_client_may_move_without_the_engine_noticing() {
     let mut pair = Pair::new(true);
     pair.activate().unwrap();
-    pair.run(Duration::from_secs(3), |sent| sent);
+    pair.run(Duration::from_secs(3), |_, sent| sent);
     let before = pair.server.heard.ice.len();
     pair.client_at = "203.0.113.77:5".parse().unwrap();
     // This client nominates only once: its move is known by the silence on the old path.
-    pair.run(ice::SILENCE + Duration::from_secs(3), |sent| sent);
+    pair.run(ice::SILENCE + Duration::from_secs(3), |_, sent| sent);
     assert_eq!(pair.server.ice.current(), Some(Path::Udp(pair.client_at)));
     assert_eq!(pair.server.heard.ice.len(), before);
     pair.client
@@ -115,7 +115,7 @@ fn the_client_may_move_without_the_engine_noticing() {
         .unwrap()
         .send_text(pair.now, "moved".to_owned())
         .unwrap();
-    pair.run(Duration::from_millis(100), |sent| sent);
+    pair.run(Duration::from_millis(100), |_, sent| sent);
     assert_eq!(pair.server.heard.messages, [b"moved"]);
 }
 
@@ -123,7 +123,7 @@ fn the_client_may_move_without_the_engine_noticing() {
 fn dtls_and_sctp_outlive_an_ice_restart() {
     let mut pair = Pair::new(true);
     pair.activate().unwrap();
-    pair.run(Duration::from_secs(3), |sent| sent);
+    pair.run(Duration::from_secs(3), |_, sent| sent);
     let offer = pair
         .client
         .create_offer(Some(RTCOfferOptions { ice_restart: true }))
@@ -134,7 +134,7 @@ fn dtls_and_sctp_outlive_an_ice_restart() {
         .ice
         .restart(&pair.engine_credentials, &pair.client_credentials);
     pair.activate().unwrap();
-    pair.run(Duration::from_secs(3), |sent| sent);
+    pair.run(Duration::from_secs(3), |_, sent| sent);
     assert_eq!(
         pair.server.heard.ice.last(),
         Some(&RTCIceConnectionState::Connected)
@@ -144,6 +144,6 @@ fn dtls_and_sctp_outlive_an_ice_restart() {
         .unwrap()
         .send_text(pair.now, "restarted".to_owned())
         .unwrap();
-    pair.run(Duration::from_millis(500), |sent| sent);
+    pair.run(Duration::from_millis(500), |_, sent| sent);
     assert_eq!(pair.server.heard.messages, [b"restarted"]);
 }

@@ -1,4 +1,6 @@
 //! Our doors before the WebRTC engine, shown with the real engine on both sides.
 
 mod activation;
+mod handshake;
+mod mutation;
 mod pair;

@@ -174,12 +174,21 @@ impl Server {
     }
 }
 
+/// Whom datagrams are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    Server,
+    Client,
+}
+
 /// Two peers that have exchanged descriptions.
 pub(crate) struct Pair {
     pub(crate) now: Instant,
     pub(crate) client: RTCPeerConnection,
     pub(crate) client_heard: Heard,
     pub(crate) client_at: SocketAddr,
+    /// The client is of the same engine and needs the same protection.
+    pub(crate) client_guard: DtlsGuard,
     pub(crate) channel: RTCDataChannelId,
     pub(crate) server: Server,
     pub(crate) engine_credentials: Credentials,
@@ -228,6 +237,7 @@ impl Pair {
             now,
             client,
             client_heard: Heard::default(),
+            client_guard: DtlsGuard::new(),
             client_at,
             channel,
             server: Server {
@@ -293,7 +303,17 @@ impl Pair {
             ecn: None,
             transport_protocol: TransportProtocol::UDP,
         };
-        let message = BytesMut::from(datagram);
+        let is_dtls = demux::classify(datagram) == Kind::Dtls;
+        let admission = if is_dtls {
+            self.client_guard.admit(datagram).unwrap()
+        } else {
+            Admission::AsIs
+        };
+        let message = match admission {
+            Admission::AsIs => BytesMut::from(datagram),
+            Admission::Rewritten(datagram) => BytesMut::from(datagram.as_slice()),
+            Admission::Held => return,
+        };
         self.client
             .handle_read(TaggedBytesMut {
                 now: self.now,
@@ -301,10 +321,18 @@ impl Pair {
                 message,
             })
             .unwrap();
+        listen(&mut self.client, &mut self.client_heard);
+        if self
+            .client_heard
+            .connection
+            .contains(&RTCPeerConnectionState::Connected)
+        {
+            self.client_guard.handshake_complete();
+        }
     }
 
-    /// Lets the peers talk for `span`; `network` decides what of the client's datagrams arrives.
-    pub(crate) fn run(&mut self, span: Duration, mut network: impl FnMut(Vec<Vec<u8>>) -> Vec<Vec<u8>>) {
+    /// Lets the peers talk for `span`; `network` decides what arrives of the datagrams for a side.
+    pub(crate) fn run(&mut self, span: Duration, mut network: impl FnMut(To, Vec<Vec<u8>>) -> Vec<Vec<u8>>) {
         let end = self.now + span;
         while self.now < end {
             loop {
@@ -313,10 +341,10 @@ impl Pair {
                 if to_server.is_empty() && to_client.is_empty() {
                     break;
                 }
-                for datagram in network(to_server) {
+                for datagram in network(To::Server, to_server) {
                     self.server.receive(self.now, self.client_at, &datagram);
                 }
-                for datagram in to_client {
+                for datagram in network(To::Client, to_client) {
                     self.client_receives(&datagram);
                 }
             }
@@ -324,6 +352,28 @@ impl Pair {
             self.client.handle_timeout(self.now).unwrap();
             self.server.pc.handle_timeout(self.now).unwrap();
             self.server.drain();
+        }
+    }
+}
+
+/// A repeatable source of numbers.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % limit
+    }
+
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for index in (1..items.len()).rev() {
+            items.swap(index, self.below(index as u64 + 1) as usize);
         }
     }
 }

@@ -15,7 +15,7 @@
 //!
 //! So a nomination of another path than the current one is followed if one of these holds:
 //!
-//! 1. there is no current path, or it was nominated before an ICE restart that has taken effect;
+//! 1. there is no current path;
 //! 2. its `PRIORITY` is higher than the current path's;
 //! 3. the path is *fresh* (not nominated within [`FORGET`]) and the current one has not been nominated within
 //!    [`QUIET`]: a NAT has rebound, or the client has moved, say from Wi-Fi to a mobile network;
@@ -29,7 +29,8 @@
 //!
 //! In an aggressive round every path is nominated once, so the fourth never applies, the third at most once for
 //! each path, and the second ends at the highest priority. A client that moves is followed at once by the first
-//! or third, and else by its next check. Retransmissions (the same transaction) are answered and count once.
+//! or third, and else by its next check. An ICE restart that takes effect voids the memory of nominations, so that
+//! the first one after it is followed. Retransmissions (the same transaction) are answered and count once.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -176,8 +177,6 @@ pub struct IceLite {
     /// Validated paths in no particular order, at most [`MAX_PATHS`].
     paths: Vec<Validated>,
     current: Option<Path>,
-    /// Whether the current path was nominated before the restart that took effect last.
-    current_is_old: bool,
     last_seen: Option<Instant>,
 }
 
@@ -191,7 +190,6 @@ impl IceLite {
             next: None,
             paths: Vec::new(),
             current: None,
-            current_is_old: false,
             last_seen: None,
         }
     }
@@ -302,7 +300,6 @@ impl IceLite {
 
         if let Some(next) = self.next.take_if(|_| is_next) {
             self.generation = next;
-            self.current_is_old = true;
             for validated in &mut self.paths {
                 validated.nominated = None;
                 validated.repeated = 0;
@@ -355,9 +352,10 @@ impl IceLite {
 
     /// Notes that `path` was nominated, and follows it if the rule says so. Returns whether it did.
     fn nominate(&mut self, now: Instant, path: Path, transaction: Transaction) -> bool {
-        let current = self.current.filter(|_| !self.current_is_old);
-        let current =
-            current.and_then(|current| self.paths.iter().find(|validated| validated.path == current));
+        let current = self
+            .paths
+            .iter()
+            .find(|validated| Some(validated.path) == self.current);
         let current = current.map(|current| (current.path, current.priority, current.nominated));
         let within =
             |when: Option<Instant>, span| when.is_some_and(|when| now.saturating_duration_since(when) < span);
@@ -405,7 +403,6 @@ impl IceLite {
         for validated in &mut self.paths {
             validated.repeated = 0;
         }
-        self.current_is_old = false;
         self.current.replace(path) != Some(path)
     }
 }

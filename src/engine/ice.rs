@@ -15,16 +15,22 @@
 //!
 //! So a nomination of another path than the current one is followed if one of these holds:
 //!
-//! 1. there is no current path, or it was nominated before an ICE restart that has taken effect;
+//! 1. there is no current path;
 //! 2. its `PRIORITY` is higher than the current path's;
 //! 3. the path is *fresh* (not nominated within [`FORGET`]) and the current one has not been nominated within
 //!    [`QUIET`]: a NAT has rebound, or the client has moved, say from Wi-Fi to a mobile network;
 //! 4. it is the second nomination of this path since the current one was nominated last: the client repeats one
 //!    path and no longer the other.
 //!
+//! Some clients nominate once and then only check. When they are moved by a NAT, all that is seen is checks
+//! without a nomination by another path, and none by the current one. So
+//!
+//! 5. any check is followed if by the current path none has come within [`SILENCE`].
+//!
 //! In an aggressive round every path is nominated once, so the fourth never applies, the third at most once for
 //! each path, and the second ends at the highest priority. A client that moves is followed at once by the first
-//! or third, and else by its next check. Retransmissions (the same transaction) are answered and count once.
+//! or third, and else by its next check. An ICE restart that takes effect voids the memory of nominations, so that
+//! the first one after it is followed. Retransmissions (the same transaction) are answered and count once.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -39,6 +45,10 @@ pub const MAX_PATHS: usize = 8;
 pub const QUIET: Duration = Duration::from_millis(500);
 /// A path that has not been nominated for so long is fresh again: longer than a round of aggressive nominations.
 pub const FORGET: Duration = Duration::from_secs(10);
+
+/// A current path by which no check has come for so long yields to one by which any comes: longer than clients
+/// wait between two checks of the path they use.
+pub const SILENCE: Duration = Duration::from_secs(6);
 
 /// One side's ufrag and password.
 #[derive(Clone, PartialEq, Eq)]
@@ -167,8 +177,6 @@ pub struct IceLite {
     /// Validated paths in no particular order, at most [`MAX_PATHS`].
     paths: Vec<Validated>,
     current: Option<Path>,
-    /// Whether the current path was nominated before the restart that took effect last.
-    current_is_old: bool,
     last_seen: Option<Instant>,
 }
 
@@ -182,7 +190,6 @@ impl IceLite {
             next: None,
             paths: Vec::new(),
             current: None,
-            current_is_old: false,
             last_seen: None,
         }
     }
@@ -293,7 +300,6 @@ impl IceLite {
 
         if let Some(next) = self.next.take_if(|_| is_next) {
             self.generation = next;
-            self.current_is_old = true;
             for validated in &mut self.paths {
                 validated.nominated = None;
                 validated.repeated = 0;
@@ -301,7 +307,11 @@ impl IceLite {
         }
         self.last_seen = Some(now);
         let (newly_validated, evicted) = self.validate(now, path, request.priority.unwrap_or(0));
-        let switched = request.use_candidate && self.nominate(now, path, request.transaction);
+        let switched = if request.use_candidate {
+            self.nominate(now, path, request.transaction)
+        } else {
+            self.current_is_silent(now) && self.follow(path)
+        };
         Verdict::Accepted(Accepted {
             response,
             newly_validated,
@@ -342,9 +352,10 @@ impl IceLite {
 
     /// Notes that `path` was nominated, and follows it if the rule says so. Returns whether it did.
     fn nominate(&mut self, now: Instant, path: Path, transaction: Transaction) -> bool {
-        let current = self.current.filter(|_| !self.current_is_old);
-        let current =
-            current.and_then(|current| self.paths.iter().find(|validated| validated.path == current));
+        let current = self
+            .paths
+            .iter()
+            .find(|validated| Some(validated.path) == self.current);
         let current = current.map(|current| (current.path, current.priority, current.nominated));
         let within =
             |when: Option<Instant>, span| when.is_some_and(|when| now.saturating_duration_since(when) < span);
@@ -376,16 +387,23 @@ impl IceLite {
                         || nominee.repeated >= 2)
             }
         };
-        if follow {
-            let switched = self.current != Some(path);
-            self.current = Some(path);
-            self.current_is_old = false;
-            for other in &mut self.paths {
-                other.repeated = 0;
-            }
-            return switched;
+        follow && self.follow(path)
+    }
+
+    fn current_is_silent(&self, now: Instant) -> bool {
+        let current = self
+            .paths
+            .iter()
+            .find(|validated| Some(validated.path) == self.current);
+        current.is_some_and(|current| now.saturating_duration_since(current.seen) >= SILENCE)
+    }
+
+    /// Makes `path` the current one. Returns whether it was not.
+    fn follow(&mut self, path: Path) -> bool {
+        for validated in &mut self.paths {
+            validated.repeated = 0;
         }
-        false
+        self.current.replace(path) != Some(path)
     }
 }
 
@@ -727,14 +745,29 @@ mod tests {
     }
 
     #[test]
-    fn checks_without_nomination_do_not_move_the_peer() {
+    fn checks_without_nomination_do_not_move_a_peer_that_is_still_there() {
         let mut world = World::new();
         world.nominate(udp(1), LOW);
         for _ in 0..20 {
-            world.wait(1000);
+            world.wait(2500);
             assert!(!world.check(udp(2), HIGH, false).switched);
+            world.wait(2500);
+            assert!(!world.check(udp(1), LOW, false).switched);
         }
         assert_eq!(world.ice.current(), Some(udp(1)));
+    }
+
+    #[test]
+    fn a_client_that_nominates_once_is_followed_when_its_nat_has_rebound() {
+        let mut world = World::new();
+        world.nominate(udp(1), HIGH);
+        world.wait(2000);
+        world.check(udp(1), HIGH, false);
+        for switches in [false, false, true, false] {
+            world.wait(2000);
+            assert_eq!(world.check(udp(2), HIGH, false).switched, switches);
+        }
+        assert_eq!(world.ice.current(), Some(udp(2)));
     }
 
     #[test]

@@ -86,6 +86,8 @@ pub struct ShardConfig {
     pub rooms: RoomLimits,
     /// Sessions on this shard at the same time.
     pub max_sessions: usize,
+    /// Peers on this shard at the same time.
+    pub max_peers: usize,
 }
 
 /// A WebSocket, numbered by the process.
@@ -579,6 +581,9 @@ impl Shard {
                 .restart(peer, &offer.credentials, fresh)
                 .unwrap_or_else(|| unreachable!());
             return Ok(sdp::answer(&template, &local, &self.config.candidates));
+        }
+        if current.is_none() && self.peers.len() >= self.config.max_peers {
+            return Err("the server cannot take more peer connections now".to_owned());
         }
         let peer = Peer::new(offer, &fresh, identity, now).map_err(|error| error.to_string())?;
         if current.is_some() {

@@ -12,7 +12,7 @@ use ring::hmac;
 
 /// Length of the fixed header.
 pub const HEADER_LEN: usize = 20;
-/// A longer message is no connectivity check: the largest that ICE agents send are about 200 bytes.
+/// A longer message is no connectivity check: those of known agents have a few hundred bytes.
 pub const MAX_LEN: usize = 1500;
 /// The method Binding, the only one ICE uses.
 pub const METHOD_BINDING: u16 = 0x001;

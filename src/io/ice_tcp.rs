@@ -54,14 +54,25 @@ pub struct IceTcp {
 impl IceTcp {
     /// Listens, and hands connections to the shards.
     pub(super) async fn bind(config: &Config, shards: Vec<mpsc::Sender<Input>>) -> anyhow::Result<Self> {
-        let ip = config.rtc.bind.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let ip = config
+            .rtc
+            .bind
+            .first()
+            .copied()
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let address = SocketAddr::new(ip, config.rtc.tcp_port);
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on TCP {address} for ICE-TCP (rtc.tcp_port, rtc.tcp_enabled)"))?;
-        let port = listener.local_addr().context("cannot ask for the port of ICE-TCP")?.port();
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on TCP {address} for ICE-TCP (rtc.tcp_port, rtc.tcp_enabled)")
+        })?;
+        let port = listener
+            .local_addr()
+            .context("cannot ask for the port of ICE-TCP")?
+            .port();
         let room = Arc::new(Semaphore::new(config.rtc.max_peers as usize));
-        Ok(Self { port, task: tokio::spawn(accept(listener, shards.into(), room)) })
+        Ok(Self {
+            port,
+            task: tokio::spawn(accept(listener, shards.into(), room)),
+        })
     }
 }
 
@@ -74,7 +85,9 @@ impl Drop for IceTcp {
 async fn accept(listener: TcpListener, shards: Arc<[mpsc::Sender<Input>]>, room: Arc<Semaphore>) {
     let next = AtomicU64::new(1);
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok(permit) = room.clone().acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, source)) => {
                 let id = TcpId(next.fetch_add(1, Ordering::Relaxed));
@@ -92,7 +105,12 @@ async fn accept(listener: TcpListener, shards: Arc<[mpsc::Sender<Input>]>, room:
     }
 }
 
-async fn serve(id: TcpId, stream: TcpStream, source: SocketAddr, shards: &[mpsc::Sender<Input>]) -> Option<()> {
+async fn serve(
+    id: TcpId,
+    stream: TcpStream,
+    source: SocketAddr,
+    shards: &[mpsc::Sender<Input>],
+) -> Option<()> {
     let _ = stream.set_nodelay(true);
     let local_ip = stream.local_addr().ok().map(|address| address.ip());
     let (mut reader, mut writer) = stream.into_split();
@@ -111,7 +129,12 @@ async fn serve(id: TcpId, stream: TcpStream, source: SocketAddr, shards: &[mpsc:
     let path = Path::Tcp(id);
     let mut next = Some(first);
     while let Some(contents) = next {
-        let datagram = Datagram { path, source, local_ip, contents };
+        let datagram = Datagram {
+            path,
+            source,
+            local_ip,
+            contents,
+        };
         if shard.send(Input::Datagram(datagram)).await.is_err() || write.is_finished() {
             break;
         }

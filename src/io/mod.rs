@@ -11,7 +11,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
@@ -26,8 +26,8 @@ use tokio::sync::mpsc;
 use crate::{
     config::{Config, Mode},
     engine::{
-        Command, Shard, ShardConfig, path::TcpId, peer::Identity, peers::Datagram, peers::PeerTimeouts, sdp::HostCandidate,
-        session::SessionLimits,
+        Command, Shard, ShardConfig, path::TcpId, peer::Identity, peers::Datagram, peers::PeerTimeouts,
+        sdp::HostCandidate, session::SessionLimits,
     },
     metrics::Metrics,
     names::ShardId,
@@ -60,7 +60,7 @@ pub(crate) enum Input {
 pub struct Shards {
     inputs: Vec<mpsc::Sender<Input>>,
     sessions: Arc<AtomicUsize>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// ICE-TCP, if it is offered.
     pub ice_tcp: Option<IceTcp>,
     limits: Limits,
@@ -69,7 +69,7 @@ pub struct Shards {
 impl Shards {
     /// Binds all sockets, then starts all threads.
     pub async fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
-        let count = config.shards().max(1);
+        let count = usize::from(config.shards().max(1));
         let sessions = Arc::new(session_limits(config));
         let identity = config.rtc.enabled.then(Identity::generate).transpose()?;
         let (inputs, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INPUTS)).unzip();
@@ -81,9 +81,14 @@ impl Shards {
         let addresses = advertised(config)?;
         let mut sockets = Vec::new();
         for index in 0..count {
-            sockets.push(if config.rtc.enabled { udp::bind(&config.rtc, index)? } else { Vec::new() });
+            sockets.push(if config.rtc.enabled {
+                udp::bind(&config.rtc, index)?
+            } else {
+                Vec::new()
+            });
         }
-        let (letters, mut letter_receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
+        let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
         let population = Arc::new(AtomicUsize::new(0));
         let mut threads = Vec::new();
         letter_receivers.reverse();
@@ -118,9 +123,19 @@ impl Shards {
                 population: population.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
-            threads.push(thread.spawn(move || shell.run()).context("cannot start a shard's thread")?);
+            threads.push(
+                thread
+                    .spawn(move || shell.run())
+                    .context("cannot start a shard's thread")?,
+            );
         }
-        Ok(Self { inputs, sessions: population, threads, ice_tcp, limits: sessions.announced.clone() })
+        Ok(Self {
+            inputs,
+            sessions: population,
+            threads: Mutex::new(threads),
+            ice_tcp,
+            limits: sessions.announced.clone(),
+        })
     }
 
     /// How many there are.
@@ -154,12 +169,17 @@ impl Shards {
     }
 
     /// Ends the threads when they have sent what is left.
-    pub async fn stop(mut self) {
+    pub async fn stop(&self) {
         for inputs in &self.inputs {
             let _ = inputs.send(Input::Stop).await;
         }
-        let threads = std::mem::take(&mut self.threads);
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        let threads = self
+            .threads
+            .lock()
+            .map(|mut threads| std::mem::take(&mut *threads))
+            .unwrap_or_default();
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
         if !joined.await.unwrap_or(false) {
             tracing::error!("a shard has panicked");
         }
@@ -171,7 +191,10 @@ fn advertised(config: &Config) -> io::Result<Vec<IpAddr>> {
     if !config.rtc.advertise_addresses.is_empty() {
         return Ok(config.rtc.advertise_addresses.clone());
     }
-    let mut addresses: Vec<IpAddr> = if_addrs::get_if_addrs()?.iter().map(if_addrs::Interface::ip).collect();
+    let mut addresses: Vec<IpAddr> = if_addrs::get_if_addrs()?
+        .iter()
+        .map(if_addrs::Interface::ip)
+        .collect();
     // A client on this machine reaches loopback; Firefox gathers no loopback candidate of its own and needs another.
     let development = config.mode() == Mode::Development;
     addresses.retain(|ip| (development || !ip.is_loopback()) && !is_link_local(ip));
@@ -195,12 +218,19 @@ fn candidates(addresses: &[IpAddr], udp: &[SocketAddr], tcp: Option<u16>) -> Vec
     // An address outside this machine (1:1 NAT, a container's host) leads to whichever socket has its family.
     let port_of = |ip: &IpAddr| {
         let exact = udp.iter().find(|local| listens(ip, local));
-        exact.or_else(|| udp.iter().find(|local| local.is_ipv4() == ip.is_ipv4())).map(SocketAddr::port)
+        exact
+            .or_else(|| udp.iter().find(|local| local.is_ipv4() == ip.is_ipv4()))
+            .map(SocketAddr::port)
     };
-    let udp = addresses.iter().filter_map(|ip| Some(SocketAddr::new(*ip, port_of(ip)?)));
+    let udp = addresses
+        .iter()
+        .filter_map(|ip| Some(SocketAddr::new(*ip, port_of(ip)?)));
     let udp = udp.map(|address| HostCandidate { address, tcp: false });
-    let tcp = tcp.into_iter().flat_map(|port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port)));
-    udp.chain(tcp.map(|address| HostCandidate { address, tcp: true })).collect()
+    let tcp = tcp
+        .into_iter()
+        .flat_map(|port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port)));
+    udp.chain(tcp.map(|address| HostCandidate { address, tcp: true }))
+        .collect()
 }
 
 fn session_limits(config: &Config) -> SessionLimits {
@@ -228,7 +258,9 @@ fn random() -> impl FnMut() -> u64 + Send {
     let mut used = pool.len();
     move || {
         if used == pool.len() {
-            system.fill(&mut pool).expect("the system has random numbers: it had them at the start");
+            system
+                .fill(&mut pool)
+                .expect("the system has random numbers: it had them at the start");
             used = 0;
         }
         let number = u64::from_ne_bytes(pool[used..used + 8].try_into().expect("eight bytes"));

@@ -61,7 +61,6 @@ struct Loop {
     metrics: Arc<Metrics>,
     population: Arc<AtomicUsize>,
     counted: usize,
-    rungs: [usize; Rung::COUNT],
     published: Instant,
     is_stopping: bool,
 }
@@ -75,7 +74,11 @@ impl Shell {
             Err(error) => return tracing::error!(%error, "cannot start a shard's event loop"),
         };
         runtime.block_on(async {
-            let sockets = self.sockets.into_iter().map(Udp::activate).collect::<Result<Vec<_>, _>>();
+            let sockets = self
+                .sockets
+                .into_iter()
+                .map(Udp::activate)
+                .collect::<Result<Vec<_>, _>>();
             let sockets = match sockets {
                 Ok(sockets) => sockets,
                 Err(error) => return tracing::error!(%error, "cannot use a shard's sockets"),
@@ -92,7 +95,6 @@ impl Shell {
                 metrics: self.metrics,
                 population: self.population,
                 counted: 0,
-                rungs: [0; Rung::COUNT],
                 published: Instant::now(),
                 is_stopping: false,
             };
@@ -117,7 +119,12 @@ impl Loop {
         let due = self.shard.poll_timeout().map_or(publish, |due| due.min(publish));
         let sleep = tokio::time::sleep_until(due.into());
         tokio::pin!(sleep);
-        let Self { inputs, letters_in, sockets, .. } = self;
+        let Self {
+            inputs,
+            letters_in,
+            sockets,
+            ..
+        } = self;
         let woken = poll_fn(|cx| {
             if sockets.iter().any(|socket| socket.poll_readable(cx).is_ready()) {
                 return Poll::Ready(Woken::Other);
@@ -144,10 +151,17 @@ impl Loop {
             self.handle(input, now);
         }
         for _ in 0..TAKEN {
-            let Ok(letter) = self.letters_in.try_recv() else { break };
+            let Ok(letter) = self.letters_in.try_recv() else {
+                break;
+            };
             self.shard.handle_letter(letter, now);
         }
-        let Self { sockets, shard, receive, .. } = self;
+        let Self {
+            sockets,
+            shard,
+            receive,
+            ..
+        } = self;
         for socket in sockets.iter() {
             for _ in 0..RECEIVES {
                 if socket.receive(receive, |datagram| shard.handle_datagram(datagram, now)) == 0 {
@@ -189,10 +203,16 @@ impl Loop {
             let count = transmit.contents.len().div_ceil(transmit.segment.max(1));
             let taken = match transmit.path {
                 Path::Udp(far) => {
-                    let socket = self.sockets.iter().find(|socket| socket.serves(far, transmit.local_ip));
+                    let socket = self
+                        .sockets
+                        .iter()
+                        .find(|socket| socket.serves(far, transmit.local_ip));
                     socket.is_some_and(|socket| socket.send(far, &transmit).is_ok())
                 }
-                Path::Tcp(id) => self.tcp.get(&id).is_some_and(|writer| write_tcp(writer, &transmit)),
+                Path::Tcp(id) => self
+                    .tcp
+                    .get(&id)
+                    .is_some_and(|writer| write_tcp(writer, &transmit)),
                 Path::Relay(_) => false,
             };
             if taken {
@@ -210,7 +230,8 @@ impl Loop {
         for (index, queue) in self.letters_out.iter().enumerate() {
             let to = ShardId(index as u16);
             while let Some(letter) = self.shard.poll_letter(to) {
-                if let Err(TrySendError::Full(letter) | TrySendError::Closed(letter)) = queue.try_send(letter) {
+                if let Err(TrySendError::Full(letter) | TrySendError::Closed(letter)) = queue.try_send(letter)
+                {
                     self.shard.return_letter(to, letter);
                     break;
                 }
@@ -223,18 +244,39 @@ impl Loop {
         let counts = self.shard.take_counts();
         let (sessions, peers) = (counts.sessions, counts.peers);
         for (lane, index) in [(Lane::Reliable, 0), (Lane::Lossy, 1)] {
-            let [received, delivered] = [sessions.received, sessions.delivered].map(|counts| counts[index] as usize);
-            let bytes = [sessions.received_bytes, sessions.delivered_bytes].map(|counts| counts[index] as usize);
+            let [received, delivered] =
+                [sessions.received, sessions.delivered].map(|counts| counts[index] as usize);
+            let bytes =
+                [sessions.received_bytes, sessions.delivered_bytes].map(|counts| counts[index] as usize);
             self.counters.messages_of(lane, Direction::In, received, bytes[0]);
-            self.counters.messages_of(lane, Direction::Out, delivered, bytes[1]);
+            self.counters
+                .messages_of(lane, Direction::Out, delivered, bytes[1]);
         }
-        self.counters.dropped(Lane::Lossy, DropCause::ReceiverSlow, sessions.lossy_dropped as usize);
-        self.counters.dropped(Lane::Reliable, DropCause::ReceiverSlow, counts.gaps as usize);
-        self.counters.dropped(Lane::Reliable, DropCause::RateLimited, sessions.rate_limited as usize);
-        self.counters.datagrams(Direction::In, peers.received as usize, peers.received_bytes as usize);
-        self.counters.datagrams_dropped(DatagramDrop::Unknown, (peers.unknown + peers.refused_checks) as usize);
-        self.counters.datagrams_dropped(DatagramDrop::Malformed, peers.other as usize);
-        self.counters.datagrams_dropped(DatagramDrop::Flood, peers.refused_handshake as usize);
+        self.counters.dropped(
+            Lane::Lossy,
+            DropCause::ReceiverSlow,
+            sessions.lossy_dropped as usize,
+        );
+        self.counters
+            .dropped(Lane::Reliable, DropCause::ReceiverSlow, counts.gaps as usize);
+        self.counters.dropped(
+            Lane::Reliable,
+            DropCause::RateLimited,
+            sessions.rate_limited as usize,
+        );
+        self.counters.datagrams(
+            Direction::In,
+            peers.received as usize,
+            peers.received_bytes as usize,
+        );
+        self.counters.datagrams_dropped(
+            DatagramDrop::Unknown,
+            (peers.unknown + peers.refused_checks) as usize,
+        );
+        self.counters
+            .datagrams_dropped(DatagramDrop::Malformed, peers.other as usize);
+        self.counters
+            .datagrams_dropped(DatagramDrop::Flood, peers.refused_handshake as usize);
         self.metrics.webrtc.path_changes.inc_by(peers.moved);
         for latency in self.shard.take_latencies() {
             self.counters.delivered_after(latency);
@@ -242,14 +284,14 @@ impl Loop {
         let rungs = self.shard.rungs();
         let rungs = [rungs.udp, rungs.tcp, rungs.relay, rungs.websocket, rungs.none];
         for (rung, count) in Rung::ALL.iter().zip(rungs) {
-            let before = std::mem::replace(&mut self.rungs[*rung as usize], count);
-            self.counters.sessions_on(*rung, before, count);
+            self.counters.sessions_on(*rung, count);
         }
         let (rooms, members, here, webrtc) = self.shard.population();
         self.counters.occupancy(rooms, members);
         self.counters.peers(webrtc);
         let before = std::mem::replace(&mut self.counted, here);
-        self.population.fetch_add(here.wrapping_sub(before), Ordering::Relaxed);
+        self.population
+            .fetch_add(here.wrapping_sub(before), Ordering::Relaxed);
         self.counters.queue_depth(Queue::Http, self.inputs.len());
         self.counters.queue_depth(Queue::Shards, self.letters_in.len());
         self.counters.publish();

@@ -114,7 +114,12 @@ impl ShardCounters {
     /// Counts a datagram that was thrown away.
     #[inline]
     pub fn datagram_dropped(&mut self, cause: DatagramDrop) {
-        self.datagram_drops[cause as usize].add(1);
+        self.datagrams_dropped(cause, 1);
+    }
+
+    /// Counts datagrams that were thrown away.
+    pub fn datagrams_dropped(&mut self, cause: DatagramDrop, count: usize) {
+        self.datagram_drops[cause as usize].add(count as u64);
     }
 
     /// Notes how long a turn of the loop worked.
@@ -123,14 +128,9 @@ impl ShardCounters {
         self.turn.observe(worked.as_secs_f64());
     }
 
-    /// Notes that a session changed its way through the network; without `from` it is new, without `to` gone.
-    pub fn session_moved(&mut self, from: Option<Rung>, to: Option<Rung>) {
-        if let Some(rung) = from {
-            self.sessions[rung as usize].value -= 1;
-        }
-        if let Some(rung) = to {
-            self.sessions[rung as usize].value += 1;
-        }
+    /// Notes how many sessions of this shard are on a way through the network.
+    pub fn sessions_on(&mut self, rung: Rung, sessions: usize) {
+        self.sessions[rung as usize].set(sessions);
     }
 
     /// Notes how many entries wait in a queue.

@@ -57,8 +57,8 @@ fn busy() -> (Metrics, ShardCounters) {
     shard.turned_in(Duration::from_micros(80));
     shard.datagrams(Direction::In, 4, 4000);
     shard.datagram_dropped(DatagramDrop::Unknown);
-    shard.session_moved(None, Some(Rung::WebSocket));
-    shard.session_moved(Some(Rung::WebSocket), Some(Rung::Udp));
+    shard.sessions_on(Rung::WebSocket, 0);
+    shard.sessions_on(Rung::Udp, 1);
     shard.queue_depth(Queue::Http, 7);
     shard.occupancy(2, 9);
     shard.peers(3);
@@ -114,13 +114,13 @@ fn shards_add_up_in_a_gauge_that_they_share() {
     let metrics = Metrics::new();
     let mut shards = [metrics.shard(0), metrics.shard(1)];
     for shard in &mut shards {
-        shard.session_moved(None, Some(Rung::Udp));
-        shard.session_moved(None, Some(Rung::Udp));
+        shard.sessions_on(Rung::Udp, 2);
         shard.publish();
     }
     Scrape::of(&metrics).assert(r#"switchyard_sessions{rung="udp"}"#, 4.0);
-    shards[0].session_moved(Some(Rung::Udp), Some(Rung::None));
-    shards[1].session_moved(Some(Rung::Udp), None);
+    shards[0].sessions_on(Rung::Udp, 1);
+    shards[0].sessions_on(Rung::None, 1);
+    shards[1].sessions_on(Rung::Udp, 1);
     shards.iter_mut().for_each(ShardCounters::publish);
     let scrape = Scrape::of(&metrics);
     scrape.assert(r#"switchyard_sessions{rung="udp"}"#, 2.0);

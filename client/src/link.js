@@ -69,6 +69,8 @@ export class Link {
   #peerNumber = 0;
   /** Where frames go. @type {Pipe | null} */
   #pipe = null;
+  /** Where they went last. @type {Pipe | null} */
+  #lastPipe = null;
   /** An ATTACH that is not answered. @type {{ pipe: Pipe, gen: number, since: number } | null} */
   #pending = null;
   #generation = 0;
@@ -471,7 +473,8 @@ export class Link {
 
   /** Frames go over `pipe` from now on. @param {Pipe} pipe */
   #attached(pipe) {
-    if (this.#pipe && this.#pipe !== pipe) this.counters.pipeChanges += 1;
+    if (this.#lastPipe && this.#lastPipe !== pipe) this.counters.pipeChanges += 1;
+    this.#lastPipe = pipe;
     this.#pipe = pipe;
     this.#pending = null;
     if (pipe.kind === 'datachannel') {

@@ -1,0 +1,78 @@
+/** The connection panel and the badge in the bar: figures of `session.stats()`, twice a second. */
+
+import { byId } from './dom.js';
+
+const EVERY_MS = 500;
+const SAMPLES = 120;
+
+/** @type {Record<string, string>} */
+const RUNGS = {
+  udp: 'Data channel, UDP',
+  tcp: 'Data channel, TCP',
+  relay: 'Data channel, TURN relay',
+  websocket: 'WebSocket',
+};
+/** @type {Record<string, string>} */
+const SHORT = { udp: 'UDP', tcp: 'TCP', relay: 'TURN relay', websocket: 'WebSocket' };
+/** @type {Record<string, string>} */
+const STATES = {
+  idle: 'Idle',
+  connecting: 'Connecting …',
+  connected: 'Connected',
+  reconnecting: 'Reconnecting …',
+  closed: 'Closed',
+};
+
+/**
+ * @param {import('/client/src/session.js').Session} session
+ * @param {import('/client/src/room.js').Room} room
+ * @param {AbortSignal} signal
+ */
+export function showConnection(session, room, signal) {
+  /** @type {number[]} */
+  const samples = [];
+  const badge = byId('badge', HTMLElement);
+  const update = () => {
+    const stats = session.stats();
+    const rtt = stats.rtt === null ? '–' : `${stats.rtt < 10 ? stats.rtt.toFixed(1) : Math.round(stats.rtt)} ms`;
+    // The badge is a live region: it changes with the path only, the figures move below it.
+    badge.dataset.state = stats.state;
+    set('badge-text', stats.state === 'connected' && stats.rung ? `Connected, ${SHORT[stats.rung]}` : STATES[stats.state]);
+    set('stat-state', STATES[stats.state]);
+    set('stat-rung', stats.rung ? RUNGS[stats.rung] : '–');
+    byId('stat-rung', HTMLElement).dataset.rung = stats.rung ?? '';
+    set('stat-rtt', rtt);
+    set('stat-waiting', size(stats.waitingBytes));
+    set('stat-unacknowledged', `${stats.unacknowledgedFrames} frames, ${size(stats.unacknowledgedBytes)}`);
+    const { websocket, reliable, lossy } = stats.buffered;
+    set('stat-buffered', size(websocket + reliable + lossy));
+    set('stat-lossy', `${stats.counters.lossyDropped}, ${room.counters.lossyMissing}`);
+    set('stat-gaps', String(room.counters.gaps));
+    set('stat-changes', `${stats.counters.pipeChanges}, ${stats.counters.reconnects}`);
+    if (stats.rtt !== null) samples.push(stats.rtt);
+    if (samples.length > SAMPLES) samples.shift();
+    byId('spark-line', SVGPolylineElement).setAttribute('points', spark(samples));
+  };
+  update();
+  const timer = setInterval(update, EVERY_MS);
+  session.on('state', update, { signal });
+  session.on('rung', update, { signal });
+  signal.addEventListener('abort', () => clearInterval(timer));
+}
+
+/** @param {string} id @param {string} text */
+function set(id, text) {
+  const element = byId(id, HTMLElement);
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** @param {number} bytes */
+function size(bytes) {
+  return bytes < 1_000 ? `${bytes} B` : `${(bytes / 1_024).toFixed(bytes < 10_240 ? 1 : 0)} KiB`;
+}
+
+/** Points of the line, newest at the right end. @param {number[]} samples */
+function spark(samples) {
+  const top = Math.max(20, ...samples) * 1.1;
+  return samples.map((rtt, i) => `${SAMPLES - samples.length + i},${(31 - (rtt / top) * 30).toFixed(1)}`).join(' ');
+}

@@ -1,0 +1,26 @@
+/** The list of people in the room, oneself first. */
+
+import { byId, make } from './dom.js';
+import { initialsOf, paint } from './palette.js';
+
+/** @param {import('/client/src/room.js').Room} room @param {string} ownName */
+export function showPeople(room, ownName) {
+  const others = [...room.members.values()].sort((a, b) => a.name.localeCompare(b.name) || a.member - b.member);
+  const items = others.map((member) => person(member.user, member.name || member.user, ''));
+  const self = room.self;
+  if (self) items.unshift(person(self.user, ownName, ' (you)'));
+  byId('people', HTMLUListElement).replaceChildren(...items);
+  byId('people-count', HTMLElement).textContent = String(items.length);
+}
+
+/** @param {string} user @param {string} name @param {string} remark */
+function person(user, name, remark) {
+  const item = make('li', '');
+  const avatar = make('span', 'avatar', initialsOf(name));
+  avatar.setAttribute('aria-hidden', 'true');
+  paint(avatar, user);
+  const label = make('span', 'name', name + remark);
+  label.title = name;
+  item.append(avatar, label);
+  return item;
+}

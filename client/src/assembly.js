@@ -1,0 +1,80 @@
+/**
+ * Chunks back into messages. Pure. Holds only what has really arrived (never a buffer of the announced size), and at
+ * most OPEN_MESSAGES unfinished messages of one sender in one room.
+ */
+
+import { Flag } from './frame.js';
+import { CHUNK_BYTES, OPEN_MESSAGES } from './limits.js';
+
+/**
+ * @typedef {object} Assembled
+ * @property {import('./frame.js').ReliableFrame} first the frame that began the message
+ * @property {Uint8Array} payload
+ */
+
+export class Assembly {
+  /** By kind, room, sender; then by stream.
+   * @type {Map<string, Map<number, { first: import('./frame.js').ReliableFrame, parts: Uint8Array[], size: number }>>} */
+  #open = new Map();
+
+  /** @param {number} limit longest message */
+  constructor(limit) {
+    this.limit = limit;
+  }
+
+  /**
+   * Takes a frame that is next in order. Gives the message it completes; null while it does not; 'bad' when it
+   * contradicts what came before, in which case the unfinished message of its stream is gone.
+   * @param {import('./frame.js').ReliableFrame} frame
+   * @returns {Assembled | null | 'bad'}
+   */
+  take(frame) {
+    const key = `${frame.kind} ${frame.room} ${frame.sender}`;
+    const streams = this.#open.get(key);
+    const begun = streams?.get(frame.stream);
+    const last = (frame.flags & Flag.LAST) !== 0;
+    if (frame.flags & Flag.FIRST) {
+      if (begun) this.#drop(key, frame.stream);
+      if (last) return begun ? 'bad' : { first: frame, payload: frame.payload };
+      if (begun || (frame.total ?? 0) > this.limit || (streams?.size ?? 0) >= OPEN_MESSAGES) return 'bad';
+      const entry = { first: frame, parts: [frame.payload], size: frame.payload.length };
+      if (streams) streams.set(frame.stream, entry);
+      else this.#open.set(key, new Map([[frame.stream, entry]]));
+      return null;
+    }
+    if (!begun) return 'bad';
+    const total = begun.first.total ?? 0;
+    begun.parts.push(frame.payload);
+    begun.size += frame.payload.length;
+    if (last ? begun.size !== total : begun.size + 1 > total || frame.payload.length !== CHUNK_BYTES) {
+      this.#drop(key, frame.stream);
+      return 'bad';
+    }
+    if (!last) return null;
+    this.#drop(key, frame.stream);
+    const payload = new Uint8Array(total);
+    let at = 0;
+    for (const part of begun.parts) {
+      payload.set(part, at);
+      at += part.length;
+    }
+    return { first: begun.first, payload };
+  }
+
+  /** Unfinished messages of a member that is gone, or of a whole room. @param {number} room @param {number} [sender] */
+  forget(room, sender) {
+    for (const key of [...this.#open.keys()]) {
+      const [kind, ofRoom, ofSender] = key.split(' ');
+      if (kind === 'data' && Number(ofRoom) === room && (sender === undefined || Number(ofSender) === sender)) {
+        this.#open.delete(key);
+      }
+    }
+  }
+
+  /** @param {string} key @param {number} stream */
+  #drop(key, stream) {
+    const streams = this.#open.get(key);
+    streams?.delete(stream);
+    if (streams?.size === 0) this.#open.delete(key);
+  }
+}

@@ -1,0 +1,28 @@
+/**
+ * What the client needs from its surroundings. Tests give their own clock, sockets and peer connections; applications
+ * give nothing.
+ *
+ * @typedef {object} Environment
+ * @property {new (url: string, protocols?: string[]) => WebSocket} [WebSocket]
+ * @property {new (configuration?: RTCConfiguration) => RTCPeerConnection} [RTCPeerConnection] absent: no WebRTC
+ * @property {() => number} now milliseconds, never going back
+ * @property {(callback: () => void, ms: number) => unknown} setTimeout
+ * @property {(timer: any) => void} clearTimeout
+ * @property {() => number} random in [0, 1)
+ */
+
+/**
+ * @param {Partial<Environment>} [given]
+ * @returns {Environment}
+ */
+export function environment(given = {}) {
+  return {
+    WebSocket: globalThis.WebSocket,
+    RTCPeerConnection: globalThis.RTCPeerConnection,
+    now: () => performance.now(),
+    setTimeout: (callback, ms) => globalThis.setTimeout(callback, ms),
+    clearTimeout: (timer) => globalThis.clearTimeout(timer),
+    random: () => Math.random(),
+    ...given,
+  };
+}

@@ -1,0 +1,742 @@
+/**
+ * The session's way to the server: one WebSocket, one peer connection beside it, and the decision which of the two
+ * carries the frames (docs/protocol.md, section 3.2). Opens both, probes both, moves from one to the other when one
+ * is proven or has died, and resumes the session after both were gone.
+ *
+ * It never looks into rooms or messages: frames to send are pulled from its owner, frames received are handed to it.
+ */
+
+import { Backoff } from './backoff.js';
+import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from './frame.js';
+import { readLimits } from './limits.js';
+import { Peer } from './peer.js';
+import { Socket } from './socket.js';
+
+const TICK_MS = 250;
+const PING_MS = 2_000;
+const PING_WAITING_MS = 500;
+/** A data channel silent for so long is left for the WebSocket, where one is at hand. */
+const CHANNEL_SILENT_MS = 3_000;
+/** A WebSocket silent for so long is closed and opened anew. Longer, because TCP repairs loss by itself. */
+const SOCKET_SILENT_MS = 6_000;
+const ATTACH_MS = 4_000;
+/** From the offer to a proven data channel. */
+const PEER_MS = 15_000;
+/** How long an ICE restart may take before a new peer connection is the better hope. */
+const REPAIR_MS = 8_000;
+/** A data channel that has served for so long had a good network: the next try may come soon. */
+const PEER_GOOD_MS = 30_000;
+/** How long the first join waits for its offer. */
+const OFFER_MS = 500;
+/** A full WebSocket is looked at again: browsers have no event for it. */
+const DRAIN_MS = 5;
+
+/**
+ * @typedef {import('./pipe.js').Pipe} Pipe
+ * @typedef {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} LinkState
+ * @typedef {'websocket' | import('./peer.js').ChannelRung} Rung
+ *
+ * @typedef {object} LinkOwner what the link asks of the session
+ * @property {(offer: { pc: number, sdp: string } | null) => void} ready the WebSocket is welcomed and there is no
+ *   session yet: send the joins, the offer with the first
+ * @property {() => void} resumed the WebSocket is welcomed again in the running session
+ * @property {() => void} lost the session is gone at the server
+ * @property {(message: Record<string, unknown>) => void} text a text message that is not the link's own
+ * @property {(frame: import('./frame.js').Frame, length: number) => 'taken' | 'lane_gap'} frame
+ * @property {(ack: number) => boolean} replay go on after `ack` on the new pipe; false if that cannot be
+ * @property {() => number} received the last number of the lane in order
+ * @property {(room: number) => Uint8Array | null} next the next reliable frame
+ * @property {() => boolean} hasNext
+ * @property {(room: number) => Uint8Array | null} nextLossy
+ * @property {(now: number) => number | null} dueAck an acknowledgement to send alone, if it is time
+ * @property {() => boolean} unacknowledged whether frames wait for acknowledgement
+ * @property {(state: LinkState) => void} state
+ * @property {(rung: Rung) => void} rung
+ * @property {(rtt: number) => void} rtt
+ * @property {(code: string, message: string) => void} closed for good, not by `close`
+ * @property {(limits: import('./limits.js').Limits) => void} limits
+ */
+
+export class Link {
+  #env;
+  #url;
+  #owner;
+  #useWebRtc;
+  /** @type {Socket | null} */
+  #socket = null;
+  /** @type {Peer | null} */
+  #peer = null;
+  #peerNumber = 0;
+  /** Where frames go. @type {Pipe | null} */
+  #pipe = null;
+  /** Where they went last. @type {Pipe | null} */
+  #lastPipe = null;
+  /** An ATTACH that is not answered. @type {{ pipe: Pipe, gen: number, since: number } | null} */
+  #pending = null;
+  #generation = 0;
+  /** @type {{ session: string, key: string } | null} */
+  #identity = null;
+  /** @type {LinkState} */
+  #state = 'idle';
+  /** @type {Rung | null} */
+  #rung = null;
+  #socketBackoff;
+  #peerBackoff;
+  #pingIntervalMs = 15_000;
+  #socketPingedAt = 0;
+  #channelSince = 0;
+  #peerOfferedAt = 0;
+  #lastTick = 0;
+  #lastRungLook = 0;
+  /** @type {number | null} */
+  #drainingMs = null;
+  #flushQueued = false;
+  /** Timers by what they are for. @type {Map<string, unknown>} */
+  #timers = new Map();
+  counters = { reconnects: 0, pipeChanges: 0, badFrames: 0, unknownFrames: 0 };
+
+  /**
+   * @param {import('./environment.js').Environment} env
+   * @param {{ url: string, webRtc: boolean }} options
+   * @param {LinkOwner} owner
+   */
+  constructor(env, { url, webRtc }, owner) {
+    this.#env = env;
+    this.#url = url;
+    this.#owner = owner;
+    this.#useWebRtc = webRtc && Boolean(env.RTCPeerConnection);
+    this.#socketBackoff = new Backoff({ first: 200, most: 20_000, random: env.random });
+    this.#peerBackoff = new Backoff({ least: 2_000, first: 4_000, most: 60_000, random: env.random });
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get rung() {
+    return this.#rung;
+  }
+
+  /** Smoothed round-trip time on the attached pipe, in milliseconds. */
+  get rtt() {
+    return this.#pipe?.probe.rtt ?? null;
+  }
+
+  /** Whether the server takes a join now. */
+  get takesJoins() {
+    return this.#socket?.ready === true && (this.#identity !== null || this.#socket.begun);
+  }
+
+  /** Bytes in the browser's queues, per pipe. */
+  get buffered() {
+    return {
+      websocket: this.#socket?.pipe.buffered ?? 0,
+      reliable: this.#peer?.pipe.buffered ?? 0,
+      lossy: this.#peer?.pipe.lossyBuffered ?? 0,
+    };
+  }
+
+  /** Begins to connect; nothing if it has begun. */
+  start() {
+    if (this.#state !== 'idle') return;
+    this.#setState('connecting');
+    this.#lastTick = this.#env.now();
+    this.#tickLater();
+    this.#openPeer();
+    this.#openSocket();
+  }
+
+  /** Tries again now instead of after the back-off: the network is said to be back. */
+  hurry() {
+    if (this.#timers.has('reconnect')) this.#openSocket();
+  }
+
+  /** The session is not wanted any more. The server is told, so that others see it at once. */
+  close() {
+    if (this.#state === 'closed') return;
+    this.#end('closed');
+  }
+
+  /** As `close`, but `start` works afterwards: the page may come back, or a better token. */
+  rest() {
+    if (this.#state !== 'closed') this.#end('idle');
+  }
+
+  /** @param {Record<string, unknown>} message */
+  sendText(message) {
+    this.#socket?.sendText(message);
+  }
+
+  /** The join that carried the offer was refused: it goes on its own when there is a session. */
+  offerRefused() {
+    if (this.#peer) this.#peer.offered = false;
+  }
+
+  /** The server cannot or does not want WebRTC with this offer. @param {boolean} ever */
+  peerRefused(ever) {
+    if (ever) this.#useWebRtc = false;
+    if (this.#peer) this.#peerFailed(this.#peer);
+  }
+
+  /** The server refused an ATTACH, or missed a frame: attach anew, with a replay. */
+  reattach() {
+    const pipe = this.#pending?.pipe ?? this.#pipe;
+    if (pipe?.open) this.#attach(pipe);
+  }
+
+  /** Sends what waits, at the end of this turn of the event loop, so that what is sent together travels together. */
+  wake() {
+    if (this.#flushQueued) return;
+    this.#flushQueued = true;
+    queueMicrotask(() => {
+      this.#flushQueued = false;
+      this.#flush();
+    });
+  }
+
+  /** An acknowledgement falls due at `at`. @param {number} at */
+  ackAt(at) {
+    const wait = at - this.#env.now();
+    if (wait <= 0) this.wake();
+    else if (!this.#timers.has('ack')) this.#after('ack', wait, () => this.#flush());
+  }
+
+  // --- the WebSocket ---------------------------------------------------------------------------------------------
+
+  #openSocket() {
+    this.#cancel('reconnect');
+    if (this.#socket || this.#state === 'closed' || this.#state === 'idle') return;
+    const socket = new Socket(this.#env, this.#url, {
+      opened: () => {
+        /** @type {Record<string, unknown>} */
+        const hello = { type: 'hello', v: 1, client: 'switchyard-client/0.1' };
+        if (this.#identity) hello.resume = this.#identity;
+        socket.sendText(hello);
+      },
+      text: (message) => this.#text(socket, message),
+      binary: (message) => this.#pipeMessage(socket.pipe, message),
+      closed: (code, reason) => this.#socketClosed(socket, code, reason),
+    });
+    this.#socket = socket;
+  }
+
+  /** @param {Socket} socket @param {Record<string, unknown>} message */
+  #text(socket, message) {
+    switch (message.type) {
+      case 'welcome':
+        return this.#welcome(socket, message);
+      case 'session':
+        return this.#session(socket, message);
+      case 'answer':
+        return this.#answer(message);
+      case 'renegotiate':
+        return this.#renegotiate();
+      case 'draining':
+        this.#drainingMs = typeof message.retry_after_ms === 'number' ? message.retry_after_ms : 5_000;
+        return undefined;
+      case 'pong':
+        return undefined;
+      case 'error':
+        if (message.code === 'unknown_session') return this.#sessionLost(socket);
+        return this.#owner.text(message);
+      default:
+        return this.#owner.text(message);
+    }
+  }
+
+  /** @param {Socket} socket @param {Record<string, unknown>} message */
+  #welcome(socket, message) {
+    socket.welcomed();
+    this.#socketBackoff.reset();
+    this.#socketPingedAt = this.#env.now();
+    if (typeof message.ping_interval_ms === 'number' && message.ping_interval_ms > 0) {
+      this.#pingIntervalMs = Math.max(1_000, message.ping_interval_ms);
+    }
+    this.#owner.limits(readLimits(message.limits));
+    if (!this.#identity) return this.#begin(socket);
+    if (message.resumed !== true) return this.#sessionLost(socket);
+    if (!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') this.#attach(socket.pipe);
+    this.#owner.resumed();
+    if (this.#peer) this.#sendOffer(this.#peer);
+    if (this.#peer?.repair && !this.#peer.repair.restarted) this.#restartIce(this.#peer);
+    return undefined;
+  }
+
+  /** A session is to be made: the offer goes with the first join, if it is there soon. @param {Socket} socket */
+  #begin(socket) {
+    const go = () => {
+      this.#cancel('offer');
+      if (this.#socket !== socket || this.#identity || socket.begun) return;
+      socket.begun = true;
+      const peer = this.#peer;
+      const sdp = peer && !peer.offered ? peer.sdp : '';
+      if (peer && sdp) this.#offered(peer);
+      this.#owner.ready(peer && sdp ? { pc: peer.number, sdp } : null);
+    };
+    if (!this.#peer || this.#peer.sdp) go();
+    else this.#after('offer', OFFER_MS, go);
+  }
+
+  /** @param {Socket} socket @param {Record<string, unknown>} message */
+  #session(socket, { session, key }) {
+    if (typeof session !== 'string' || typeof key !== 'string') return;
+    this.#identity = { session, key };
+    this.#generation = 1;
+    this.#attached(socket.pipe);
+    if (this.#peer) this.#sendOffer(this.#peer);
+  }
+
+  /** @param {Socket} socket */
+  #sessionLost(socket) {
+    if (!this.#identity) return;
+    socket.welcomed();
+    socket.begun = false;
+    this.#identity = null;
+    this.#generation = 0;
+    this.#pipe = null;
+    this.#pending = null;
+    this.#dropPeer();
+    this.#setState('reconnecting');
+    this.#owner.lost();
+    this.#openPeer();
+    this.#begin(socket);
+  }
+
+  /** @param {Socket} socket @param {number} code @param {string} reason */
+  #socketClosed(socket, code, reason) {
+    if (this.#socket !== socket) return;
+    this.#socket = null;
+    this.#cancel('offer');
+    this.counters.reconnects += 1;
+    if (code === 4409 || code === 4400) {
+      this.#end('closed', false);
+      this.#owner.closed(code === 4409 ? 'replaced' : 'abuse', reason || 'closed by the server');
+      return;
+    }
+    if (code === 4401 && !this.#identity) {
+      this.#end('idle', false);
+      return;
+    }
+    if (this.#pending?.pipe === socket.pipe) this.#pending = null;
+    if (this.#pipe === socket.pipe) this.#pipe = null;
+    if (!this.#pipe && !this.#pending) this.#fallBack();
+    const draining = this.#drainingMs;
+    this.#drainingMs = null;
+    const wait =
+      draining !== null || code === 4503
+        ? this.#env.random() * (draining ?? 5_000)
+        : this.#socketBackoff.next();
+    this.#after('reconnect', wait, () => this.#openSocket());
+  }
+
+  // --- the peer connection ---------------------------------------------------------------------------------------
+
+  #openPeer() {
+    this.#cancel('peer');
+    if (!this.#useWebRtc || this.#peer) return;
+    this.#peerNumber += 1;
+    /** @type {Peer} */
+    let peer;
+    try {
+      peer = new Peer(this.#env, this.#peerNumber, {
+        opened: () => this.#attach(peer.pipe),
+        message: (message) => this.#pipeMessage(peer.pipe, message),
+        drained: () => this.#pipe === peer.pipe && this.wake(),
+        state: (state) => this.#peerState(peer, state),
+        candidate: (candidate) => {
+          if (this.#identity) this.sendText({ type: 'candidate', pc: peer.number, candidate });
+        },
+        closed: () => this.#peerFailed(peer),
+      });
+    } catch {
+      // The browser forbids it, by policy or because too many are open.
+      this.#peerLater();
+      return;
+    }
+    this.#peer = peer;
+    this.#peerOfferedAt = this.#env.now();
+    this.#makeOffer(peer, false);
+  }
+
+  /** @param {Peer} peer @param {boolean} iceRestart */
+  async #makeOffer(peer, iceRestart) {
+    try {
+      await peer.offer({ iceRestart });
+    } catch {
+      this.#peerFailed(peer);
+      return;
+    }
+    if (this.#peer !== peer) return;
+    if (this.#timers.has('offer') && this.#socket) this.#begin(this.#socket);
+    else this.#sendOffer(peer);
+  }
+
+  /** Sends the newest offer if it is made, not sent, and there is a session to send it in. @param {Peer} peer */
+  #sendOffer(peer) {
+    if (peer.offered || !peer.sdp || !this.#identity || !this.#socket?.ready) return;
+    this.#offered(peer);
+    this.sendText({ type: 'offer', pc: peer.number, sdp: peer.sdp });
+  }
+
+  /** @param {Peer} peer */
+  #offered(peer) {
+    peer.offered = true;
+    this.#peerOfferedAt = this.#env.now();
+  }
+
+  /** @param {Record<string, unknown>} message */
+  async #answer({ pc, sdp }) {
+    const peer = this.#peer;
+    if (!peer || peer.number !== pc || typeof sdp !== 'string') return;
+    try {
+      await peer.answer(sdp);
+    } catch {
+      this.#peerFailed(peer);
+    }
+  }
+
+  #renegotiate() {
+    if (this.#peer) this.#dropPeer();
+    if (this.#pipe?.kind !== 'websocket') this.#fallBack();
+    this.#openPeer();
+  }
+
+  /** @param {Peer} peer @param {RTCPeerConnectionState} state */
+  #peerState(peer, state) {
+    if (state === 'failed') this.#peerTroubled(peer, true);
+    else if (state === 'disconnected') this.#peerTroubled(peer, false);
+    else if (state === 'connected') this.#lookAtRung();
+  }
+
+  /**
+   * Packets stay away. The data moves when it is sure, the repair begins at once.
+   * @param {Peer} peer
+   * @param {boolean} leave
+   */
+  #peerTroubled(peer, leave) {
+    const used = this.#pipe === peer.pipe || this.#pending?.pipe === peer.pipe;
+    if (!used && !peer.repair) {
+      this.#peerFailed(peer);
+      return;
+    }
+    peer.repair ??= { since: this.#env.now(), restarted: false };
+    if (leave) this.#leave(peer.pipe);
+    if (!peer.repair.restarted && this.#socket?.ready && this.#identity) this.#restartIce(peer);
+  }
+
+  /** @param {Peer} peer in repair */
+  #restartIce(peer) {
+    if (!peer.repair) return;
+    peer.repair = { since: this.#env.now(), restarted: true };
+    this.#makeOffer(peer, true);
+  }
+
+  /** Something got through after an ICE restart. @param {Peer} peer */
+  #repaired(peer) {
+    if (this.#pipe !== peer.pipe) {
+      if (!this.#pending) this.#attach(peer.pipe);
+    } else if (peer.state === 'connected') {
+      peer.repair = null;
+    }
+  }
+
+  /** @param {Peer} peer */
+  #peerFailed(peer) {
+    if (this.#peer !== peer) return;
+    this.#dropPeer();
+    this.#leave(peer.pipe);
+    this.#peerLater();
+    if (this.#timers.has('offer') && this.#socket) this.#begin(this.#socket);
+  }
+
+  #dropPeer() {
+    const peer = this.#peer;
+    this.#peer = null;
+    this.#cancel('peer');
+    peer?.close();
+  }
+
+  #peerLater() {
+    this.#after('peer', this.#peerBackoff.next(), () => this.#openPeer());
+  }
+
+  // --- which pipe ------------------------------------------------------------------------------------------------
+
+  /** Asks the server to move to `pipe`. @param {Pipe} pipe */
+  #attach(pipe) {
+    if (!this.#identity) return;
+    this.#generation += 1;
+    this.#pending = { pipe, gen: this.#generation, since: this.#env.now() };
+    pipe.probe.wake(this.#env.now());
+    this.#sendFrames(pipe, [encodeFrame({ kind: 'attach', gen: this.#generation, ack: this.#owner.received() })]);
+  }
+
+  /** Frames go over `pipe` from now on. @param {Pipe} pipe */
+  #attached(pipe) {
+    if (this.#lastPipe && this.#lastPipe !== pipe) this.counters.pipeChanges += 1;
+    this.#lastPipe = pipe;
+    this.#pipe = pipe;
+    this.#pending = null;
+    if (pipe.kind === 'datachannel') {
+      this.#channelSince = this.#env.now();
+      if (this.#peer) this.#peer.repair = null;
+    }
+    this.#setState('connected');
+    this.#lookAtRung();
+    this.wake();
+  }
+
+  /** `pipe` is not to be used any more. @param {Pipe} pipe */
+  #leave(pipe) {
+    const wasPending = this.#pending?.pipe === pipe;
+    if (this.#pipe === pipe) {
+      this.#pipe = null;
+      if (pipe.kind === 'datachannel' && this.#env.now() - this.#channelSince > PEER_GOOD_MS) this.#peerBackoff.reset();
+    } else if (!wasPending) {
+      return;
+    }
+    if (wasPending) this.#pending = null;
+    // Also when the pipe before is in use still: the server may have taken the ATTACH and moved.
+    if (!this.#pending) this.#fallBack();
+  }
+
+  /** To whatever is left. */
+  #fallBack() {
+    const channel = this.#peer && !this.#peer.repair ? this.#peer.pipe : null;
+    if (this.#socket?.ready && this.#socket.pipe.open && this.#identity) this.#attach(this.#socket.pipe);
+    else if (channel?.open && this.#pipe !== channel) this.#attach(channel);
+    if (!this.#pipe && !this.#pending && this.#state === 'connected') this.#setState('reconnecting');
+  }
+
+  /** @param {Pipe} pipe @param {Uint8Array} message */
+  #pipeMessage(pipe, message) {
+    try {
+      for (const bytes of splitFrames(message)) this.#frame(pipe, bytes);
+    } catch (error) {
+      if (!(error instanceof FrameError)) throw error;
+      this.counters.badFrames += 1;
+      this.#broken(pipe);
+    }
+    if (this.#peer?.pipe === pipe && this.#peer.repair?.restarted) this.#repaired(this.#peer);
+    if (this.#pipe && this.#owner.hasNext()) this.wake();
+  }
+
+  /** @param {Pipe} pipe @param {Uint8Array} bytes */
+  #frame(pipe, bytes) {
+    const frame = decodeFrame(bytes);
+    const now = this.#env.now();
+    switch (frame.kind) {
+      case 'ping':
+        return this.#sendFrames(pipe, [encodeFrame({ kind: 'pong', nonce: frame.nonce })]);
+      case 'pong':
+        if (pipe.probe.pong(frame.nonce, now) && pipe === this.#pipe) this.#owner.rtt(pipe.probe.rtt ?? 0);
+        return undefined;
+      case 'attached':
+        if (this.#pending?.pipe !== pipe || this.#pending.gen !== frame.gen) return undefined;
+        if (this.#owner.replay(frame.ack)) return this.#attached(pipe);
+        return this.#socket && this.#sessionLost(this.#socket);
+      case 'attach':
+        return undefined;
+      case 'unknown':
+        this.counters.unknownFrames += 1;
+        return undefined;
+      default:
+        // On a pipe that was left, or is not attached yet, a frame may be ahead: the attached one brings it again.
+        if (this.#owner.frame(frame, bytes.length) === 'lane_gap' && pipe === this.#pipe && !this.#pending) {
+          this.#broken(pipe);
+        }
+        return undefined;
+    }
+  }
+
+  /** What came over `pipe` cannot be: leave it. @param {Pipe} pipe */
+  #broken(pipe) {
+    if (this.#peer?.pipe === pipe) this.#peerFailed(this.#peer);
+    else if (this.#socket?.pipe === pipe) this.#socket.abort('broken pipe');
+  }
+
+  // --- sending ---------------------------------------------------------------------------------------------------
+
+  #flush() {
+    this.#cancel('ack');
+    const pipe = this.#pipe;
+    if (!pipe?.open) return;
+    for (;;) {
+      const batch = [];
+      let left = pipe.room();
+      for (;;) {
+        const frame = this.#owner.next(left - 2) ?? (pipe.kind === 'websocket' && this.#lossyFor(pipe, left));
+        if (!frame) break;
+        batch.push(frame);
+        left -= 2 + frame.length;
+      }
+      if (batch.length === 0) break;
+      if (!this.#sendFrames(pipe, batch)) return;
+    }
+    if (pipe.kind === 'datachannel') this.#flushLossyChannel(pipe);
+    // Last: any reliable frame has carried it already.
+    const ack = this.#owner.dueAck(this.#env.now());
+    if (ack !== null) this.#sendFrames(pipe, [encodeFrame({ kind: 'ack', ack })]);
+    if (pipe.kind === 'websocket' && this.#owner.hasNext()) this.#after('drain', DRAIN_MS, () => this.#flush());
+  }
+
+  /** @param {Pipe} pipe @param {number} left */
+  #lossyFor(pipe, left) {
+    return this.#owner.nextLossy(Math.min(left, pipe.lossyRoom()) - 2);
+  }
+
+  /** @param {Pipe} pipe */
+  #flushLossyChannel(pipe) {
+    for (;;) {
+      const batch = [];
+      let left = pipe.lossyRoom();
+      for (let frame; (frame = this.#owner.nextLossy(left - 2)); left -= 2 + frame.length) batch.push(frame);
+      if (batch.length === 0) return;
+      try {
+        pipe.sendLossy(joinFrames(batch));
+      } catch {
+        return;
+      }
+    }
+  }
+
+  /** False when the pipe refused, being on its way down; what was lost is replayed. @param {Pipe} pipe @param {Uint8Array[]} frames */
+  #sendFrames(pipe, frames) {
+    if (!pipe.open) return false;
+    try {
+      pipe.send(joinFrames(frames));
+      return true;
+    } catch {
+      this.#broken(pipe);
+      return false;
+    }
+  }
+
+  // --- time ------------------------------------------------------------------------------------------------------
+
+  #tickLater() {
+    this.#after('tick', TICK_MS, () => {
+      this.#tickLater();
+      this.#tick();
+    });
+  }
+
+  #tick() {
+    const now = this.#env.now();
+    if (now - this.#lastTick > 4 * TICK_MS) {
+      // The page was asleep or held back: what happened meanwhile has not been delivered yet.
+      this.#socket?.pipe.probe.wake(now);
+      this.#peer?.pipe.probe.wake(now);
+      if (this.#pending) this.#pending.since = now;
+    }
+    this.#lastTick = now;
+    this.#tickPipe(now);
+    this.#tickSocket(now);
+    this.#tickPeer(now);
+    if (this.#pending && now - this.#pending.since > ATTACH_MS) this.#broken(this.#pending.pipe);
+    if (this.#pipe?.kind === 'datachannel' && now - this.#lastRungLook > 5_000) this.#lookAtRung();
+  }
+
+  /** @param {number} now */
+  #tickPipe(now) {
+    const pipe = this.#pipe;
+    if (!pipe) return;
+    const interval = this.#owner.unacknowledged() ? PING_WAITING_MS : PING_MS;
+    this.#probe(pipe, now, interval);
+    if (pipe.kind === 'datachannel' && pipe.probe.silent(now, CHANNEL_SILENT_MS) && this.#peer) {
+      this.#peerTroubled(this.#peer, true);
+    }
+  }
+
+  /** @param {Pipe} pipe @param {number} now @param {number} interval */
+  #probe(pipe, now, interval) {
+    if (!pipe.open || !pipe.probe.due(now, interval)) return;
+    this.#sendFrames(pipe, [encodeFrame({ kind: 'ping', nonce: pipe.probe.ping(now) })]);
+  }
+
+  /** @param {number} now */
+  #tickSocket(now) {
+    const socket = this.#socket;
+    if (!socket?.ready) return;
+    if (this.#pipe === socket.pipe) {
+      if (socket.pipe.probe.silent(now, SOCKET_SILENT_MS)) socket.abort('silent');
+      return;
+    }
+    if (now - this.#socketPingedAt >= this.#pingIntervalMs) {
+      this.#socketPingedAt = now;
+      socket.sendText({ type: 'ping', t: Math.floor(now) });
+    }
+    if (socket.pipe.probe.quietFor(now) > 2 * this.#pingIntervalMs) socket.abort('silent');
+  }
+
+  /** @param {number} now */
+  #tickPeer(now) {
+    const peer = this.#peer;
+    if (!peer) return;
+    if (peer.repair) {
+      if (peer.repair.restarted && peer.pipe !== this.#pipe) this.#probe(peer.pipe, now, 1_000);
+      const limit = peer.repair.restarted ? REPAIR_MS : 2 * REPAIR_MS;
+      if (now - peer.repair.since <= limit) return;
+      if (peer.state === 'connected' && this.#pipe === peer.pipe) peer.repair = null;
+      else this.#peerFailed(peer);
+    } else if (peer.pipe !== this.#pipe && peer.offered && now - this.#peerOfferedAt > PEER_MS) {
+      this.#peerFailed(peer);
+    }
+  }
+
+  async #lookAtRung() {
+    const pipe = this.#pipe;
+    this.#lastRungLook = this.#env.now();
+    if (!pipe) return;
+    const rung = pipe.kind === 'websocket' ? 'websocket' : await this.#peer?.rung().catch(() => null);
+    // A browser that does not say: the usual one.
+    const known = rung ?? (this.#rung && this.#rung !== 'websocket' ? this.#rung : 'udp');
+    if (this.#pipe !== pipe || known === this.#rung) return;
+    this.#rung = known;
+    this.#owner.rung(known);
+  }
+
+  /** @param {string} name @param {number} ms @param {() => void} call */
+  #after(name, ms, call) {
+    this.#cancel(name);
+    const timer = this.#env.setTimeout(() => {
+      this.#timers.delete(name);
+      call();
+    }, ms);
+    this.#timers.set(name, timer);
+  }
+
+  /** @param {string} name */
+  #cancel(name) {
+    const timer = this.#timers.get(name);
+    if (timer === undefined) return;
+    this.#timers.delete(name);
+    this.#env.clearTimeout(timer);
+  }
+
+  /** @param {LinkState} state */
+  #setState(state) {
+    if (this.#state === state) return;
+    this.#state = state;
+    this.#owner.state(state);
+  }
+
+  /** @param {'closed' | 'idle'} state @param {boolean} [tell] */
+  #end(state, tell = true) {
+    for (const name of [...this.#timers.keys()]) this.#cancel(name);
+    const socket = this.#socket;
+    this.#socket = null;
+    if (socket) {
+      if (tell && this.#identity) socket.sendText({ type: 'bye' });
+      socket.close(1000, 'bye');
+    }
+    this.#dropPeer();
+    this.#identity = null;
+    this.#generation = 0;
+    this.#pipe = null;
+    this.#pending = null;
+    this.#rung = null;
+    this.#socketBackoff.reset();
+    this.#setState(state);
+  }
+}

@@ -1,0 +1,143 @@
+/**
+ * One peer connection to the server and its two negotiated data channels, from the offer to its end. Whether it is
+ * used, repaired or replaced is link.js's business.
+ */
+
+import { ChannelPipe } from './pipe.js';
+
+const LOW_WATER_BYTES = 32_768;
+
+/**
+ * @typedef {'udp' | 'tcp' | 'relay'} ChannelRung
+ *
+ * @typedef {object} PeerHandlers
+ * @property {() => void} opened the reliable channel is open
+ * @property {(message: Uint8Array) => void} message
+ * @property {() => void} drained the browser's queue is short again
+ * @property {(state: RTCPeerConnectionState) => void} state
+ * @property {(candidate: string) => void} candidate
+ * @property {() => void} closed a channel or the connection ended without `close` being called
+ */
+
+export class Peer {
+  #connection;
+  #handlers;
+  #ended = false;
+
+  /**
+   * @param {import('./environment.js').Environment} env
+   * @param {number} number of this peer connection in the session
+   * @param {PeerHandlers} handlers
+   */
+  constructor(env, number, handlers) {
+    const Constructor = /** @type {NonNullable<typeof env.RTCPeerConnection>} */ (env.RTCPeerConnection);
+    const connection = new Constructor({});
+    this.#connection = connection;
+    this.#handlers = handlers;
+    this.number = number;
+    /** Whether the server has been sent the newest offer. */
+    this.offered = false;
+    /** When trouble began and an ICE restart was asked for. @type {{ since: number, restarted: boolean } | null} */
+    this.repair = null;
+
+    const reliable = connection.createDataChannel('reliable', { negotiated: true, id: 0, ordered: true });
+    const lossy = connection.createDataChannel('lossy', {
+      negotiated: true,
+      id: 1,
+      ordered: false,
+      maxRetransmits: 0,
+    });
+    this.pipe = new ChannelPipe(reliable, lossy, env.now());
+    reliable.bufferedAmountLowThreshold = LOW_WATER_BYTES;
+    reliable.onopen = () => this.#unlessEnded(() => handlers.opened());
+    for (const channel of [reliable, lossy]) {
+      channel.binaryType = 'arraybuffer';
+      channel.onmessage = ({ data }) =>
+        this.#unlessEnded(() => {
+          this.pipe.probe.heard(env.now());
+          if (typeof data !== 'string') handlers.message(new Uint8Array(data));
+        });
+      channel.onbufferedamountlow = () => this.#unlessEnded(() => handlers.drained());
+      channel.onclose = () => this.#lost();
+    }
+    connection.onconnectionstatechange = () => {
+      if (connection.connectionState === 'closed') this.#lost();
+      else this.#unlessEnded(() => handlers.state(connection.connectionState));
+    };
+    connection.onicecandidate = ({ candidate }) =>
+      this.#unlessEnded(() => this.offered && handlers.candidate(candidate?.candidate ?? ''));
+  }
+
+  get state() {
+    return this.#connection.connectionState;
+  }
+
+  /** The offer to send, with the candidates found so far. Those found later are given to the handler. */
+  get sdp() {
+    return this.#connection.localDescription?.sdp ?? '';
+  }
+
+  /**
+   * Makes an offer, for a new connection or an ICE restart.
+   * @param {{ iceRestart?: boolean }} [options]
+   */
+  async offer({ iceRestart = false } = {}) {
+    this.offered = false;
+    await this.#connection.setLocalDescription(await this.#connection.createOffer({ iceRestart }));
+  }
+
+  /** @param {string} sdp */
+  async answer(sdp) {
+    if (this.#connection.signalingState !== 'have-local-offer') return;
+    await this.#connection.setRemoteDescription({ type: 'answer', sdp });
+  }
+
+  /**
+   * What the packets go over; null while the browser does not say.
+   * @returns {Promise<ChannelRung | null>}
+   */
+  async rung() {
+    if (this.#ended) return null;
+    return rungOf(await this.#connection.getStats());
+  }
+
+  close() {
+    this.#ended = true;
+    this.#connection.close();
+  }
+
+  #lost() {
+    if (this.#ended) return;
+    this.close();
+    this.#handlers.closed();
+  }
+
+  /** Events may still be queued when the connection is closed. @param {() => void} call */
+  #unlessEnded(call) {
+    if (!this.#ended) call();
+  }
+}
+
+/**
+ * The rung of the selected candidate pair in a stats report.
+ * @param {RTCStatsReport | Map<string, any>} report
+ * @returns {ChannelRung | null}
+ */
+export function rungOf(report) {
+  const stats = /** @type {Map<string, any>} */ (report);
+  let pair;
+  for (const entry of stats.values()) {
+    if (entry.type === 'transport' && entry.selectedCandidatePairId) pair = stats.get(entry.selectedCandidatePairId);
+  }
+  // Firefox marks the pair and has no transport entry.
+  if (!pair) {
+    for (const entry of stats.values()) {
+      if (entry.type !== 'candidate-pair' || entry.state !== 'succeeded') continue;
+      if (entry.selected || (!pair && entry.nominated)) pair = entry;
+    }
+  }
+  const local = pair && stats.get(pair.localCandidateId);
+  if (!local) return null;
+  if (local.candidateType === 'relay') return 'relay';
+  return local.protocol === 'tcp' ? 'tcp' : 'udp';
+}

@@ -1,0 +1,98 @@
+/**
+ * A way for frames to the server: the WebSocket, or the two data channels of a peer connection. Neither keeps a queue
+ * of its own; `room` says how much may be given to the browser so that its queue stays short.
+ */
+
+import { CHANNEL_MESSAGE_BYTES, PIPE_QUEUE_BYTES, SOCKET_MESSAGE_BYTES } from './limits.js';
+import { Probe } from './probe.js';
+
+/** Lossy frames may lie in the browser's queue up to here; what comes later waits where it can still be replaced. */
+const LOSSY_QUEUE_BYTES = 16_384;
+/** Half of what is allowed, so that a frame of another stream waits for at most this much. */
+const SOCKET_BATCH_BYTES = SOCKET_MESSAGE_BYTES / 2;
+
+/** @typedef {SocketPipe | ChannelPipe} Pipe */
+
+export class SocketPipe {
+  kind = /** @type {const} */ ('websocket');
+  #socket;
+
+  /** @param {WebSocket} socket @param {number} now */
+  constructor(socket, now) {
+    this.#socket = socket;
+    this.probe = new Probe(now);
+  }
+
+  get open() {
+    return this.#socket.readyState === 1;
+  }
+
+  /** Bytes in the browser's queues. */
+  get buffered() {
+    return this.#socket.bufferedAmount;
+  }
+
+  /** Bytes the next pipe message may have. */
+  room() {
+    return Math.min(SOCKET_BATCH_BYTES, PIPE_QUEUE_BYTES - this.#socket.bufferedAmount);
+  }
+
+  /** Bytes of lossy frames the next pipe message may have. */
+  lossyRoom() {
+    return this.#socket.bufferedAmount > LOSSY_QUEUE_BYTES ? 0 : SOCKET_BATCH_BYTES;
+  }
+
+  /** @param {Uint8Array<ArrayBuffer>} message */
+  send(message) {
+    this.#socket.send(message);
+  }
+
+  /** @param {Uint8Array<ArrayBuffer>} message */
+  sendLossy(message) {
+    this.#socket.send(message);
+  }
+}
+
+export class ChannelPipe {
+  kind = /** @type {const} */ ('datachannel');
+  #reliable;
+  #lossy;
+
+  /** @param {RTCDataChannel} reliable @param {RTCDataChannel} lossy @param {number} now */
+  constructor(reliable, lossy, now) {
+    this.#reliable = reliable;
+    this.#lossy = lossy;
+    this.probe = new Probe(now);
+  }
+
+  get open() {
+    return this.#reliable.readyState === 'open';
+  }
+
+  get buffered() {
+    return this.#reliable.bufferedAmount;
+  }
+
+  get lossyBuffered() {
+    return this.#lossy.bufferedAmount;
+  }
+
+  room() {
+    return Math.min(CHANNEL_MESSAGE_BYTES, PIPE_QUEUE_BYTES - this.#reliable.bufferedAmount);
+  }
+
+  lossyRoom() {
+    if (this.#lossy.readyState !== 'open' || this.#lossy.bufferedAmount > LOSSY_QUEUE_BYTES) return 0;
+    return CHANNEL_MESSAGE_BYTES;
+  }
+
+  /** @param {Uint8Array<ArrayBuffer>} message */
+  send(message) {
+    this.#reliable.send(message);
+  }
+
+  /** @param {Uint8Array<ArrayBuffer>} message */
+  sendLossy(message) {
+    this.#lossy.send(message);
+  }
+}

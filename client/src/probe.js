@@ -1,0 +1,73 @@
+/**
+ * Whether a pipe is alive, and its round-trip time: PINGs sent, PONGs and everything else heard. Pure.
+ */
+export class Probe {
+  #heardAt;
+  #pingedAt = -Infinity;
+  #nonce = 0;
+  /** Sent and not answered, by nonce. @type {Map<number, number>} */
+  #outstanding = new Map();
+  /** Smoothed, in milliseconds; null before the first answer. @type {number | null} */
+  rtt = null;
+
+  /** @param {number} now */
+  constructor(now) {
+    this.#heardAt = now;
+  }
+
+  /** Anything came in. @param {number} now */
+  heard(now) {
+    this.#heardAt = now;
+  }
+
+  /** Whether a PING is due. @param {number} now @param {number} interval */
+  due(now, interval) {
+    return now - this.#pingedAt >= interval;
+  }
+
+  /** Notes a PING and gives its nonce. @param {number} now */
+  ping(now) {
+    this.#pingedAt = now;
+    this.#nonce = (this.#nonce + 1) >>> 0;
+    this.#outstanding.set(this.#nonce, now);
+    if (this.#outstanding.size > 64) this.#outstanding.delete(this.#outstanding.keys().next().value ?? 0);
+    return this.#nonce;
+  }
+
+  /**
+   * An answer. Older PINGs are taken as lost. False for one that was not asked for.
+   * @param {number} nonce
+   * @param {number} now
+   */
+  pong(nonce, now) {
+    const sentAt = this.#outstanding.get(nonce);
+    if (sentAt === undefined) return false;
+    for (const [old, at] of this.#outstanding) if (at <= sentAt) this.#outstanding.delete(old);
+    const sample = now - sentAt;
+    this.rtt = this.rtt === null ? sample : this.rtt + (sample - this.rtt) / 4;
+    return true;
+  }
+
+  /** How long nothing has come in. @param {number} now */
+  quietFor(now) {
+    return now - this.#heardAt;
+  }
+
+  /**
+   * Nothing heard for `ms`, though a PING has been waiting for an answer for a second at least.
+   * @param {number} now
+   * @param {number} ms
+   */
+  silent(now, ms) {
+    if (now - this.#heardAt < ms) return false;
+    const [oldest] = this.#outstanding.values();
+    return oldest !== undefined && now - oldest >= 1000;
+  }
+
+  /** The page slept: silence before `now` says nothing. @param {number} now */
+  wake(now) {
+    this.#heardAt = now;
+    this.#outstanding.clear();
+    this.#pingedAt = -Infinity;
+  }
+}

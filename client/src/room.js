@@ -1,0 +1,321 @@
+/**
+ * One room as the application sees it: who is in it, sending to it, and its events. What it knows comes from
+ * session.js, which alone calls the methods marked internal.
+ */
+
+import { Emitter } from './emitter.js';
+import { SwitchyardError } from './errors.js';
+import { TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js';
+
+/**
+ * @typedef {object} Member one session in the room; several may have the same user
+ * @property {number} member
+ * @property {string} user
+ * @property {string} name
+ * @property {string} role
+ *
+ * @typedef {object} MessageEvent
+ * @property {string | Uint8Array} data
+ * @property {Member} sender
+ * @property {number} stream
+ * @property {string} [topic] the topic it was sent to
+ * @property {boolean} direct whether it was sent to named users
+ * @property {boolean} lossy
+ * @property {number} [seq] of a lossy message, rising per sender and stream: newer ones may have arrived before
+ *
+ * @typedef {object} RefusedEvent
+ * @property {string} code
+ * @property {string} message
+ * @property {string} [request] what was refused: 'subscribe', 'signal', …; absent for messages
+ * @property {number} [stream]
+ * @property {number} [retryAfterMs]
+ *
+ * @typedef {object} RoomEvents
+ * @property {MessageEvent} message
+ * @property {Member} memberjoined
+ * @property {{ member: Member, reason: string }} memberleft
+ * @property {{ sender: Member, stream: number, count: number }} gap messages of a stream that are missing, at their place
+ * @property {{ from: Member, data: unknown }} signal
+ * @property {RefusedEvent} refused
+ * @property {{ unconfirmed: number }} rejoined the session was lost and made anew: members have new numbers, messages
+ *   of others may have been missed, and so many of one's own may or may not have arrived
+ * @property {{ reason: string }} left
+ *
+ * @typedef {object} SendOptions
+ * @property {number} [stream] 0–65535; order holds within a stream, streams do not wait for each other
+ * @property {string[]} [to] only to these users
+ * @property {string} [topic] only to those who have subscribed to it
+ *
+ * @typedef {object} RoomCore what a room asks of its session
+ * @property {(room: Room, payload: Uint8Array, text: boolean, stream: number, target: import('./frame.js').Target) =>
+ *   Promise<void>} send
+ * @property {(room: Room, payload: Uint8Array, text: boolean, stream: number, target: import('./frame.js').Target) =>
+ *   void} sendLossy
+ * @property {(room: Room, message: Record<string, unknown>) => Promise<void>} control
+ * @property {(room: Room) => void} leave
+ * @property {(room: Room, token: string | undefined) => Promise<void>} refresh
+ */
+
+/** Members that are gone are remembered, so that what they sent last still has a sender. */
+const DEPARTED = 256;
+const LOSSY_STREAMS = 1_024;
+
+/** @extends {Emitter<RoomEvents>} */
+export class Room extends Emitter {
+  #core;
+  /** @type {Map<number, Member>} */
+  #members = new Map();
+  /** @type {Map<number, Member>} */
+  #departed = new Map();
+  /** Last seq of lossy messages, by sender and stream. @type {Map<string, number>} */
+  #lossySeqs = new Map();
+  #topics = new Set();
+  /** @type {{ promise: Promise<void>, resolve: () => void } | null} */
+  #leaving = null;
+
+  /** Who one is in it. @type {Member | null} */
+  self = null;
+  /** What the server permits. @type {readonly string[]} */
+  permissions = [];
+  /** Whether messages can be sent: from the join until the room is left. */
+  active = false;
+  counters = { received: 0, sent: 0, lossyReceived: 0, lossySent: 0, lossyMissing: 0, gaps: 0, refused: 0 };
+
+  /**
+   * @internal Rooms come from `session.join`.
+   * @param {string} name
+   * @param {RoomCore} core
+   */
+  constructor(name, core) {
+    super();
+    this.name = name;
+    this.#core = core;
+  }
+
+  /** The others, by member number. @returns {ReadonlyMap<number, Member>} */
+  get members() {
+    return this.#members;
+  }
+
+  /**
+   * Sends on the reliable lane: in order within its stream, across reconnects. The promise resolves when the server
+   * has it and rejects with `session_lost` when that cannot be known any more; it may be ignored.
+   *
+   * Throws, and sends nothing: `too_large`, `buffer_full` (more waits than may be kept), `not_in_room`,
+   * `bad_argument`.
+   * @param {string | ArrayBuffer | ArrayBufferView} data
+   * @param {SendOptions} [options]
+   * @returns {Promise<void>}
+   */
+  send(data, options = {}) {
+    const { payload, text, stream, target } = this.#prepare(data, options);
+    return this.#core.send(this, payload, text, stream, target);
+  }
+
+  /**
+   * Sends on the lossy lane: at once or not at all, never repeated, in no order. Throws `too_large`, `not_in_room`,
+   * `bad_argument`.
+   * @param {string | ArrayBuffer | ArrayBufferView} data
+   * @param {SendOptions} [options]
+   */
+  sendLossy(data, options = {}) {
+    const { payload, text, stream, target } = this.#prepare(data, options);
+    this.#core.sendLossy(this, payload, text, stream, target);
+  }
+
+  /**
+   * Asks for messages to these topics. They stay subscribed across reconnects.
+   * @param {string[]} topics
+   */
+  subscribe(topics) {
+    this.#mustBeActive();
+    topics.forEach(checkTopic);
+    const sent = this.#core.control(this, { type: 'subscribe', topics });
+    for (const topic of topics) this.#topics.add(topic);
+    return sent;
+  }
+
+  /** @param {string[]} topics */
+  unsubscribe(topics) {
+    this.#mustBeActive();
+    const sent = this.#core.control(this, { type: 'unsubscribe', topics });
+    for (const topic of topics) this.#topics.delete(topic);
+    return sent;
+  }
+
+  /**
+   * Sends any JSON to a user of the room, or to one member of it.
+   * @param {string | { member: number }} to
+   * @param {unknown} data
+   */
+  signal(to, data) {
+    this.#mustBeActive();
+    const whom = typeof to === 'string' ? { to } : { to_member: to.member };
+    return this.#core.control(this, { type: 'signal', ...whom, data });
+  }
+
+  /** Replaces the token before it expires. @param {string} [token] by default from `getToken` */
+  refresh(token) {
+    return this.#core.refresh(this, token);
+  }
+
+  /** Leaves, after what was sent. @returns {Promise<void>} when it is done */
+  leave() {
+    if (!this.active) return Promise.resolve();
+    if (!this.#leaving) {
+      let resolve = () => {};
+      const promise = /** @type {Promise<void>} */ (new Promise((done) => (resolve = done)));
+      this.#leaving = { promise, resolve };
+      this.#core.leave(this);
+    }
+    return this.#leaving.promise;
+  }
+
+  /** @internal */
+  get leaving() {
+    return this.#leaving !== null;
+  }
+
+  /** @internal @returns {string[]} */
+  get topics() {
+    return /** @type {string[]} */ ([...this.#topics]);
+  }
+
+  /**
+   * @internal
+   * @param {Member} self
+   * @param {Member[]} members
+   * @param {string[]} permissions
+   */
+  enter(self, members, permissions) {
+    this.self = self;
+    this.permissions = permissions;
+    this.#members = new Map(members.map((member) => [member.member, member]));
+    this.#departed.clear();
+    this.#lossySeqs.clear();
+    this.active = true;
+  }
+
+  /** @internal @param {Member} member */
+  memberJoined(member) {
+    const known = this.#members.has(member.member);
+    this.#members.set(member.member, member);
+    if (!known) this.emit('memberjoined', member);
+  }
+
+  /** @internal @param {number} number @param {string} reason */
+  memberLeft(number, reason) {
+    const member = this.#members.get(number);
+    if (!member) return;
+    this.#members.delete(number);
+    this.#departed.set(number, member);
+    if (this.#departed.size > DEPARTED) this.#departed.delete(this.#departed.keys().next().value ?? -1);
+    this.emit('memberleft', { member, reason });
+  }
+
+  /** @internal @param {number} number @returns {Member} */
+  member(number) {
+    const known = this.#members.get(number) ?? this.#departed.get(number);
+    if (known) return known;
+    if (number === this.self?.member) return this.self;
+    return { member: number, user: '', name: '', role: '' };
+  }
+
+  /**
+   * A message is here.
+   * @internal
+   * @param {string | Uint8Array} data
+   * @param {{ sender: number, stream: number, target: import('./frame.js').Target, seq?: number }} from
+   */
+  deliver(data, { sender, stream, target, seq }) {
+    const lossy = seq !== undefined;
+    if (lossy) this.#countLossy(sender, stream, seq);
+    this.counters[lossy ? 'lossyReceived' : 'received'] += 1;
+    /** @type {MessageEvent} */
+    const event = { data, sender: this.member(sender), stream, direct: target.tag === 'users', lossy };
+    if (target.tag === 'topic') event.topic = target.topic;
+    if (lossy) event.seq = seq;
+    this.emit('message', event);
+  }
+
+  /** @internal @param {number} sender @param {number} stream @param {number} count */
+  gap(sender, stream, count) {
+    this.counters.gaps += count;
+    this.emit('gap', { sender: this.member(sender), stream, count });
+  }
+
+  /** @internal @param {string} reason */
+  ended(reason) {
+    this.active = false;
+    this.#members.clear();
+    this.#leaving?.resolve();
+    this.emit('left', { reason });
+  }
+
+  /** @param {number} sender @param {number} stream @param {number} seq */
+  #countLossy(sender, stream, seq) {
+    const key = `${sender} ${stream}`;
+    const last = this.#lossySeqs.get(key);
+    const ahead = last === undefined ? 1 : (seq - last) >>> 0;
+    if (ahead > 0x7fff_ffff) {
+      // A late one that was counted as missing.
+      this.counters.lossyMissing = Math.max(0, this.counters.lossyMissing - 1);
+      return;
+    }
+    if (ahead > 1) this.counters.lossyMissing += ahead - 1;
+    this.#lossySeqs.delete(key);
+    this.#lossySeqs.set(key, seq);
+    if (this.#lossySeqs.size > LOSSY_STREAMS) this.#lossySeqs.delete(this.#lossySeqs.keys().next().value ?? '');
+  }
+
+  /**
+   * @param {string | ArrayBuffer | ArrayBufferView} data
+   * @param {SendOptions} options
+   */
+  #prepare(data, { stream = 0, to, topic }) {
+    this.#mustBeActive();
+    if (!Number.isInteger(stream) || stream < 0 || stream > 65_535) {
+      throw new SwitchyardError('bad_argument', 'a stream is a number from 0 to 65535');
+    }
+    if (to !== undefined && topic !== undefined) {
+      throw new SwitchyardError('bad_argument', 'a message goes to users or to a topic, not both');
+    }
+    /** @type {import('./frame.js').Target} */
+    let target = { tag: 'room' };
+    if (to !== undefined) target = { tag: 'users', users: checkUsers(to) };
+    else if (topic !== undefined) target = { tag: 'topic', topic: checkTopic(topic) };
+    return { payload: toBytes(data), text: typeof data === 'string', stream, target };
+  }
+
+  #mustBeActive() {
+    if (!this.active || this.#leaving) throw new SwitchyardError('not_in_room', `not in room ${this.name}`);
+  }
+}
+
+const utf8 = new TextEncoder();
+
+/** A copy: the application may write into its own while the message waits. @param {string | ArrayBuffer | ArrayBufferView} data */
+function toBytes(data) {
+  if (typeof data === 'string') return utf8.encode(data);
+  if (data instanceof ArrayBuffer) return new Uint8Array(data.slice(0));
+  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice();
+  throw new SwitchyardError('bad_argument', 'data is a string, an ArrayBuffer or a view of one');
+}
+
+/** @param {string[]} users */
+function checkUsers(users) {
+  const sizes = users.map((user) => utf8.encode(user).length);
+  if (users.length < 1 || users.length > TARGET_USERS || sizes.some((size) => size < 1 || size > USER_BYTES)) {
+    throw new SwitchyardError('bad_argument', `1 to ${TARGET_USERS} users of 1 to ${USER_BYTES} bytes`);
+  }
+  return [...users];
+}
+
+/** @param {string} topic */
+function checkTopic(topic) {
+  const size = utf8.encode(topic).length;
+  if (size < 1 || size > TOPIC_BYTES) {
+    throw new SwitchyardError('bad_topic', `a topic has 1 to ${TOPIC_BYTES} bytes`);
+  }
+  return topic;
+}

@@ -1,0 +1,729 @@
+/**
+ * A session: the rooms this page is in and the messages that come and go, over whatever link.js has. Owns the reliable
+ * lane, so that a change of pipe neither loses nor doubles anything; when the server has lost the session, joins all
+ * rooms anew.
+ */
+
+import { Assembly } from './assembly.js';
+import { Emitter } from './emitter.js';
+import { environment } from './environment.js';
+import { SwitchyardError } from './errors.js';
+import { Flag, FrameError, decodeText, encodeFrame } from './frame.js';
+import { Lane } from './lane.js';
+import { DEFAULT_LIMITS } from './limits.js';
+import { Link } from './link.js';
+import { LossyQueue } from './lossy.js';
+import { Room } from './room.js';
+import { messageCost } from './scheduler.js';
+import { parseObject } from './socket.js';
+
+/**
+ * @typedef {import('./link.js').LinkState} SessionState
+ * @typedef {import('./link.js').Rung} Rung
+ *
+ * @typedef {object} SessionOptions
+ * @property {string | URL} [url] of the server: `wss://host`, or with a path of its own. By default the page's host.
+ * @property {'auto' | 'websocket'} [transport] `websocket` never tries WebRTC
+ * @property {(room: string) => string | Promise<string>} [getToken] asked for a token when a room is joined without
+ *   one, and when it must be joined anew
+ * @property {Partial<import('./environment.js').Environment>} [environment] for tests
+ *
+ * @typedef {object} SessionEvents
+ * @property {SessionState} state
+ * @property {Rung} rung
+ * @property {number} rtt milliseconds, smoothed
+ * @property {SwitchyardError} error a refusal that belongs to no request, or the reason of the end
+ *
+ * @typedef {object} Delivery the tag of a message in the lane
+ * @property {Room} room
+ * @property {() => void} resolve
+ * @property {(error: Error) => void} reject
+ *
+ * @typedef {import('./scheduler.js').Message<Delivery>} Outgoing
+ *
+ * @typedef {object} Join
+ * @property {number} id
+ * @property {Room} room
+ * @property {string | undefined} token
+ * @property {boolean} refresh
+ * @property {boolean} sent on the current socket
+ * @property {boolean} offer whether the offer went with it
+ * @property {unknown} timer
+ * @property {() => void} resolve
+ * @property {(error: SwitchyardError) => void} reject
+ */
+
+const JOIN_MS = 10_000;
+/** More than a `leave` costs. */
+const LEAVE_BYTES = 128;
+const utf8 = new TextEncoder();
+
+/** @extends {Emitter<SessionEvents>} */
+export class Session extends Emitter {
+  #env;
+  #getToken;
+  #link;
+  #limits = DEFAULT_LIMITS;
+  /** @type {Lane<Delivery>} */
+  #lane;
+  #assembly = new Assembly(DEFAULT_LIMITS.max_message_bytes);
+  #lossy = new LossyQueue();
+  /** By name. @type {Map<string, Room>} */
+  #rooms = new Map();
+  /** @type {Map<number, Room>} */
+  #byHandle = new Map();
+  /** @type {Map<Room, number>} */
+  #handles = new Map();
+  /** Not answered, by id. @type {Map<number, Join>} */
+  #joins = new Map();
+  /** Messages of rooms that are being joined anew. @type {Outgoing[]} */
+  #parked = [];
+  #parkedBytes = 0;
+  /** What requests were, for refusals. @type {Map<number, string>} */
+  #requests = new Map();
+  #nextId = 1;
+  /** Last seq given, by room handle and stream. @type {Map<number, number>} */
+  #lossySeqs = new Map();
+  /** Rooms whose session was lost and whose join is on its way. @type {Set<Room>} */
+  #rejoining = new Set();
+  /** Tokens as last accepted. @type {WeakMap<Room, string>} */
+  #tokens = new WeakMap();
+  /** Rooms whose `leave` is sent. @type {WeakSet<Room>} */
+  #leaves = new WeakSet();
+  /** Messages of unknown fate per room, until it is joined anew. @type {Map<Room, number>} */
+  #unconfirmed = new Map();
+  /** Ends the listening to the page. */
+  #page = new AbortController();
+  /** Whether the page was put away with the session in use. */
+  #asleep = false;
+  #counters = { duplicates: 0, laneGaps: 0, badMessages: 0, bytesSent: 0, bytesReceived: 0, sessionsLost: 0 };
+
+  /** @param {SessionOptions} [options] */
+  constructor({ url, transport = 'auto', getToken, environment: given } = {}) {
+    super();
+    this.#env = environment(given);
+    if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
+    this.#getToken = getToken;
+    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes });
+    const options = { url: endpoint(url), webRtc: transport !== 'websocket' };
+    this.#link = new Link(this.#env, options, this.#linkOwner());
+    this.#followPage();
+  }
+
+  /** @returns {SessionState} */
+  get state() {
+    return this.#link.state;
+  }
+
+  /** What carries the data now; null before anything does. @returns {Rung | null} */
+  get rung() {
+    return this.#link.rung;
+  }
+
+  /** Rooms one is in. @returns {Room[]} */
+  get rooms() {
+    return [...this.#rooms.values()].filter((room) => room.active);
+  }
+
+  /** The limits the server has stated. */
+  get limits() {
+    return this.#limits;
+  }
+
+  /**
+   * Joins a room, connecting first if need be. Rejects with the server's code if it refuses.
+   * @param {{ room: string, token?: string }} options
+   * @returns {Promise<Room>}
+   */
+  async join({ room: name, token }) {
+    if (this.state === 'closed') throw new SwitchyardError('closed', 'the session is closed');
+    let room = this.#rooms.get(name);
+    if (room?.active) {
+      await room.refresh(token);
+      return room;
+    }
+    if (room) throw new SwitchyardError('bad_argument', `room ${name} is being joined already`);
+    room = new Room(name, this.#roomCore());
+    this.#rooms.set(name, room);
+    try {
+      token ??= await this.#freshToken(name);
+      this.#link.start();
+      await this.#join(room, token, false);
+    } catch (error) {
+      if (this.#rooms.get(name) === room) this.#rooms.delete(name);
+      throw error;
+    }
+    return room;
+  }
+
+  /** Leaves all rooms and ends the session. It cannot be used again. */
+  close() {
+    if (this.state === 'closed') return;
+    this.#page.abort();
+    this.#link.close();
+    this.#endAll('closed', 'the session was closed');
+  }
+
+  /** What the connection is doing, for display. */
+  stats() {
+    return {
+      state: this.state,
+      rung: this.rung,
+      /** Milliseconds. */
+      rtt: this.#link.rtt,
+      /** Bytes that have not had their turn yet. */
+      waitingBytes: this.#lane.waitingBytes + this.#parkedBytes,
+      /** Sent and not acknowledged. */
+      unacknowledgedBytes: this.#lane.unacknowledgedBytes,
+      unacknowledgedFrames: this.#lane.unacknowledgedFrames,
+      lossyWaiting: this.#lossy.length,
+      /** Bytes in the browser's queue of each pipe. */
+      buffered: this.#link.buffered,
+      counters: { ...this.#link.counters, ...this.#counters, lossyDropped: this.#lossy.dropped },
+    };
+  }
+
+  // --- joining ---------------------------------------------------------------------------------------------------
+
+  /**
+   * @param {Room} room
+   * @param {string | undefined} token asked for when it is needed
+   * @param {boolean} refresh
+   * @returns {Promise<void>}
+   */
+  #join(room, token, refresh) {
+    return new Promise((resolve, reject) => {
+      const id = this.#id();
+      /** @type {Join} */
+      const join = { id, room, token, refresh, sent: false, offer: false, timer: null, resolve, reject };
+      this.#joins.set(id, join);
+      if (this.#link.takesJoins) this.#sendJoins(null);
+    });
+  }
+
+  /** @param {Join} join @param {{ pc: number, sdp: string } | null} offer */
+  #sendJoin(join, offer) {
+    join.sent = true;
+    join.offer = offer !== null;
+    this.#env.clearTimeout(join.timer);
+    join.timer = this.#env.setTimeout(() => {
+      // Without a connection it is sent again when there is one.
+      if (this.#link.takesJoins) this.#joinFailed(join, new SwitchyardError('join_timeout', 'the server did not answer'));
+    }, JOIN_MS);
+    /** @type {Record<string, unknown>} */
+    const message = { type: 'join', id: join.id, room: join.room.name, token: join.token };
+    if (offer) message.offer = offer;
+    this.#link.sendText(message);
+  }
+
+  /** All joins that wait; the offer goes with the first. @param {{ pc: number, sdp: string } | null} offer */
+  #sendJoins(offer) {
+    let left = offer;
+    for (const join of this.#joins.values()) {
+      if (join.sent) continue;
+      this.#sendJoin(join, left);
+      left = null;
+    }
+    // Nothing to join yet: the offer is not spent.
+    if (left) this.#link.offerRefused();
+  }
+
+  /** @param {Join} join @param {SwitchyardError} error */
+  #joinFailed(join, error) {
+    if (!this.#joins.delete(join.id)) return;
+    this.#env.clearTimeout(join.timer);
+    if (join.offer) this.#link.offerRefused();
+    join.reject(error);
+  }
+
+  /** The session is new at the server: every room is joined with a fresh token if there is a way to get one. */
+  async #rejoinAll() {
+    for (const join of [...this.#joins.values()]) if (join.refresh) this.#joinFailed(join, lost());
+    const rooms = [...this.#rooms.values()].filter((room) => room.active && !this.#rejoining.has(room));
+    await Promise.all(rooms.map((room) => this.#rejoin(room)));
+  }
+
+  /** @param {Room} room */
+  async #rejoin(room) {
+    this.#rejoining.add(room);
+    try {
+      const token = this.#getToken ? await this.#freshToken(room.name) : this.#tokens.get(room);
+      await this.#join(room, token, false);
+      this.#rejoining.delete(room);
+      if (room.topics.length > 0) room.subscribe(room.topics);
+      const unconfirmed = this.#unconfirmed.get(room) ?? 0;
+      this.#unconfirmed.delete(room);
+      room.emit('rejoined', { unconfirmed });
+    } catch (error) {
+      this.#rejoining.delete(room);
+      this.#roomEnded(room, error instanceof SwitchyardError ? error.code : 'session_lost');
+    }
+  }
+
+  /** @param {string} room */
+  async #freshToken(room) {
+    if (!this.#getToken) throw new SwitchyardError('bad_argument', 'no token, and no getToken to ask for one');
+    return this.#getToken(room);
+  }
+
+  // --- what the link asks and tells --------------------------------------------------------------------------------
+
+  /** @returns {import('./link.js').LinkOwner} */
+  #linkOwner() {
+    return {
+      ready: (offer) => {
+        for (const join of this.#joins.values()) join.sent = false;
+        this.#sendJoins(offer);
+      },
+      resumed: () => {
+        for (const join of this.#joins.values()) join.sent = false;
+        this.#sendJoins(null);
+      },
+      lost: () => this.#sessionLost(),
+      text: (message) => this.#text(message),
+      frame: (frame, length) => this.#frame(frame, length),
+      replay: (ack) => {
+        const done = this.#lane.replayFrom(ack);
+        done?.forEach((delivery) => delivery.resolve());
+        return done !== null;
+      },
+      received: () => this.#lane.takeAck(),
+      next: (room) => this.#nextFrame(room),
+      hasNext: () => this.#lane.hasNext || this.#lossy.length > 0,
+      nextLossy: (room) => this.#lossy.next(room),
+      dueAck: (now) => {
+        const at = this.#lane.ackDueAt;
+        return at !== null && at <= now ? this.#lane.takeAck() : null;
+      },
+      unacknowledged: () => this.#lane.unacknowledgedFrames > 0,
+      state: (state) => {
+        this.emit('state', state);
+        // A refused token ended the connection, and others wait with theirs.
+        if (state === 'idle' && !this.#asleep && this.#joins.size > 0) queueMicrotask(() => this.#link.start());
+      },
+      rung: (rung) => this.emit('rung', rung),
+      rtt: (rtt) => this.emit('rtt', rtt),
+      closed: (code, message) => {
+        this.#page.abort();
+        this.#endAll(code, message);
+        this.emit('error', new SwitchyardError(code, message));
+      },
+      limits: (limits) => {
+        this.#limits = limits;
+        this.#assembly.limit = limits.max_message_bytes;
+        this.#lane.limit = limits.replay_limit_bytes;
+      },
+    };
+  }
+
+  /** @param {number} room */
+  #nextFrame(room) {
+    const frame = this.#lane.next(room);
+    if (frame) this.#counters.bytesSent += frame.length;
+    return frame;
+  }
+
+  #sessionLost() {
+    this.#counters.sessionsLost += 1;
+    const { uncertain, waiting } = this.#lane.abandon();
+    this.#newLane();
+    for (const { tag } of uncertain) {
+      if (!tag) continue;
+      this.#unconfirmed.set(tag.room, (this.#unconfirmed.get(tag.room) ?? 0) + 1);
+      tag.reject(lost());
+    }
+    const leaving = [...this.#rooms.values()].filter((room) => room.leaving);
+    for (const room of leaving) this.#roomEnded(room, 'left');
+    for (const message of waiting) {
+      // Requests name rooms by handles that are gone; data is told its new handle.
+      if (message.kind === 'data' && message.tag && this.#rooms.has(message.tag.room.name)) this.#park(message);
+      else message.tag?.reject(lost());
+    }
+    this.#rejoinAll();
+  }
+
+  #newLane() {
+    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes });
+    this.#assembly = new Assembly(this.#limits.max_message_bytes);
+    this.#lossy.clear();
+    this.#lossySeqs.clear();
+    this.#byHandle.clear();
+    this.#handles.clear();
+    this.#requests.clear();
+  }
+
+  /** @param {Record<string, unknown>} message */
+  #text(message) {
+    if (message.type !== 'error') return;
+    const code = typeof message.code === 'string' ? message.code : 'malformed';
+    const text = typeof message.message === 'string' ? message.message : code;
+    const retryAfterMs = typeof message.retry_after_ms === 'number' ? message.retry_after_ms : undefined;
+    const error = new SwitchyardError(code, text, { retryAfterMs });
+    if (code === 'webrtc_disabled' || code === 'bad_offer') {
+      this.#link.peerRefused(code === 'webrtc_disabled');
+      return;
+    }
+    if (code === 'stale_attach' || code === 'lane_gap') this.#link.reattach();
+    const join = typeof message.id === 'number' ? this.#joins.get(message.id) : undefined;
+    if (join) this.#joinFailed(join, error);
+    else this.emit('error', error);
+    if (code === 'unsupported_version') {
+      this.#link.close();
+      this.#endAll(code, text);
+    }
+  }
+
+  /**
+   * @param {import('./frame.js').Frame} frame
+   * @param {number} length
+   * @returns {'taken' | 'lane_gap'}
+   */
+  #frame(frame, length) {
+    this.#counters.bytesReceived += length;
+    switch (frame.kind) {
+      case 'ack':
+        this.#acknowledged(frame.ack);
+        return 'taken';
+      case 'lossy':
+        this.#message(frame, frame.payload, frame);
+        return 'taken';
+      case 'data':
+      case 'control':
+      case 'gap':
+        return this.#reliable(frame, length);
+      default:
+        return 'taken';
+    }
+  }
+
+  /**
+   * @param {import('./frame.js').ReliableFrame | import('./frame.js').GapFrame} frame
+   * @param {number} length
+   */
+  #reliable(frame, length) {
+    const order = this.#lane.receive(frame.laneSeq, length, this.#env.now());
+    if (order === 'lane_gap') {
+      this.#counters.laneGaps += 1;
+      return 'lane_gap';
+    }
+    this.#acknowledged(frame.ack);
+    if (order === 'duplicate') {
+      this.#counters.duplicates += 1;
+      return 'taken';
+    }
+    const due = this.#lane.ackDueAt;
+    if (due !== null) this.#link.ackAt(due);
+    if (frame.kind === 'gap') {
+      this.#byHandle.get(frame.room)?.gap(frame.sender, frame.stream, frame.count);
+      return 'taken';
+    }
+    const message = this.#assembly.take(frame);
+    if (message === 'bad') this.#counters.badMessages += 1;
+    else if (message && frame.kind === 'data') this.#message(message.first, message.payload);
+    else if (message) this.#control(frame.room, message.payload);
+    return 'taken';
+  }
+
+  /** @param {number} ack */
+  #acknowledged(ack) {
+    for (const delivery of this.#lane.acknowledge(ack)) delivery.resolve();
+    for (const room of this.#rooms.values()) if (room.leaving) this.#sendLeave(room);
+  }
+
+  /**
+   * @param {{ room: number, flags: number, sender: number, stream: number, target?: import('./frame.js').Target }} frame
+   * @param {Uint8Array} payload
+   * @param {{ seq?: number }} [lossy]
+   */
+  #message({ room: handle, flags, sender, stream, target = { tag: 'room' } }, payload, { seq } = {}) {
+    const room = this.#byHandle.get(handle);
+    if (!room) return;
+    let data;
+    try {
+      // A copy, because a view would keep the whole pipe message alive.
+      data = flags & Flag.TEXT ? decodeText(payload) : payload.slice();
+    } catch (error) {
+      if (!(error instanceof FrameError)) throw error;
+      this.#counters.badMessages += 1;
+      return;
+    }
+    room.deliver(data, { sender, stream, target, seq });
+  }
+
+  // --- control messages ------------------------------------------------------------------------------------------
+
+  /** @param {number} handle @param {Uint8Array} payload */
+  #control(handle, payload) {
+    const message = parseObject(new TextDecoder().decode(payload));
+    const room = this.#byHandle.get(handle);
+    if (message?.type === 'joined') {
+      this.#joined(message);
+      return;
+    }
+    if (!message || !room) {
+      if (!message) this.#counters.badMessages += 1;
+      return;
+    }
+    switch (message.type) {
+      case 'left':
+        this.#roomEnded(room, text(message.reason));
+        break;
+      case 'member_joined': {
+        const member = readMember(message.member);
+        if (member) room.memberJoined(member);
+        break;
+      }
+      case 'member_left':
+        this.#assembly.forget(handle, Number(message.member));
+        room.memberLeft(Number(message.member), text(message.reason));
+        break;
+      case 'signal': {
+        const known = room.member(Number(message.from));
+        room.emit('signal', { from: { ...known, user: text(message.user) }, data: message.data });
+        break;
+      }
+      case 'refused':
+        this.#refused(room, message);
+        break;
+      default:
+        break;
+    }
+  }
+
+  /** @param {Record<string, unknown>} message */
+  #joined(message) {
+    const join = this.#joins.get(Number(message.id));
+    if (!join || typeof message.handle !== 'number' || message.room !== join.room.name) return;
+    this.#joins.delete(join.id);
+    this.#env.clearTimeout(join.timer);
+    const { room } = join;
+    const permissions = list(message.permissions).map(text);
+    if (join.refresh) {
+      room.permissions = permissions;
+    } else {
+      const self = readMember({ name: '', ...message });
+      const members = list(message.members).flatMap((member) => readMember(member) ?? []);
+      this.#byHandle.set(message.handle, room);
+      this.#handles.set(room, message.handle);
+      room.enter(self ?? { member: 0, user: '', name: '', role: '' }, members, permissions);
+      this.#unpark(room, message.handle);
+    }
+    if (join.token !== undefined) this.#tokens.set(room, join.token);
+    join.resolve();
+  }
+
+  /** @param {Room} room @param {Record<string, unknown>} message */
+  #refused(room, message) {
+    room.counters.refused += 1;
+    /** @type {import('./room.js').RefusedEvent} */
+    const event = { code: text(message.code), message: text(message.message) };
+    const request = typeof message.id === 'number' ? this.#requests.get(message.id) : undefined;
+    if (request) event.request = request;
+    if (typeof message.stream === 'number') event.stream = message.stream;
+    if (typeof message.retry_after_ms === 'number') event.retryAfterMs = message.retry_after_ms;
+    room.emit('refused', event);
+  }
+
+  /** @param {Room} room @param {string} reason */
+  #roomEnded(room, reason) {
+    if (this.#rooms.get(room.name) !== room) return;
+    this.#rooms.delete(room.name);
+    const handle = this.#handles.get(room);
+    if (handle !== undefined) {
+      this.#handles.delete(room);
+      this.#byHandle.delete(handle);
+      this.#assembly.forget(handle);
+    }
+    this.#unpark(room, null);
+    room.ended(reason);
+  }
+
+  /** @param {string} code @param {string} message */
+  #endAll(code, message) {
+    const error = new SwitchyardError(code, message);
+    const { uncertain, waiting } = this.#lane.abandon();
+    for (const { tag } of [...uncertain, ...waiting]) tag?.reject(error);
+    for (const join of [...this.#joins.values()]) this.#joinFailed(join, error);
+    for (const room of [...this.#rooms.values()]) this.#roomEnded(room, code);
+    this.#newLane();
+  }
+
+  // --- sending ---------------------------------------------------------------------------------------------------
+
+  /** @returns {import('./room.js').RoomCore} */
+  #roomCore() {
+    return {
+      send: (room, payload, isText, stream, target) => {
+        const limit = this.#limits.max_message_bytes;
+        if (payload.length > limit) {
+          throw new SwitchyardError('too_large', `a message has at most ${limit} bytes, this one ${payload.length}`);
+        }
+        const sent = this.#offer(room, { kind: 'data', room: 0, stream, text: isText, target, payload });
+        room.counters.sent += 1;
+        return sent;
+      },
+      sendLossy: (room, payload, isText, stream, target) => this.#sendLossy(room, payload, isText, stream, target),
+      control: (room, message) => this.#sendControl(room, message),
+      leave: (room) => this.#sendLeave(room),
+      refresh: async (room, token) => {
+        if (!room.active) throw new SwitchyardError('not_in_room', `not in room ${room.name}`);
+        await this.#join(room, token ?? (await this.#freshToken(room.name)), true);
+      },
+    };
+  }
+
+  /**
+   * @param {Room} room
+   * @param {Outgoing} message
+   * @returns {Promise<void>}
+   */
+  #offer(room, message) {
+    /** @type {Promise<void>} */
+    const promise = new Promise((resolve, reject) => {
+      message.tag = { room, resolve, reject };
+    });
+    promise.catch(() => {});
+    const handle = this.#handles.get(room);
+    let taken;
+    if (handle === undefined) {
+      taken = this.#parkedBytes + messageCost(message) <= this.#limits.replay_limit_bytes;
+      if (taken) this.#park(message);
+    } else {
+      message.room = handle;
+      taken = this.#lane.offer(message);
+    }
+    if (!taken) throw new SwitchyardError('buffer_full', 'too much waits to be sent or acknowledged');
+    this.#link.wake();
+    return promise;
+  }
+
+  /**
+   * @param {Room} room
+   * @param {Uint8Array} payload
+   * @param {boolean} isText
+   * @param {number} stream
+   * @param {import('./frame.js').Target} target
+   */
+  #sendLossy(room, payload, isText, stream, target) {
+    const limit = this.#limits.max_lossy_bytes;
+    if (payload.length > limit) {
+      throw new SwitchyardError('too_large', `a lossy message has at most ${limit} bytes, this one ${payload.length}`);
+    }
+    const handle = this.#handles.get(room);
+    room.counters.lossySent += 1;
+    if (handle === undefined || this.#link.state !== 'connected') {
+      this.#lossy.dropped += 1;
+      return;
+    }
+    const key = handle * 65_536 + stream;
+    const seq = ((this.#lossySeqs.get(key) ?? 0) + 1) >>> 0;
+    this.#lossySeqs.set(key, seq);
+    const flags = isText ? Flag.TEXT : 0;
+    this.#lossy.push(encodeFrame({ kind: 'lossy', flags, room: handle, sender: 0, stream, seq, target, payload }));
+    this.#link.wake();
+  }
+
+  /** @param {Room} room @param {Record<string, unknown>} message */
+  #sendControl(room, message) {
+    const id = this.#id();
+    this.#requests.set(id, text(message.type));
+    if (this.#requests.size > 256) this.#requests.delete(this.#requests.keys().next().value ?? 0);
+    const payload = utf8.encode(JSON.stringify({ ...message, id }));
+    if (message.type === 'signal' && payload.length > 17_000) {
+      throw new SwitchyardError('too_large', 'a signal has at most 16 KiB');
+    }
+    return this.#offer(room, { kind: 'control', room: 0, stream: 0, text: true, target: { tag: 'room' }, payload });
+  }
+
+  /** Once, and not before what was sent to the room has left: control messages overtake. @param {Room} room */
+  #sendLeave(room) {
+    const handle = this.#handles.get(room);
+    if (handle === undefined || this.#leaves.has(room)) return;
+    if (this.#lane.waitsFor(handle) || !this.#lane.fits(LEAVE_BYTES)) return;
+    this.#leaves.add(room);
+    this.#sendControl(room, { type: 'leave' });
+  }
+
+  /** @param {Outgoing} message */
+  #park(message) {
+    this.#parked.push(message);
+    this.#parkedBytes += messageCost(message);
+  }
+
+  /** Sends or gives up what waited for a room. @param {Room} room @param {number | null} handle */
+  #unpark(room, handle) {
+    const parked = this.#parked;
+    this.#parked = [];
+    this.#parkedBytes = 0;
+    for (const message of parked) {
+      if (message.tag?.room !== room) this.#park(message);
+      else if (handle === null || !this.#lane.offer({ ...message, room: handle })) message.tag.reject(lost());
+    }
+    this.#link.wake();
+  }
+
+  #id() {
+    return this.#nextId++;
+  }
+
+  // --- the page --------------------------------------------------------------------------------------------------
+
+  /** Says goodbye when the page goes, comes back with it, and uses the network as soon as it is there. */
+  #followPage() {
+    if (typeof globalThis.addEventListener !== 'function') return;
+    const { signal } = this.#page;
+    const away = () => {
+      if (this.state === 'closed' || this.state === 'idle') return;
+      this.#asleep = true;
+      this.#link.rest();
+    };
+    const back = () => {
+      if (!this.#asleep) return;
+      this.#asleep = false;
+      this.#link.start();
+      this.#sessionLost();
+    };
+    addEventListener('pagehide', away, { signal });
+    addEventListener('pageshow', back, { signal });
+    addEventListener('online', () => this.#link.hurry(), { signal });
+  }
+}
+
+function lost() {
+  return new SwitchyardError('session_lost', 'the session ended before the server had confirmed it');
+}
+
+/** @param {string | URL | undefined} url */
+function endpoint(url) {
+  const base = url ?? globalThis.location?.href;
+  if (!base) throw new SwitchyardError('bad_argument', 'no url');
+  const full = new URL(base, globalThis.location?.href);
+  full.protocol = full.protocol === 'https:' || full.protocol === 'wss:' ? 'wss:' : 'ws:';
+  full.search = '';
+  full.hash = '';
+  if (!full.pathname.endsWith('/v1/connect')) full.pathname = url ? joinPath(full.pathname) : '/v1/connect';
+  return full.href;
+}
+
+/** @param {string} path */
+function joinPath(path) {
+  return `${path.replace(/\/$/, '')}/v1/connect`;
+}
+
+/** @param {unknown} value @returns {string} */
+function text(value) {
+  return typeof value === 'string' ? value : '';
+}
+
+/** @param {unknown} value @returns {unknown[]} */
+function list(value) {
+  return Array.isArray(value) ? value : [];
+}
+
+/** @param {unknown} value @returns {import('./room.js').Member | null} */
+function readMember(value) {
+  if (typeof value !== 'object' || value === null) return null;
+  const { member, user, name, role } = /** @type {Record<string, unknown>} */ (value);
+  if (typeof member !== 'number') return null;
+  return { member, user: text(user), name: text(name), role: text(role) };
+}

@@ -1,0 +1,349 @@
+// Browsers' WebSockets and peer connections over an imagined network, and the switches to disturb it. The server at
+// the other end is fake-server.js.
+
+import { Clock, seeded } from './clock.js';
+import { FakeServer } from './fake-server.js';
+
+export class World {
+  clock = new Clock();
+  /** One way, in milliseconds. */
+  latency = 10;
+  /** Bytes per millisecond of each socket and channel, from the browser. */
+  rate = Infinity;
+  /** New WebSockets fail, those that are open stay as they are. */
+  refuseSockets = false;
+  /** Packets of WebSockets, or of peer connections, vanish. */
+  socketsSilent = false;
+  peersSilent = false;
+  /** Silence ends for a peer connection when its ICE is restarted. */
+  restartHeals = false;
+  sockets = [];
+  peers = [];
+
+  constructor({ seed = 1 } = {}) {
+    this.random = seeded(seed);
+    this.server = new FakeServer(this.clock);
+  }
+
+  /** The environment of one browser. */
+  browser() {
+    const world = this;
+    return {
+      WebSocket: class extends FakeWebSocket {
+        constructor(url, protocols) {
+          super(world, url, protocols);
+        }
+      },
+      RTCPeerConnection: class extends FakePeerConnection {
+        constructor() {
+          super(world);
+        }
+      },
+      now: () => this.clock.now,
+      setTimeout: (call, ms) => this.clock.setTimeout(call, ms),
+      clearTimeout: (timer) => this.clock.clearTimeout(timer),
+      random: this.random,
+    };
+  }
+
+  later(call) {
+    this.clock.setTimeout(call, this.latency);
+  }
+
+  /** Every open WebSocket breaks, as when a proxy restarts. */
+  breakSockets() {
+    for (const socket of this.sockets) socket.drop(1006);
+  }
+
+  /** What the browser notices after a while on a dead path. */
+  failPeers() {
+    for (const peer of this.peers) peer.become('failed');
+  }
+}
+
+/** A direction of a connection with a rate: counts what has not left yet. */
+class Uplink {
+  #world;
+  #freeAt = 0;
+  #arrivesAt = 0;
+  buffered = 0;
+  highest = 0;
+
+  constructor(world) {
+    this.#world = world;
+  }
+
+  send(size, deliver, drained = () => {}) {
+    const { clock, rate, latency } = this.#world;
+    this.buffered += size;
+    this.highest = Math.max(this.highest, this.buffered);
+    this.#freeAt = Math.max(this.#freeAt, clock.now) + size / rate;
+    clock.setTimeout(() => {
+      this.buffered -= size;
+      drained();
+    }, this.#freeAt - clock.now);
+    // A latency that falls lets nothing overtake.
+    this.#arrivesAt = Math.max(this.#arrivesAt, this.#freeAt + latency);
+    clock.setTimeout(deliver, this.#arrivesAt - clock.now);
+  }
+}
+
+/** One direction of something reliable: what meets silence arrives later, in order, as TCP and SCTP see to it. */
+class Ordered {
+  #world;
+  #silent;
+  #queue = [];
+  #arrivesAt = 0;
+
+  constructor(world, silent) {
+    this.#world = world;
+    this.#silent = silent;
+  }
+
+  /** After the network's latency, and not before what was sent earlier. */
+  send(call) {
+    const { clock, latency } = this.#world;
+    this.#arrivesAt = Math.max(this.#arrivesAt, clock.now + latency);
+    clock.setTimeout(() => this.arrive(call), this.#arrivesAt - clock.now);
+  }
+
+  arrive(call) {
+    this.#queue.push(call);
+    if (this.#queue.length === 1) this.#pump();
+  }
+
+  #pump() {
+    while (this.#queue.length > 0) {
+      if (this.#silent()) {
+        this.#world.clock.setTimeout(() => this.#pump(), 100);
+        return;
+      }
+      this.#queue[0]();
+      this.#queue.shift();
+    }
+  }
+}
+
+class FakeWebSocket {
+  readyState = 0;
+  binaryType = 'blob';
+  onopen = null;
+  onmessage = null;
+  onclose = null;
+  #world;
+  #uplink;
+  #connection = null;
+  #up;
+  #down;
+  sent = [];
+
+  constructor(world, url, protocols) {
+    this.#world = world;
+    this.#uplink = new Uplink(world);
+    this.#up = new Ordered(world, () => world.socketsSilent);
+    this.#down = new Ordered(world, () => world.socketsSilent);
+    this.url = url;
+    this.protocols = protocols;
+    world.sockets.push(this);
+    world.later(() => {
+      if (this.readyState !== 0 || world.socketsSilent) return;
+      if (world.refuseSockets) {
+        this.drop(1006);
+        return;
+      }
+      this.readyState = 1;
+      this.#connection = world.server.connect({
+        send: (data) => this.#deliver(data),
+        close: (code, reason) => world.later(() => this.drop(code, reason)),
+      });
+      this.onopen?.({});
+    });
+  }
+
+  get bufferedAmount() {
+    return this.#uplink.buffered;
+  }
+
+  get highestBuffered() {
+    return this.#uplink.highest;
+  }
+
+  send(data) {
+    if (this.readyState === 0) throw new Error('InvalidStateError');
+    if (this.readyState !== 1) return;
+    this.sent.push(data);
+    const copy = typeof data === 'string' ? data : data.slice();
+    const connection = this.#connection;
+    this.#uplink.send(data.length, () => this.#up.arrive(() => connection.receive(copy)));
+  }
+
+  close(code = 1000, reason = '') {
+    if (this.readyState >= 2) return;
+    this.readyState = 3;
+    const connection = this.#connection;
+    this.#connection = null;
+    this.#uplink.send(0, () => this.#up.arrive(() => connection?.closed(code)));
+    this.#world.later(() => this.onclose?.({ code, reason }));
+  }
+
+  /** It breaks, at both ends. */
+  drop(code, reason = '') {
+    if (this.readyState === 3) return;
+    this.readyState = 3;
+    const connection = this.#connection;
+    this.#connection = null;
+    connection?.closed(1006);
+    this.onclose?.({ code, reason });
+  }
+
+  #deliver(data) {
+    const copy = typeof data === 'string' ? data : data.slice().buffer;
+    this.#down.send(() => {
+      if (this.readyState === 1) this.onmessage?.({ data: copy });
+    });
+  }
+}
+
+class FakePeerConnection {
+  connectionState = 'new';
+  signalingState = 'stable';
+  localDescription = null;
+  onconnectionstatechange = null;
+  onicecandidate = null;
+  #world;
+  #restarts = 0;
+  #healed = false;
+  channels = new Map();
+  /** The server's end. */
+  remote = null;
+
+  constructor(world) {
+    this.#world = world;
+    this.id = world.peers.push(this);
+  }
+
+  get silent() {
+    return this.#world.peersSilent && !this.#healed;
+  }
+
+  createDataChannel(label, options) {
+    const channel = new FakeChannel(this.#world, this, label, options);
+    this.channels.set(options.id, channel);
+    return channel;
+  }
+
+  async createOffer({ iceRestart = false } = {}) {
+    if (iceRestart) this.#restarts += 1;
+    return { type: 'offer', sdp: `fake ${this.id} ${this.#restarts}` };
+  }
+
+  async setLocalDescription(description) {
+    this.localDescription = description;
+    this.signalingState = 'have-local-offer';
+    this.#world.later(() => this.onicecandidate?.({ candidate: { candidate: 'candidate:fake' } }));
+  }
+
+  async setRemoteDescription({ sdp }) {
+    const [, number, restarts] = sdp.split(' ');
+    if (Number(number) !== this.id) throw new Error('answer of another');
+    this.signalingState = 'stable';
+    if (Number(restarts) > 0 && this.#world.restartHeals) this.#healed = true;
+    this.#world.clock.setTimeout(() => this.#connected(), 4 * this.#world.latency);
+  }
+
+  async getStats() {
+    return new Map([
+      ['T', { id: 'T', type: 'transport', selectedCandidatePairId: 'P' }],
+      ['P', { id: 'P', type: 'candidate-pair', localCandidateId: 'L' }],
+      ['L', { id: 'L', type: 'local-candidate', candidateType: 'host', protocol: 'udp' }],
+    ]);
+  }
+
+  close() {
+    this.connectionState = 'closed';
+    for (const channel of this.channels.values()) channel.readyState = 'closed';
+  }
+
+  become(state) {
+    if (this.connectionState === 'closed' || this.connectionState === state) return;
+    this.connectionState = state;
+    this.onconnectionstatechange?.({});
+  }
+
+  #connected() {
+    if (this.connectionState === 'closed' || this.silent) return;
+    this.remote ??= this.#world.server.peer(this.id, {
+      send: (id, message) => this.channels.get(id)?.deliver(message),
+    });
+    this.become('connected');
+    for (const channel of this.channels.values()) channel.open();
+  }
+}
+
+class FakeChannel {
+  readyState = 'connecting';
+  binaryType = 'arraybuffer';
+  bufferedAmountLowThreshold = 0;
+  onopen = null;
+  onmessage = null;
+  onclose = null;
+  onbufferedamountlow = null;
+  #world;
+  #peer;
+  #uplink;
+  #up;
+  #down;
+  sent = [];
+
+  constructor(world, peer, label, options) {
+    this.#world = world;
+    this.#peer = peer;
+    this.#uplink = new Uplink(world);
+    this.#up = new Ordered(world, () => peer.silent);
+    this.#down = new Ordered(world, () => peer.silent);
+    this.label = label;
+    this.options = options;
+  }
+
+  get bufferedAmount() {
+    return this.#uplink.buffered;
+  }
+
+  get highestBuffered() {
+    return this.#uplink.highest;
+  }
+
+  open() {
+    if (this.readyState !== 'connecting') return;
+    this.readyState = 'open';
+    this.onopen?.({});
+  }
+
+  send(data) {
+    if (this.readyState !== 'open') throw new Error('InvalidStateError');
+    this.sent.push(data);
+    const copy = data.slice();
+    const before = this.bufferedAmount + data.length;
+    this.#uplink.send(
+      data.length,
+      () => {
+        const call = () => this.#peer.remote?.receive(this.options.id, copy);
+        if (this.options.ordered) this.#up.arrive(call);
+        else if (!this.#peer.silent) call();
+      },
+      () => {
+        const low = this.bufferedAmountLowThreshold;
+        if (before > low && this.bufferedAmount <= low && this.readyState === 'open') this.onbufferedamountlow?.({});
+      },
+    );
+  }
+
+  deliver(message) {
+    const copy = message.slice();
+    const call = () => {
+      if (this.readyState === 'open') this.onmessage?.({ data: copy.buffer });
+    };
+    if (this.options.ordered) this.#down.send(call);
+    else this.#world.later(() => this.#peer.silent || call());
+  }
+}

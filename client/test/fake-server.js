@@ -1,0 +1,385 @@
+// The server's half of docs/protocol.md, small and without limits, for tests of the client. It shares only frame.js
+// with the code under test; its lane is its own. Tokens are JSON texts: {"user", "name"?}; the token "bad" is refused.
+
+import { Flag, decodeFrame, encodeFrame, joinFrames, splitFrames } from '../src/frame.js';
+
+const GRACE_MS = 10_000;
+const utf8 = new TextEncoder();
+
+export class FakeServer {
+  #clock;
+  #next = 1;
+  rooms = new Map();
+  sessions = new Map();
+  /** Peer connections by the number in their fake SDP. */
+  #offers = new Map();
+  /** Text messages received, in order. */
+  texts = [];
+  webRtc = true;
+  limits = {};
+  /** Answers to PING, or not. */
+  pongs = true;
+
+  constructor(clock) {
+    this.#clock = clock;
+  }
+
+  connect(socket) {
+    return new Connection(this, this.#clock, socket);
+  }
+
+  /** A peer connection is through; its offer says whose it is. */
+  peer(id, channel) {
+    const session = this.#offers.get(id);
+    const pipe = { kind: 'datachannel', send: (message) => channel.send(0, message), lossy: (message) => channel.send(1, message) };
+    return { receive: (_, message) => session?.receive(pipe, message) };
+  }
+
+  offered(session, sdp) {
+    const [, id] = sdp.split(' ');
+    this.#offers.set(Number(id), session);
+    return sdp;
+  }
+
+  number() {
+    return this.#next++;
+  }
+
+  /** The server restarts: every session is gone, the sockets break. */
+  forget() {
+    for (const session of this.sessions.values()) session.end('timeout', false);
+    this.sessions.clear();
+    this.rooms.clear();
+  }
+}
+
+/** One WebSocket. */
+class Connection {
+  #server;
+  #clock;
+  #socket;
+  #session = null;
+  #greeted = false;
+  #open = true;
+
+  constructor(server, clock, socket) {
+    this.#server = server;
+    this.#clock = clock;
+    this.#socket = socket;
+    this.pipe = { kind: 'websocket', send: (message) => socket.send(message), lossy: (message) => socket.send(message) };
+  }
+
+  receive(data) {
+    if (!this.#open) return;
+    if (typeof data !== 'string') {
+      this.#session?.receive(this.pipe, data);
+      return;
+    }
+    const message = JSON.parse(data);
+    this.#server.texts.push(message);
+    if (!this.#greeted && message.type !== 'hello') throw new Error(`${message.type} before hello`);
+    this.#handle(message);
+  }
+
+  closed(code) {
+    this.#open = false;
+    if (this.#session?.connection === this) this.#session.socketClosed(code);
+    this.#session = null;
+  }
+
+  text(message) {
+    this.#socket.send(JSON.stringify(message));
+  }
+
+  close(code, reason) {
+    this.#socket.close(code, reason);
+  }
+
+  #handle(message) {
+    switch (message.type) {
+      case 'hello':
+        return this.#hello(message);
+      case 'join':
+        return this.#join(message);
+      case 'offer':
+        return this.#offer(message);
+      case 'bye':
+        this.#session?.end('left');
+        return undefined;
+      case 'ping':
+        return this.text({ type: 'pong', t: message.t });
+      case 'candidate':
+        return undefined;
+      default:
+        throw new Error(`unknown text message ${message.type}`);
+    }
+  }
+
+  #hello({ v, resume }) {
+    if (v !== 1) throw new Error('version');
+    this.#greeted = true;
+    const session = resume && this.#server.sessions.get(resume.session);
+    const resumed = Boolean(session && session.key === resume.key);
+    this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000 });
+    if (!resumed) return;
+    this.#session = session;
+    session.resumedOn(this);
+  }
+
+  #join({ id, room, token, offer }) {
+    if (token === 'bad') {
+      this.text({ type: 'error', id, code: 'token_signature', message: 'no', fatal: !this.#session });
+      if (!this.#session) this.close(4401, 'token_signature');
+      return;
+    }
+    if (!this.#session) {
+      const session = new Session(this.#server, this.#clock, this);
+      this.#session = session;
+      this.text({ type: 'session', session: session.id, key: session.key });
+    }
+    this.#session.join(id, room, JSON.parse(token));
+    if (offer) this.#offer(offer);
+  }
+
+  #offer({ pc, sdp }) {
+    if (!this.#session) throw new Error('offer before join');
+    if (!this.#server.webRtc) {
+      this.text({ type: 'error', code: 'webrtc_disabled', message: 'off', fatal: false });
+      return;
+    }
+    if (pc < this.#session.pc) throw new Error('an old peer connection');
+    this.#session.pc = pc;
+    this.text({ type: 'answer', pc, sdp: this.#server.offered(this.#session, sdp) });
+  }
+}
+
+class Session {
+  #server;
+  #clock;
+  #pipe;
+  #gen = 1;
+  #grace = null;
+  #sent = [];
+  #lastSent = 0;
+  #received = 0;
+  #ackTimer = null;
+  /** By handle. */
+  memberships = new Map();
+  /** Targets of messages whose first chunk came, by room and stream. */
+  #targets = new Map();
+  #nextHandle = 1;
+  pc = 0;
+  duplicates = 0;
+
+  constructor(server, clock, connection) {
+    this.#server = server;
+    this.#clock = clock;
+    this.connection = connection;
+    this.#pipe = connection.pipe;
+    this.id = `s${server.number()}`;
+    this.key = `k${server.number()}`;
+    server.sessions.set(this.id, this);
+  }
+
+  get pipeKind() {
+    return this.#pipe?.kind ?? null;
+  }
+
+  join(id, name, { user, name: shown = user }) {
+    let room = this.#server.rooms.get(name);
+    if (!room) this.#server.rooms.set(name, (room = new Map()));
+    let mine = [...this.memberships.values()].find((membership) => membership.room === room);
+    if (!mine) {
+      const handle = this.#nextHandle++;
+      const self = { member: this.#server.number(), user, name: shown, role: 'editor' };
+      mine = { handle, room, name, self, session: this, topics: new Set() };
+      for (const other of room.values()) other.session.control(other.handle, { type: 'member_joined', member: self });
+      room.set(self.member, mine);
+      this.memberships.set(handle, mine);
+    }
+    const members = [...room.values()].filter((other) => other !== mine).map((other) => other.self);
+    const { member, role } = mine.self;
+    this.control(mine.handle, {
+      type: 'joined', id, room: name, handle: mine.handle, member, user, role, permissions: ['write'], topics: [], members,
+    });
+  }
+
+  resumedOn(connection) {
+    this.connection = connection;
+    this.#clock.clearTimeout(this.#grace);
+  }
+
+  socketClosed(code) {
+    this.connection = null;
+    if (this.#pipe?.kind !== 'datachannel') this.#pipe = null;
+    if (this.#pipe) return;
+    if (code === 1000 || code === 1001) this.end('left');
+    else this.#grace = this.#clock.setTimeout(() => this.end('timeout'), GRACE_MS);
+  }
+
+  /** The server finds the peer connection dead. */
+  peerDied() {
+    if (this.#pipe?.kind === 'datachannel') this.#moveTo(this.connection?.pipe ?? null, this.#lastAcked());
+    this.connection?.text({ type: 'renegotiate', wanted: ['data'], reason: 'pipe_lost' });
+  }
+
+  end(reason, close = true) {
+    this.#clock.clearTimeout(this.#grace);
+    this.#server.sessions.delete(this.id);
+    for (const membership of this.memberships.values()) this.#leave(membership, reason);
+    this.#pipe = null;
+    if (close) this.connection?.close(1000, 'bye');
+  }
+
+  receive(pipe, message) {
+    for (const bytes of splitFrames(message)) {
+      const frame = decodeFrame(bytes);
+      switch (frame.kind) {
+        case 'ping':
+          if (this.#server.pongs) pipe.send(joinFrames([encodeFrame({ kind: 'pong', nonce: frame.nonce })]));
+          break;
+        case 'pong':
+          break;
+        case 'attach':
+          this.#attach(pipe, frame);
+          break;
+        case 'ack':
+          this.#acknowledge(frame.ack);
+          break;
+        case 'lossy':
+          this.#forward(frame);
+          break;
+        case 'data':
+        case 'control':
+          this.#reliable(pipe, frame);
+          break;
+        default:
+          throw new Error(`unexpected ${frame.kind}`);
+      }
+    }
+  }
+
+  control(room, message) {
+    const payload = utf8.encode(JSON.stringify(message));
+    this.push({ kind: 'control', flags: Flag.TEXT | Flag.FIRST | Flag.LAST, room, sender: 0, stream: 0, payload });
+  }
+
+  /** Queues a reliable frame of any kind. */
+  push(frame) {
+    this.#lastSent += 1;
+    const entry = { ...frame, laneSeq: this.#lastSent, ack: this.#received };
+    this.#sent.push(entry);
+    this.#pipe?.send(joinFrames([encodeFrame(entry)]));
+  }
+
+  #lossy(frame) {
+    this.#pipe?.lossy(joinFrames([encodeFrame(frame)]));
+  }
+
+  #attach(pipe, { gen, ack }) {
+    if (gen <= this.#gen) {
+      this.connection?.text({ type: 'error', code: 'stale_attach', message: 'stale', fatal: false });
+      return;
+    }
+    this.#gen = gen;
+    this.#clock.clearTimeout(this.#grace);
+    pipe.send(joinFrames([encodeFrame({ kind: 'attached', gen, ack: this.#received })]));
+    this.#moveTo(pipe, ack);
+  }
+
+  #moveTo(pipe, ack) {
+    this.#pipe = pipe;
+    this.#acknowledge(ack);
+    for (const entry of this.#sent) pipe?.send(joinFrames([encodeFrame({ ...entry, ack: this.#received })]));
+  }
+
+  #lastAcked() {
+    return this.#sent.length > 0 ? this.#sent[0].laneSeq - 1 : this.#lastSent;
+  }
+
+  #acknowledge(ack) {
+    while (this.#sent.length > 0 && this.#sent[0].laneSeq <= ack) this.#sent.shift();
+  }
+
+  #reliable(pipe, frame) {
+    this.#acknowledge(frame.ack);
+    if (frame.laneSeq <= this.#received) {
+      this.duplicates += 1;
+      return;
+    }
+    if (frame.laneSeq !== this.#received + 1) {
+      if (pipe === this.#pipe) throw new Error(`lane_gap: ${frame.laneSeq} after ${this.#received}`);
+      return;
+    }
+    this.#received = frame.laneSeq;
+    this.#ackTimer ??= this.#clock.setTimeout(() => {
+      this.#ackTimer = null;
+      this.#pipe?.send(joinFrames([encodeFrame({ kind: 'ack', ack: this.#received })]));
+    }, 20);
+    if (frame.sender !== 0) throw new Error('a client stamps no sender');
+    if (frame.kind === 'control') this.#request(frame);
+    else this.#forward(frame);
+  }
+
+  #request(frame) {
+    const message = JSON.parse(new TextDecoder().decode(frame.payload));
+    const membership = this.memberships.get(frame.room);
+    if (!membership) return;
+    const { room, self } = membership;
+    switch (message.type) {
+      case 'leave':
+        this.#leave(membership, 'left');
+        this.control(frame.room, { type: 'left', reason: 'left' });
+        break;
+      case 'subscribe':
+        message.topics.forEach((topic) => membership.topics.add(topic));
+        break;
+      case 'unsubscribe':
+        message.topics.forEach((topic) => membership.topics.delete(topic));
+        break;
+      case 'signal': {
+        const to = [...room.values()].filter(
+          (other) => other !== membership && (other.self.user === message.to || other.self.member === message.to_member),
+        );
+        const { data } = message;
+        for (const other of to) {
+          other.session.control(other.handle, { type: 'signal', from: self.member, user: self.user, data });
+        }
+        if (to.length === 0) {
+          this.control(frame.room, { type: 'refused', id: message.id, code: 'no_such_user', message: 'nobody' });
+        }
+        break;
+      }
+      default:
+        throw new Error(`unknown control message ${message.type}`);
+    }
+  }
+
+  #forward(frame) {
+    const membership = this.memberships.get(frame.room);
+    if (!membership) {
+      this.control(0, { type: 'refused', code: 'not_in_room', message: 'no' });
+      return;
+    }
+    const key = `${frame.kind} ${frame.room} ${frame.stream}`;
+    if (frame.target) this.#targets.set(key, frame.target);
+    const target = this.#targets.get(key);
+    for (const other of membership.room.values()) {
+      if (other === membership) continue;
+      if (target.tag === 'users' && !target.users.includes(other.self.user)) continue;
+      if (target.tag === 'topic' && !other.topics.has(target.topic)) continue;
+      const out = { ...frame, room: other.handle, sender: membership.self.member };
+      if (out.target?.tag === 'users') out.target = { tag: 'users', users: [] };
+      if (frame.kind === 'lossy') other.session.#lossy(out);
+      else other.session.push(out);
+    }
+  }
+
+  #leave(membership, reason) {
+    membership.room.delete(membership.self.member);
+    this.memberships.delete(membership.handle);
+    for (const other of membership.room.values()) {
+      other.session.control(other.handle, { type: 'member_left', member: membership.self.member, reason });
+    }
+  }
+}

@@ -1,0 +1,158 @@
+// The vectors that the Rust half is held to as well: signaling/vectors/, whose first field explains them.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { test } from 'node:test';
+
+import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from '../src/frame.js';
+import { Lane } from '../src/lane.js';
+
+const load = (name) => JSON.parse(readFileSync(new URL(`../../signaling/vectors/${name}`, import.meta.url), 'utf8'));
+
+const bytesOf = (hex) =>
+  Uint8Array.from(
+    hex
+      .split(' ')
+      .flatMap((word) => {
+        const [digits, count = '1'] = word.split('*');
+        return Array(Number(count)).fill(Buffer.from(digits, 'hex'));
+      })
+      .flatMap((buffer) => [...buffer]),
+  );
+
+const targetOf = (target) => {
+  if (target === undefined) return undefined;
+  if (target === 'room') return { tag: 'room' };
+  return target.users ? { tag: 'users', users: target.users } : { tag: 'topic', topic: target.topic };
+};
+
+function frameOf(vector) {
+  const { lane_seq: laneSeq, target, payload, ...rest } = vector;
+  const frame = { ...rest };
+  if (laneSeq !== undefined) frame.laneSeq = laneSeq;
+  if (target !== undefined) frame.target = targetOf(target);
+  if (payload !== undefined) frame.payload = bytesOf(payload);
+  return frame;
+}
+
+const frames = load('frames.json');
+
+for (const { name, hex, frame } of frames.frames) {
+  test(`frame: ${name}`, () => {
+    const decoded = decodeFrame(bytesOf(hex));
+    assert.deepEqual(decoded, frameOf(frame));
+    if (frame.kind !== 'unknown') assert.deepEqual(encodeFrame(frameOf(frame)), bytesOf(hex));
+  });
+}
+
+for (const { name, hex } of frames.bad_frames) {
+  test(`bad frame: ${name}`, () => {
+    assert.throws(() => decodeFrame(bytesOf(hex)), FrameError);
+  });
+}
+
+for (const { name, hex, frames: parts } of frames.pipe_messages) {
+  test(`pipe message: ${name}`, () => {
+    assert.deepEqual(splitFrames(bytesOf(hex)), parts.map(bytesOf));
+    assert.deepEqual(joinFrames(parts.map(bytesOf)), bytesOf(hex));
+  });
+}
+
+for (const { name, hex } of frames.bad_pipe_messages) {
+  test(`bad pipe message: ${name}`, () => {
+    assert.throws(() => splitFrames(bytesOf(hex)), FrameError);
+  });
+}
+
+test('every truncation of a good frame is refused or decodes, and never reads beyond it', () => {
+  for (const { hex } of frames.frames) {
+    const bytes = bytesOf(hex);
+    for (let length = 0; length < Math.min(bytes.length, 64); length += 1) {
+      try {
+        decodeFrame(bytes.subarray(0, length));
+      } catch (error) {
+        assert.ok(error instanceof FrameError, `${error}`);
+      }
+    }
+  }
+});
+
+for (const { name, options = {}, steps } of load('lane.json').scenarios) {
+  test(`lane: ${name}`, () => {
+    const lane = new Lane({ limit: 1_048_576, ...options });
+    let at = 0;
+    const run = (step) => {
+      if (step.repeat) {
+        for (let i = 0; i < step.times; i += 1) step.repeat.forEach(run);
+        return;
+      }
+      at += 1;
+      doStep(lane, step, `step ${at}: ${JSON.stringify(step)}`);
+    };
+    steps.forEach(run);
+  });
+}
+
+function doStep(lane, step, label) {
+  switch (step.do) {
+    case 'offer': {
+      const { kind = 'data', room = 1, stream = 0, target = 'room', length } = step;
+      const payload = new Uint8Array(length);
+      const taken = lane.offer({ kind, room, stream, text: false, target: targetOf(target), payload });
+      assert.equal(taken ? 'ok' : 'buffer_full', step.expect, label);
+      return;
+    }
+    case 'next': {
+      const bytes = lane.next(step.room);
+      if (step.expect === null) {
+        assert.equal(bytes, null, label);
+        return;
+      }
+      assert.ok(bytes, label);
+      const frame = decodeFrame(bytes);
+      const seen = {
+        ...frame,
+        lane_seq: frame.laneSeq,
+        total: frame.total ?? null,
+        target: frame.target ?? null,
+        length: frame.payload.length,
+        bytes: bytes.length,
+      };
+      for (const [field, value] of Object.entries(step.expect)) {
+        const expected = field === 'target' && value !== null ? targetOf(value) : value;
+        assert.deepEqual(seen[field], expected, `${label}: ${field}`);
+      }
+      return;
+    }
+    case 'ack':
+      lane.acknowledge(step.ack);
+      return;
+    case 'replay':
+      assert.equal(lane.replayFrom(step.ack) ? 'ok' : 'impossible', step.expect, label);
+      return;
+    case 'receive':
+      assert.equal(lane.receive(step.seq, step.bytes, step.now), step.expect, label);
+      return;
+    case 'receive_more':
+      for (let i = 0; i < step.count; i += 1) {
+        assert.equal(lane.receive((lane.received + 1) >>> 0, step.bytes, step.now), 'next', label);
+      }
+      return;
+    case 'ack_due': {
+      const due = lane.ackDueAt !== null && lane.ackDueAt <= step.now ? lane.takeAck() : null;
+      assert.equal(due, step.expect, label);
+      return;
+    }
+    case 'held':
+      assert.equal(lane.heldBytes, step.expect, label);
+      return;
+    case 'waiting':
+      assert.equal(lane.waitingBytes, step.expect, label);
+      return;
+    case 'unacknowledged':
+      assert.equal(lane.unacknowledgedBytes, step.expect, label);
+      return;
+    default:
+      assert.fail(`unknown step ${step.do}`);
+  }
+}

@@ -194,6 +194,11 @@ export class Link {
     });
   }
 
+  /** Sends what waits now. */
+  flush() {
+    this.#flush();
+  }
+
   /** An acknowledgement falls due at `at`. @param {number} at */
   ackAt(at) {
     const wait = at - this.#env.now();

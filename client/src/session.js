@@ -619,6 +619,8 @@ export class Session extends Emitter {
     const seq = ((this.#lossySeqs.get(key) ?? 0) + 1) >>> 0;
     this.#lossySeqs.set(key, seq);
     const flags = isText ? Flag.TEXT : 0;
+    // Many in one turn of the event loop are no reason to drop any.
+    if (this.#lossy.full) this.#link.flush();
     this.#lossy.push(encodeFrame({ kind: 'lossy', flags, room: handle, sender: 0, stream, seq, target, payload }));
     this.#link.wake();
   }

@@ -1,1 +1,125 @@
-//! The server.
+//! Switchyard: one server for live collaboration.
+//!
+//! Three questions, three folders. *Who is in the room and who gets it?* [`room`]. *What is the connection doing?*
+//! [`engine`]. *How do bytes move?* [`io`] and [`http`]. Between them the [`router`] carries messages from rooms to
+//! sessions across shards. [`config`], [`token`], [`metrics`], [`cli`] and [`log`] are what their names say; the wire
+//! format is the crate `switchyard_signaling`, and the whole picture is in `docs/architecture.md`.
+//!
+//! [`run`] is the server; [`start`] is the same for who needs the address it got, such as a test.
+
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod http;
+pub mod io;
+pub mod log;
+pub mod metrics;
+pub mod names;
+pub mod room;
+pub mod router;
+pub mod token;
+
+use std::{future::IntoFuture as _, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
+
+use crate::{config::Config, http::App, io::Shards, metrics::Metrics};
+
+/// Clients are asked to come back spread over this time after a shutdown.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// A server that is up.
+#[derive(Debug)]
+pub struct Running {
+    /// Where HTTP listens.
+    pub address: SocketAddr,
+    app: Arc<App>,
+    stop_http: oneshot::Sender<()>,
+    http: JoinHandle<std::io::Result<()>>,
+}
+
+/// Runs a server until `shutdown` ends, then drains it.
+///
+/// # Errors
+/// If a port cannot be bound.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let running = start(config).await?;
+    let app = &running.app;
+    tracing::info!(address = %running.address, shards = app.shards.count(), "{}", cli::describe(&app.config));
+    shutdown.await;
+    running.drain().await
+}
+
+/// Starts a server: when this returns, every port is bound.
+///
+/// # Errors
+/// If a port cannot be bound.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let metrics = Arc::new(Metrics::new());
+    let address = config.http_address();
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} (http.bind, http.port)"))?;
+    let address = listener
+        .local_addr()
+        .context("cannot ask for the address of HTTP")?;
+    let shards = Shards::start(&config, &metrics).await?;
+    let app = Arc::new(App::new(config, metrics, shards));
+    let (stop_http, stopped) = oneshot::channel();
+    let serve = axum::serve(NoDelay(listener), http::routes(app.clone())).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    Ok(Running {
+        address,
+        app,
+        stop_http,
+        http: tokio::spawn(serve.into_future()),
+    })
+}
+
+impl Running {
+    /// Tells every client, lets them take their leave within `drain.timeout`, and ends.
+    ///
+    /// # Errors
+    /// If HTTP had failed before.
+    pub async fn drain(self) -> anyhow::Result<()> {
+        let Self {
+            app, stop_http, http, ..
+        } = self;
+        tracing::info!(sockets = app.open_sockets(), "draining");
+        app.begin_drain();
+        app.shards.drain(RETRY_AFTER).await;
+        let deadline = Instant::now() + app.config.drain.timeout;
+        while app.open_sockets() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let _ = stop_http.send(());
+        let aborting = http.abort_handle();
+        match tokio::time::timeout_at(deadline + Duration::from_millis(500), http).await {
+            Ok(ended) => ended.context("HTTP ended badly")?.context("HTTP failed")?,
+            Err(_) => aborting.abort(),
+        }
+        app.shards.stop().await;
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+/// Accepts with `TCP_NODELAY`: frames are merged before they are written, and must not wait after that.
+struct NoDelay(TcpListener);
+
+impl axum::serve::Listener for NoDelay {
+    type Io = tokio::net::TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
+        let _ = stream.set_nodelay(true);
+        (stream, address)
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}

@@ -1,1 +1,59 @@
-fn main() {}
+//! The program: arguments, configuration, logging, and off to [`switchyard::run`].
+
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use switchyard::cli::{Cli, Command, Serve, Token};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().chosen() {
+        Command::Serve(args) => serve(&args),
+        Command::Token(args) => token(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("switchyard: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: &Serve) -> anyhow::Result<()> {
+    let config = args.configuration(std::env::vars_os().collect(), &random()?)?;
+    switchyard::log::start(&config.log)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(async { switchyard::run(config, signal()?).await })
+}
+
+fn token(args: &Token) -> anyhow::Result<()> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970")?;
+    println!(
+        "{}",
+        args.mint(std::env::vars_os().collect(), now.as_secs(), &random()?)?
+    );
+    Ok(())
+}
+
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .ok()
+        .context("the system has no random numbers")?;
+    Ok(bytes)
+}
+
+/// Ends when the process is asked to end. Both signals are watched from the call on, not from the first poll.
+fn signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    })
+}

@@ -1,0 +1,166 @@
+//! The browser's half of section 3 of the protocol's document: what a frame does to the lane and the pipes.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use switchyard_signaling::{
+    frame::{self, Frame, Frames, Kind, LossyHeader, Reliable},
+    lane::{Arrival, Polled},
+    message::ServerControl,
+};
+
+use super::{Browser, Event, Incoming, Lane, Pipe, URGENT_BYTES};
+
+impl Browser {
+    pub(super) fn take_frames(&mut self, now: Instant, pipe: Pipe, message: Bytes) {
+        self.pipes.heard(now, pipe);
+        for frame in Frames::new(message) {
+            match frame {
+                Ok(frame) => self.take_frame(now, pipe, frame),
+                Err(error) => return self.violation(format!("frame: {error}")),
+            }
+        }
+    }
+
+    fn take_frame(&mut self, now: Instant, pipe: Pipe, frame: Frame) {
+        match frame {
+            Frame::Reliable { lane_seq, ack, body } => {
+                self.take_ack(ack);
+                let bytes = if let Reliable::Chunk(_, payload) = &body {
+                    payload.len()
+                } else {
+                    0
+                };
+                match self.receiver.handle(lane_seq, bytes, now) {
+                    Arrival::Next => self.take_body(body),
+                    Arrival::Duplicate => {}
+                    // A pipe that was left may have a hole at its end, which the new pipe fills.
+                    Arrival::Ahead if self.pipes.attached() != Some(pipe) => {}
+                    Arrival::Ahead => {
+                        let last = self.receiver.ack();
+                        self.violation(format!("lane gap: frame {lane_seq} came after {last}"));
+                    }
+                }
+            }
+            Frame::Lossy(header, payload) => {
+                let LossyHeader {
+                    text,
+                    room,
+                    sender,
+                    stream,
+                    target,
+                    ..
+                } = header;
+                let lane = Lane::Lossy;
+                self.events.push_back(Event::Message(Incoming {
+                    room,
+                    sender,
+                    stream,
+                    lane,
+                    target,
+                    text,
+                    payload,
+                }));
+            }
+            Frame::Ack(ack) => self.take_ack(ack),
+            Frame::Ping(nonce) => {
+                let urgent = self.urgent(pipe);
+                if urgent.len() < URGENT_BYTES {
+                    frame::put_pong(urgent, nonce);
+                }
+            }
+            Frame::Pong(nonce) => self.pipes.pong(now, nonce),
+            Frame::Attached { generation, ack } => {
+                if let Some(pipe) = self.pipes.confirmed(now, generation) {
+                    if !self.sender.attach(ack) {
+                        self.violation(format!("ATTACHED acknowledges {ack}, which was never sent"));
+                    }
+                    if pipe == Pipe::Channel {
+                        self.losses = 0;
+                        self.lossy_waiting.clear();
+                        self.lossy_waiting_bytes = 0;
+                    }
+                    self.events.push_back(Event::Attached(pipe));
+                }
+            }
+            Frame::Attach { .. } => self.violation("the server sent ATTACH".to_owned()),
+        }
+    }
+
+    fn take_ack(&mut self, ack: u32) {
+        if !self.sender.handle_ack(ack) {
+            self.violation(format!("acknowledgement of {ack}, which was never sent"));
+        }
+    }
+
+    fn take_body(&mut self, body: Reliable) {
+        let (header, payload) = match body {
+            Reliable::Chunk(header, payload) => (header, payload),
+            Reliable::Gap {
+                room,
+                sender,
+                stream,
+                count,
+            } => {
+                self.assembly.handle_gap((room, sender, stream));
+                return self.events.push_back(Event::Gap {
+                    room,
+                    sender,
+                    stream,
+                    count,
+                });
+            }
+        };
+        let complete = match self.assembly.handle(header, payload) {
+            Ok(Some(complete)) => complete,
+            Ok(None) => return,
+            Err(error) => return self.violation(format!("chunk: {error}")),
+        };
+        let room = complete.room;
+        if complete.kind == Kind::Data {
+            return self.events.push_back(Event::Message(Incoming {
+                room,
+                sender: complete.sender,
+                stream: complete.stream,
+                lane: Lane::Reliable,
+                target: complete.target,
+                text: complete.text,
+                payload: complete.payload,
+            }));
+        }
+        match serde_json::from_slice(&complete.payload) {
+            Ok(control) => {
+                if let ServerControl::Left { .. } = control {
+                    self.assembly.forget_room(room);
+                    self.sender.forget_room(room);
+                    self.lossy_seq.retain(|stream, _| stream.0 != room);
+                }
+                self.events.push_back(Event::Control(room, control));
+            }
+            Err(error) => self.violation(format!("control message: {error}")),
+        }
+    }
+
+    pub(super) fn urgent(&mut self, pipe: Pipe) -> &mut BytesMut {
+        match pipe {
+            Pipe::Socket => &mut self.urgent_socket,
+            Pipe::Channel => &mut self.urgent_channel,
+        }
+    }
+
+    /// Appends frames of the lane up to this length.
+    pub(super) fn fill(&mut self, length: usize, message: &mut BytesMut) {
+        let ack = self.receiver.ack();
+        let mut any = false;
+        while self
+            .sender
+            .poll(ack, length.saturating_sub(message.len()), message)
+            == Polled::Frame
+        {
+            any = true;
+        }
+        if any {
+            self.receiver.acknowledged();
+        }
+    }
+}

@@ -1,0 +1,620 @@
+//! A simulated browser: one session of the protocol with its WebSocket and its peer connection, without sockets.
+//!
+//! It does what the browser client in `client/src/` does, over the same wire, and uses the lane of
+//! `switchyard-signaling` as it is. It never opens a socket or reads a clock, and it keeps no account of what it
+//! received: that is [`crate::account`]'s.
+//!
+//! Order of calls. Give it what happens: [`handle_socket_open`](Browser::handle_socket_open),
+//! [`handle_text`](Browser::handle_text), [`handle_binary`](Browser::handle_binary),
+//! [`handle_datagram`](Browser::handle_datagram) and so on, [`handle_timeout`](Browser::handle_timeout) when
+//! [`poll_timeout`](Browser::poll_timeout) is due, and commands such as [`join`](Browser::join) and
+//! [`send`](Browser::send). After each, or after a batch of them, take everything from
+//! [`poll_event`](Browser::poll_event) and [`poll_datagram`](Browser::poll_datagram), and from
+//! [`poll_socket`](Browser::poll_socket) as long as the WebSocket can take more.
+
+mod event;
+mod frames;
+mod pipes;
+mod webrtc;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use switchyard_signaling::{
+    Code,
+    assembly::Assembly,
+    frame::{self, Kind, LossyHeader, Target},
+    lane::{Message, Overflow, Receiver, Sender},
+    limits::{self, Limits},
+    message::{ClientControl, ClientText, Resume, ServerText, to_json},
+};
+
+pub use self::event::{BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput};
+
+use self::pipes::Pipes;
+use crate::{
+    netsim::Datagram,
+    peer::{Channel, Peer},
+};
+
+/// A simulated browser with one session.
+pub struct Browser {
+    config: BrowserConfig,
+    limits: Limits,
+    socket: Socket,
+    session: Option<Resume>,
+    joins: VecDeque<ClientText>,
+    next_request: u32,
+    peer: Option<Peer>,
+    peer_number: u32,
+    /// Which of the channels are open, reliable and lossy.
+    open: (bool, bool),
+    /// Until when the peer connection must have opened its reliable channel.
+    deadline: Option<Instant>,
+    retry: Option<Instant>,
+    losses: u32,
+    pipes: Pipes,
+    sender: Sender,
+    receiver: Receiver,
+    assembly: Assembly,
+    /// Frames without a lane for each pipe: they go before the lane's.
+    urgent_socket: BytesMut,
+    urgent_channel: BytesMut,
+    lossy_seq: BTreeMap<(u16, u16), u32>,
+    /// Lossy frames that wait for the WebSocket.
+    lossy_waiting: VecDeque<Bytes>,
+    lossy_waiting_bytes: usize,
+    lossy_dropped: u64,
+    stalled: bool,
+    inbox: VecDeque<FromSocket>,
+    inbox_bytes: usize,
+    events: VecDeque<Event>,
+}
+
+#[derive(Debug, Default)]
+struct Socket {
+    open: bool,
+    welcomed: bool,
+    texts: VecDeque<String>,
+    ping_interval: Option<Duration>,
+    next_ping: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum FromSocket {
+    Text(String),
+    Binary(Bytes),
+}
+
+/// What a stalled browser holds of a WebSocket that was read on all the same: more than a replay limit.
+const INBOX_BYTES: usize = 4 * 1024 * 1024;
+/// PONGs and the like that wait for a pipe; more of them are left out.
+const URGENT_BYTES: usize = 4 * 1024;
+/// Bytes of unfinished messages.
+const ASSEMBLY_BYTES: usize = 4 * 1024 * 1024;
+
+impl Browser {
+    /// A browser that has not connected yet.
+    pub fn new(now: Instant, config: BrowserConfig) -> Self {
+        let limits = Limits::default();
+        Self {
+            config,
+            socket: Socket::default(),
+            session: None,
+            joins: VecDeque::new(),
+            next_request: 1,
+            peer: None,
+            peer_number: 0,
+            open: (false, false),
+            deadline: None,
+            retry: None,
+            losses: 0,
+            pipes: Pipes::new(now),
+            sender: Sender::new(limits.replay_limit_bytes),
+            receiver: Receiver::default(),
+            assembly: Assembly::new(limits.max_message_bytes, ASSEMBLY_BYTES),
+            limits,
+            urgent_socket: BytesMut::new(),
+            urgent_channel: BytesMut::new(),
+            lossy_seq: BTreeMap::new(),
+            lossy_waiting: VecDeque::new(),
+            lossy_waiting_bytes: 0,
+            lossy_dropped: 0,
+            stalled: false,
+            inbox: VecDeque::new(),
+            inbox_bytes: 0,
+            events: VecDeque::new(),
+        }
+    }
+
+    // ---- commands ----
+
+    /// Asks to join a room, as soon as there is a WebSocket. The first join carries the first offer. Returns the
+    /// request's number, which `joined` or a refusal repeats.
+    pub fn join(&mut self, now: Instant, room: &str, token: &str) -> u32 {
+        let id = self.request();
+        let join = ClientText::Join {
+            id,
+            room: room.to_owned(),
+            token: token.to_owned(),
+            offer: None,
+        };
+        self.joins.push_back(join);
+        self.send_joins(now);
+        id
+    }
+
+    /// Sends a message to members of a room.
+    pub fn send(&mut self, now: Instant, message: Outgoing) -> Result<(), SendError> {
+        if self.session.is_none() {
+            return Err(SendError::NoSession);
+        }
+        let len = message.payload.len();
+        let limit = match message.lane {
+            Lane::Reliable => self.limits.max_message_bytes,
+            Lane::Lossy => self.limits.max_lossy_bytes,
+        };
+        if len > limit {
+            return Err(SendError::TooLarge { len, limit });
+        }
+        if !message.target.is_encodable() {
+            return Err(SendError::BadTarget);
+        }
+        match message.lane {
+            Lane::Lossy => self.send_lossy(now, message),
+            Lane::Reliable => {
+                let Outgoing {
+                    room,
+                    stream,
+                    target,
+                    text,
+                    payload,
+                    ..
+                } = message;
+                let (kind, at) = (Kind::Data, now);
+                self.push(
+                    room,
+                    Message {
+                        kind,
+                        text,
+                        sender: 0,
+                        stream,
+                        target,
+                        payload,
+                        at,
+                    },
+                )?;
+            }
+        }
+        self.pump(now);
+        Ok(())
+    }
+
+    /// Leaves a room, changes its topics, or signals: a control message, in order with the rest.
+    pub fn control(&mut self, now: Instant, room: u16, control: &ClientControl) -> Result<(), SendError> {
+        if self.session.is_none() {
+            return Err(SendError::NoSession);
+        }
+        let payload = Bytes::from(to_json(control));
+        let (kind, target) = (Kind::Control, Target::Room);
+        self.push(
+            room,
+            Message {
+                kind,
+                text: true,
+                sender: 0,
+                stream: 0,
+                target,
+                payload,
+                at: now,
+            },
+        )?;
+        self.pump(now);
+        Ok(())
+    }
+
+    /// A number for a request, never used before.
+    pub fn request(&mut self) -> u32 {
+        let id = self.next_request;
+        self.next_request += 1;
+        id
+    }
+
+    /// Moves to this pipe now, if it is there.
+    pub fn attach(&mut self, now: Instant, pipe: Pipe) {
+        let there = match pipe {
+            Pipe::Socket => self.socket.welcomed && self.session.is_some(),
+            Pipe::Channel => self.open.0,
+        };
+        if there && !self.stalled {
+            let generation = self.pipes.begin(now, pipe);
+            let ack = self.receiver.ack();
+            frame::put_attach(self.urgent(pipe), generation, ack);
+            self.pump(now);
+        }
+    }
+
+    /// Makes a new peer connection in place of the old one.
+    pub fn offer(&mut self, now: Instant) {
+        if !self.socket.welcomed {
+            // There is nobody to offer to: look again later.
+            self.retry = Some(now + self.config.retry);
+        } else if let Some(offer) = self.make_peer(now) {
+            self.socket.texts.push_back(to_json(&ClientText::Offer(offer)));
+        }
+    }
+
+    /// From now on its datagrams leave from another address. No new offer is made.
+    pub fn change_address(&mut self, now: Instant, address: SocketAddr) {
+        if self.config.address.is_some() {
+            self.config.address = Some(address);
+        }
+        if let Some(peer) = &mut self.peer {
+            peer.change_address(now, address);
+        }
+    }
+
+    /// A stalled page reads nothing and says nothing, while ICE, DTLS and SCTP go on beneath it until the receive
+    /// window is closed. While it is stalled the WebSocket should not be read: see [`reads_socket`](Self::reads_socket).
+    pub fn set_stalled(&mut self, now: Instant, stalled: bool) {
+        self.stalled = stalled;
+        if stalled {
+            return;
+        }
+        self.pipes.heard_all(now);
+        self.inbox_bytes = 0;
+        for input in std::mem::take(&mut self.inbox) {
+            match input {
+                FromSocket::Text(text) => self.take_text(now, &text),
+                FromSocket::Binary(message) => self.take_frames(now, Pipe::Socket, message),
+            }
+        }
+        if self.open.0 && self.config.moves_by_itself && self.pipes.attached() == Some(Pipe::Socket) {
+            self.attach(now, Pipe::Channel);
+        }
+        self.pump(now);
+    }
+
+    /// Ends the session.
+    pub fn bye(&mut self) {
+        self.socket.texts.push_back(to_json(&ClientText::Bye));
+        if let Some(peer) = &mut self.peer {
+            peer.close();
+        }
+    }
+
+    // ---- inputs ----
+
+    /// A WebSocket to `/v1/connect` is open. With a session it is offered as a further pipe.
+    pub fn handle_socket_open(&mut self, now: Instant) {
+        self.socket = Socket {
+            open: true,
+            ..Socket::default()
+        };
+        self.urgent_socket.clear();
+        let hello = ClientText::Hello {
+            v: limits::VERSION,
+            client: Some("switchyard-loadtest".to_owned()),
+            resume: self.session.clone(),
+        };
+        self.socket.texts.push_back(to_json(&hello));
+        self.pump(now);
+    }
+
+    /// The WebSocket is gone.
+    pub fn handle_socket_closed(&mut self, now: Instant) {
+        self.socket = Socket::default();
+        self.inbox.clear();
+        self.inbox_bytes = 0;
+        self.pipes.lost(Pipe::Socket);
+        self.pump(now);
+    }
+
+    /// A text message has arrived.
+    pub fn handle_text(&mut self, now: Instant, text: &str) {
+        if self.stalled {
+            self.keep(text.len(), FromSocket::Text(text.to_owned()));
+        } else {
+            self.take_text(now, text);
+            self.pump(now);
+        }
+    }
+
+    /// A binary message has arrived.
+    pub fn handle_binary(&mut self, now: Instant, message: Bytes) {
+        if self.stalled {
+            self.keep(message.len(), FromSocket::Binary(message));
+        } else {
+            self.take_frames(now, Pipe::Socket, message);
+            self.pump(now);
+        }
+    }
+
+    /// A datagram has arrived.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
+        if let Some(peer) = &mut self.peer {
+            peer.handle_datagram(now, from, payload);
+            self.pump(now);
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if let Some(peer) = &mut self.peer
+            && peer.poll_timeout().is_some_and(|at| at <= now)
+        {
+            peer.handle_timeout(now);
+        }
+        if !self.stalled {
+            self.keep_alive(now);
+        }
+        self.pump(now);
+    }
+
+    // ---- outputs ----
+
+    /// When `handle_timeout` is due.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let peer = self.peer.as_mut().and_then(Peer::poll_timeout);
+        if self.stalled {
+            return peer;
+        }
+        let waiting = self.sender.unacknowledged() > 0;
+        let ack = self.pipes.attached().and(self.receiver.poll_timeout());
+        let pipes = self.pipes.poll_timeout(waiting, self.socket.welcomed);
+        let own = [self.socket.next_ping, self.retry, self.deadline, ack, pipes];
+        own.into_iter().chain([peer]).flatten().min()
+    }
+
+    /// The next datagram to send.
+    pub fn poll_datagram(&mut self) -> Option<Datagram> {
+        self.peer.as_mut()?.poll_datagram()
+    }
+
+    /// The next message for the WebSocket. Ask only as long as the WebSocket can take it: what is not asked for
+    /// stays in the lane, where it can still move to another pipe.
+    pub fn poll_socket(&mut self) -> Option<SocketOutput> {
+        if !self.socket.open || self.stalled {
+            return None;
+        }
+        if let Some(text) = self.socket.texts.pop_front() {
+            return Some(SocketOutput::Text(text));
+        }
+        let mut message = std::mem::take(&mut self.urgent_socket);
+        if self.pipes.attached() == Some(Pipe::Socket) {
+            self.fill(limits::SOCKET_MESSAGE_BYTES, &mut message);
+            while let Some(lossy) = self.lossy_waiting.front()
+                && message.len() + lossy.len() <= limits::SOCKET_MESSAGE_BYTES
+            {
+                message.extend_from_slice(lossy);
+                self.lossy_waiting_bytes -= lossy.len();
+                self.lossy_waiting.pop_front();
+            }
+        }
+        (!message.is_empty()).then(|| SocketOutput::Binary(message.freeze()))
+    }
+
+    /// What has happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether the WebSocket should be read.
+    pub fn reads_socket(&self) -> bool {
+        !self.stalled
+    }
+
+    /// The pipe that frames go over.
+    pub fn attached(&self) -> Option<Pipe> {
+        self.pipes.attached()
+    }
+
+    /// The last round trip of a PING, on whichever pipe.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.pipes.round_trip()
+    }
+
+    /// Bytes in the reliable lane, waiting or unacknowledged.
+    pub fn held_bytes(&self) -> usize {
+        self.sender.held_bytes()
+    }
+
+    /// Lossy messages dropped before sending because the pipe was full.
+    pub fn lossy_dropped(&self) -> u64 {
+        self.lossy_dropped
+    }
+
+    // ---- the session ----
+
+    fn take_text(&mut self, now: Instant, text: &str) {
+        let message = match serde_json::from_str(text) {
+            Ok(message) => message,
+            Err(error) => return self.violation(format!("text message: {error}")),
+        };
+        match message {
+            ServerText::Welcome {
+                resumed,
+                limits,
+                ping_interval_ms,
+                ..
+            } => {
+                self.welcome(now, resumed, limits, Duration::from_millis(ping_interval_ms));
+            }
+            ServerText::Session { session, key } => {
+                self.events.push_back(Event::Session(session.clone()));
+                self.session = Some(Resume { session, key });
+                self.pipes.first(now);
+                self.events.push_back(Event::Attached(Pipe::Socket));
+            }
+            ServerText::Answer(answer) => {
+                if answer.pc == self.peer_number
+                    && let Some(peer) = &mut self.peer
+                    && let Err(error) = peer.handle_answer(now, &answer.sdp)
+                {
+                    self.violation(format!("answer: {error}"));
+                    self.lose_peer(now);
+                }
+            }
+            ServerText::Renegotiate { .. } => {
+                // The server has left the data channel already; an ATTACH makes the WebSocket ours too.
+                if self.config.address.is_some() {
+                    self.lose_peer(now);
+                    self.offer(now);
+                }
+            }
+            ServerText::Pong { .. } => {}
+            ServerText::Error(refusal) => {
+                match refusal.code {
+                    // It is about a move that a later one overtook on another pipe; the later one stands.
+                    Code::StaleAttach => {}
+                    Code::UnknownSession => self.events.push_back(Event::SessionLost),
+                    Code::BadOffer => self.lose_peer(now),
+                    Code::WebrtcDisabled => {
+                        self.config.address = None;
+                        self.lose_peer(now);
+                        self.retry = None;
+                    }
+                    _ => {}
+                }
+                self.events.push_back(Event::Refused(refusal));
+            }
+            ServerText::Draining { .. } => self.events.push_back(Event::Draining),
+        }
+    }
+
+    fn welcome(&mut self, now: Instant, resumed: bool, limits: Limits, ping_interval: Duration) {
+        self.socket.welcomed = true;
+        // A server that wants no pings says 0.
+        self.socket.ping_interval = (!ping_interval.is_zero()).then_some(ping_interval);
+        self.socket.next_ping = self.socket.ping_interval.map(|interval| now + interval);
+        self.events.push_back(Event::Welcome);
+        match (self.session.is_some(), resumed) {
+            (false, _) => {
+                self.sender = Sender::new(limits.replay_limit_bytes);
+                self.assembly = Assembly::new(limits.max_message_bytes, ASSEMBLY_BYTES);
+                self.limits = limits;
+                self.send_joins(now);
+            }
+            (true, true) => {
+                if self.pipes.attached() != Some(Pipe::Channel) {
+                    self.attach(now, Pipe::Socket);
+                }
+            }
+            (true, false) => self.events.push_back(Event::SessionLost),
+        }
+    }
+
+    fn send_joins(&mut self, now: Instant) {
+        if !self.socket.welcomed {
+            return;
+        }
+        while let Some(mut join) = self.joins.pop_front() {
+            if let ClientText::Join { offer, .. } = &mut join
+                && self.peer_number == 0
+            {
+                *offer = self.make_peer(now);
+            }
+            self.socket.texts.push_back(to_json(&join));
+        }
+    }
+
+    fn push(&mut self, room: u16, message: Message) -> Result<(), SendError> {
+        if !self.sender.has_room(message.payload.len()) {
+            return Err(SendError::BufferFull);
+        }
+        self.sender
+            .push(room, Arc::new(message))
+            .map_err(|Overflow| SendError::BufferFull)
+    }
+
+    fn send_lossy(&mut self, now: Instant, message: Outgoing) {
+        let Outgoing {
+            room,
+            stream,
+            target,
+            text,
+            payload,
+            ..
+        } = message;
+        let seq = self.lossy_seq.entry((room, stream)).or_default();
+        *seq = seq.wrapping_add(1);
+        let header = LossyHeader {
+            text,
+            room,
+            sender: 0,
+            stream,
+            seq: *seq,
+            target,
+        };
+        let mut frame = BytesMut::new();
+        frame::put_lossy(&mut frame, &header, &payload);
+        let mut open = self.peer.as_mut().filter(|_| self.open.1);
+        let has_room = open
+            .as_mut()
+            .is_some_and(|peer| peer.outstanding_bytes(Channel::Lossy) < limits::PIPE_BYTES);
+        match (self.pipes.attached(), open.filter(|_| has_room)) {
+            (Some(Pipe::Socket), _) => {
+                self.lossy_waiting_bytes += frame.len();
+                self.lossy_waiting.push_back(frame.freeze());
+                while self.lossy_waiting_bytes > limits::PIPE_BYTES
+                    && let Some(oldest) = self.lossy_waiting.pop_front()
+                {
+                    self.lossy_waiting_bytes -= oldest.len();
+                    self.lossy_dropped += 1;
+                }
+            }
+            (Some(Pipe::Channel), Some(peer)) => {
+                if peer.send(now, Channel::Lossy, &frame).is_err() {
+                    self.lossy_dropped += 1;
+                }
+            }
+            _ => self.lossy_dropped += 1,
+        }
+    }
+
+    fn violation(&mut self, what: String) {
+        self.events.push_back(Event::Violation(what));
+    }
+
+    fn keep(&mut self, bytes: usize, input: FromSocket) {
+        self.inbox_bytes += bytes;
+        if self.inbox_bytes > INBOX_BYTES {
+            self.violation("a stalled page was sent more than it can hold".to_owned());
+            self.inbox.clear();
+            self.socket = Socket::default();
+            self.pipes.lost(Pipe::Socket);
+        } else {
+            self.inbox.push_back(input);
+        }
+    }
+
+    // ---- time ----
+
+    fn keep_alive(&mut self, now: Instant) {
+        if self.socket.next_ping.is_some_and(|at| at <= now) {
+            self.socket.texts.push_back(to_json(&ClientText::Ping { t: 0 }));
+            self.socket.next_ping = self.socket.ping_interval.map(|interval| now + interval);
+        }
+        let silent = self.socket.welcomed && self.pipes.is_silent(now);
+        let too_slow = self.deadline.is_some_and(|at| at <= now);
+        if silent || too_slow || self.pipes.expired(now) == Some(Pipe::Channel) {
+            self.lose_peer(now);
+        }
+        let waiting = self.sender.unacknowledged() > 0;
+        if let Some((pipe, nonce)) = self.pipes.ping(now, waiting) {
+            frame::put_ping(self.urgent(pipe), nonce);
+        }
+        if self.retry.is_some_and(|at| at <= now) {
+            self.retry = None;
+            self.offer(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

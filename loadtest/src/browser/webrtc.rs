@@ -1,0 +1,118 @@
+//! How a browser comes by a peer connection, fills it, and gives it up.
+
+use std::time::{Duration, Instant};
+
+use switchyard_signaling::{frame, limits, message::Description};
+
+use super::{Browser, Event, Pipe};
+use crate::peer::{Channel, Peer, PeerError, PeerEvent};
+
+/// A peer connection that has not opened by then is given up; a browser's ICE takes as long to fail.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+impl Browser {
+    /// A new peer connection and its offer.
+    pub(super) fn make_peer(&mut self, now: Instant) -> Option<Description> {
+        let address = self.config.address?;
+        self.peer_number += 1;
+        self.open = (false, false);
+        self.deadline = Some(now + CONNECT_TIMEOUT);
+        self.retry = None;
+        self.urgent_channel.clear();
+        match Peer::new(now, address) {
+            Ok((peer, sdp)) => {
+                self.peer = Some(peer);
+                Some(Description {
+                    pc: self.peer_number,
+                    sdp,
+                })
+            }
+            Err(error) => {
+                self.violation(format!("peer connection: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Gives the peer connection up, goes on over the WebSocket, and tries another one later.
+    pub(super) fn lose_peer(&mut self, now: Instant) {
+        self.peer = None;
+        self.deadline = None;
+        self.open = (false, false);
+        self.urgent_channel.clear();
+        self.events.push_back(Event::PeerLost);
+        let was_attached = self.pipes.attached() == Some(Pipe::Channel);
+        self.pipes.lost(Pipe::Channel);
+        let wait = self
+            .config
+            .retry
+            .saturating_mul(1 << self.losses.min(8))
+            .min(LONGEST_RETRY);
+        self.losses += 1;
+        self.retry = Some(now + wait);
+        if was_attached {
+            self.attach(now, Pipe::Socket);
+        }
+    }
+
+    /// Takes what the peer connection has, and gives it what it can send.
+    pub(super) fn pump(&mut self, now: Instant) {
+        while let Some(event) = self.peer.as_mut().and_then(Peer::poll_event) {
+            self.events.push_back(Event::Peer(event));
+            match event {
+                PeerEvent::Open(Channel::Reliable) => {
+                    self.open.0 = true;
+                    self.deadline = None;
+                    if self.config.moves_by_itself {
+                        self.attach(now, Pipe::Channel);
+                    }
+                }
+                PeerEvent::Open(Channel::Lossy) => self.open.1 = true,
+                PeerEvent::Failed => self.lose_peer(now),
+                PeerEvent::IceConnected | PeerEvent::DtlsConnected => {}
+            }
+        }
+        if self.stalled {
+            return;
+        }
+        while let Some((_, message)) = self.peer.as_mut().and_then(Peer::poll_message) {
+            self.take_frames(now, Pipe::Channel, message);
+        }
+        if self.receiver.poll_timeout().is_some_and(|at| at <= now)
+            && let Some(pipe) = self.pipes.attached()
+        {
+            let ack = self.receiver.ack();
+            frame::put_ack(self.urgent(pipe), ack);
+            self.receiver.acknowledged();
+        }
+        if let Err(error) = self.pump_channel(now) {
+            self.violation(format!("data channel: {error}"));
+            self.lose_peer(now);
+        }
+    }
+
+    fn pump_channel(&mut self, now: Instant) -> Result<(), PeerError> {
+        while self.open.0
+            && let Some(mut peer) = self.peer.take()
+        {
+            let mut message = std::mem::take(&mut self.urgent_channel);
+            if self.pipes.attached() == Some(Pipe::Channel)
+                && peer.outstanding_bytes(Channel::Reliable) < limits::PIPE_BYTES
+            {
+                self.fill(limits::CHANNEL_MESSAGE_BYTES, &mut message);
+            }
+            let sent = if message.is_empty() {
+                Ok(())
+            } else {
+                peer.send(now, Channel::Reliable, &message)
+            };
+            self.peer = Some(peer);
+            sent?;
+            if message.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,31 @@
+//! Simulated browsers on simulated or real networks: the load program's parts, which the server's world tests use too.
+//!
+//! Without sockets and clocks, for both:
+//!
+//! - [`netsim`]: a network as a pure function of its seed;
+//! - [`browser`]: a simulated browser: session, WebSocket and peer connection;
+//! - [`peer`]: its peer connection with the two data channels;
+//! - [`account`]: what was sent, and what of it was lost, doubled or out of order;
+//! - [`histogram`]: latencies, counted in a bounded number of buckets;
+//! - [`rng`]: the seeded random numbers beneath.
+//!
+//! The load program, on real sockets:
+//!
+//! - [`driver`]: one browser on a WebSocket and a UDP socket;
+//! - [`run`]: many of them, from connecting to leaving;
+//! - [`report`]: the figures as a table and as JSON, and the bounds they are held to;
+//! - [`token`]: tokens for the simulated users.
+
+pub mod account;
+pub mod browser;
+pub mod driver;
+pub mod histogram;
+pub mod netsim;
+pub mod peer;
+pub mod report;
+pub mod rng;
+pub mod run;
+pub mod token;
+
+#[cfg(test)]
+mod answerer;

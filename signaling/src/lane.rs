@@ -1,0 +1,767 @@
+//! The reliable lane of one session in one direction: section 3.1 of `docs/protocol.md`.
+//!
+//! [`Sender`] numbers frames, keeps what is not acknowledged for the next pipe, cuts messages into chunks and decides
+//! which chunk goes next; [`Receiver`] says which frames are new and when an acknowledgement is due. Neither knows
+//! what a pipe is: the owner asks the sender for frames as long as its pipe has room, and tells it when the pipe
+//! has changed. Chunks become messages again in [`crate::assembly`].
+//!
+//! Which goes next: replayed frames, then control messages, then notices of gaps, then messages of one chunk in the
+//! order of their arrival, between them, for every 16 KiB of those, one chunk of the longer messages, stream by
+//! stream in turn. A message never overtakes another of its own stream.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    frame::{self, Kind, Target},
+    limits::{ACK_BYTES, ACK_DELAY_MS, ACK_FRAMES, CHUNK_BYTES},
+};
+
+/// Bytes that a held frame or message counts beyond its payload, so that empty ones are bounded too.
+pub const OVERHEAD_BYTES: usize = 64;
+
+/// Streams with untold gaps that are kept apart; beyond it gaps are told for the room as a whole.
+const GAPS_APART: usize = 256;
+
+/// A whole message on its way to one or many receivers; shared between them.
+#[derive(Debug)]
+pub struct Message {
+    /// Data or control.
+    pub kind: Kind,
+    /// The payload is UTF-8.
+    pub text: bool,
+    /// Member number of the author; 0 from a client.
+    pub sender: u32,
+    /// The author's stream.
+    pub stream: u16,
+    /// Where it goes.
+    pub target: Target,
+    /// What the author gave.
+    pub payload: Bytes,
+    /// When it came into this process.
+    pub at: Instant,
+}
+
+impl Message {
+    fn is_one_chunk(&self) -> bool {
+        self.payload.len() <= CHUNK_BYTES
+    }
+}
+
+/// A stream as a receiver sees it: room handle, author, author's stream.
+pub type StreamKey = (u16, u32, u16);
+
+/// A control message found no room: its receiver is so far behind that it must start anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the receiver is too far behind")]
+pub struct Overflow;
+
+/// What [`Sender::poll`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// One frame was appended.
+    Frame,
+    /// The next frame is longer than the room given.
+    TooLong,
+    /// There is nothing to send.
+    Empty,
+}
+
+/// The sending half.
+///
+/// Order of calls: [`push`](Self::push) whatever is to be sent, [`poll`](Self::poll) until the pipe is full or
+/// nothing is left, [`handle_ack`](Self::handle_ack) on every acknowledgement, [`attach`](Self::attach) when the pipe
+/// has changed.
+#[derive(Debug)]
+pub struct Sender {
+    limit: usize,
+    next_seq: u32,
+    /// Unacknowledged frames; the last one has number `next_seq - 1`.
+    sent: VecDeque<Sent>,
+    /// How many of `sent`, from the front, are on the current pipe.
+    on_pipe: usize,
+    held: usize,
+    control: VecDeque<(u16, Arc<Message>)>,
+    control_offset: usize,
+    small: VecDeque<(u16, Arc<Message>)>,
+    bulk: BTreeMap<StreamKey, Bulk>,
+    turns: VecDeque<StreamKey>,
+    since_bulk: usize,
+    gaps: BTreeMap<StreamKey, u32>,
+    dropped: u64,
+}
+
+#[derive(Debug)]
+enum Sent {
+    Chunk {
+        room: u16,
+        message: Arc<Message>,
+        offset: u32,
+    },
+    Gap {
+        stream: StreamKey,
+        count: u32,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Bulk {
+    messages: VecDeque<Arc<Message>>,
+    offset: usize,
+}
+
+impl Sender {
+    /// A sender that holds at most `limit` bytes, counting [`OVERHEAD_BYTES`] for each frame and message.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            next_seq: 1,
+            sent: VecDeque::new(),
+            on_pipe: 0,
+            held: 0,
+            control: VecDeque::new(),
+            control_offset: 0,
+            small: VecDeque::new(),
+            bulk: BTreeMap::new(),
+            turns: VecDeque::new(),
+            since_bulk: 0,
+            gaps: BTreeMap::new(),
+            dropped: 0,
+        }
+    }
+
+    /// Whether a message of this many bytes can be pushed without anything being dropped.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.held + bytes + OVERHEAD_BYTES <= self.limit
+    }
+
+    /// Takes a message for the room with this handle.
+    ///
+    /// When the limit is passed, waiting data messages are dropped and their streams are told by a gap; a control
+    /// message that still finds no room is an [`Overflow`].
+    pub fn push(&mut self, room: u16, message: Arc<Message>) -> Result<(), Overflow> {
+        let bytes = message.payload.len();
+        let control = message.kind == Kind::Control;
+        if !self.has_room(bytes) {
+            self.drop_waiting();
+            if !self.has_room(bytes) {
+                if control {
+                    return Err(Overflow);
+                }
+                self.note_gap((room, message.sender, message.stream), 1);
+                return Ok(());
+            }
+        }
+        self.held += bytes + OVERHEAD_BYTES;
+        let stream = (room, message.sender, message.stream);
+        if control {
+            self.control.push_back((room, message));
+        } else if message.is_one_chunk() && (self.bulk.is_empty() || !self.bulk.contains_key(&stream)) {
+            self.small.push_back((room, message));
+        } else {
+            let bulk = self.bulk.entry(stream).or_default();
+            if bulk.messages.is_empty() {
+                self.turns.push_back(stream);
+            }
+            bulk.messages.push_back(message);
+        }
+        Ok(())
+    }
+
+    /// Appends the next frame, with its length, if it is no longer than `room` bytes. `ack` goes with it.
+    pub fn poll(&mut self, ack: u32, room: usize, out: &mut BytesMut) -> Polled {
+        if self.on_pipe < self.sent.len() {
+            return self.replay(ack, room, out);
+        }
+        // A message of one chunk must not overtake the longer ones of its stream that were pushed before it, and
+        // cannot: it is queued behind them. The longer one may overtake shorter ones of its stream, so those that
+        // wait in `small` go first when it is its turn.
+        let bulk_is_due = !self.bulk.is_empty() && (self.small.is_empty() || self.since_bulk >= CHUNK_BYTES);
+        let chunk = if let Some((handle, message)) = self.control.front() {
+            (*handle, message.clone(), self.control_offset)
+        } else if let Some((&stream, &count)) = self.gaps.first_key_value() {
+            return self.send_gap(stream, count, (ack, room), out);
+        } else if let Some(stream) = self
+            .turns
+            .front()
+            .copied()
+            .filter(|stream| bulk_is_due && !self.waits(stream))
+        {
+            let bulk = &self.bulk[&stream];
+            (stream.0, bulk.messages[0].clone(), bulk.offset)
+        } else if let Some((handle, message)) = self.small.front() {
+            (*handle, message.clone(), 0)
+        } else {
+            return Polled::Empty;
+        };
+        self.send_chunk(chunk, (ack, room), out)
+    }
+
+    /// Whether [`poll`](Self::poll) would have something, given room.
+    pub fn is_ready(&self) -> bool {
+        self.on_pipe < self.sent.len()
+            || !self.control.is_empty()
+            || !self.small.is_empty()
+            || !self.turns.is_empty()
+            || !self.gaps.is_empty()
+    }
+
+    /// Forgets what the receiver has; an acknowledgement of what was never sent is ignored and `false` returned.
+    pub fn handle_ack(&mut self, ack: u32) -> bool {
+        let first = self.next_seq.wrapping_sub(self.sent.len() as u32);
+        let count = ack.wrapping_sub(first).wrapping_add(1);
+        if count as usize > self.sent.len() {
+            // An old acknowledgement wraps to a huge count as well; it tells nothing new.
+            return first.wrapping_sub(ack) < 1 << 31;
+        }
+        for sent in self.sent.drain(..count as usize) {
+            self.held -= sent.cost();
+        }
+        self.on_pipe = self.on_pipe.saturating_sub(count as usize);
+        true
+    }
+
+    /// The pipe has changed: what the receiver does not have is sent again.
+    pub fn attach(&mut self, ack: u32) -> bool {
+        let known = self.handle_ack(ack);
+        self.on_pipe = 0;
+        known
+    }
+
+    /// Forgets what waits for a room that was left. What has a number stays, for the lane must not have holes.
+    pub fn forget_room(&mut self, handle: u16) {
+        let mut freed = 0;
+        self.small.retain(|(room, message)| {
+            let keep = *room != handle;
+            freed += if keep {
+                0
+            } else {
+                message.payload.len() + OVERHEAD_BYTES
+            };
+            keep
+        });
+        self.bulk.retain(|stream, bulk| {
+            let keep = stream.0 != handle;
+            freed += if keep { 0 } else { bulk.cost() };
+            keep
+        });
+        self.turns.retain(|stream| stream.0 != handle);
+        self.gaps.retain(|stream, _| stream.0 != handle);
+        self.held -= freed;
+    }
+
+    /// Bytes sent and not acknowledged, bytes waiting; overhead included.
+    pub fn held_bytes(&self) -> usize {
+        self.held
+    }
+
+    /// Frames sent and not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// The number of the next new frame.
+    pub fn next_seq(&self) -> u32 {
+        self.next_seq
+    }
+
+    /// Messages dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether a shorter message of the stream waits in front of the long ones.
+    fn waits(&self, stream: &StreamKey) -> bool {
+        self.small
+            .iter()
+            .any(|(room, message)| (*room, message.sender, message.stream) == *stream)
+    }
+
+    fn replay(&mut self, ack: u32, room: usize, out: &mut BytesMut) -> Polled {
+        let lane_seq = self
+            .next_seq
+            .wrapping_sub((self.sent.len() - self.on_pipe) as u32);
+        let sent = &self.sent[self.on_pipe];
+        if sent.frame_len() > room {
+            return Polled::TooLong;
+        }
+        sent.put((lane_seq, ack), out);
+        self.on_pipe += 1;
+        Polled::Frame
+    }
+
+    fn send_gap(
+        &mut self,
+        stream: StreamKey,
+        count: u32,
+        (ack, room): (u32, usize),
+        out: &mut BytesMut,
+    ) -> Polled {
+        let sent = Sent::Gap { stream, count };
+        if sent.frame_len() > room {
+            return Polled::TooLong;
+        }
+        self.gaps.remove(&stream);
+        self.held += sent.cost();
+        self.send(sent, ack, out);
+        Polled::Frame
+    }
+
+    fn send_chunk(
+        &mut self,
+        (handle, message, offset): (u16, Arc<Message>, usize),
+        (ack, room): (u32, usize),
+        out: &mut BytesMut,
+    ) -> Polled {
+        let (kind, one_chunk) = (message.kind, message.is_one_chunk());
+        let stream = (handle, message.sender, message.stream);
+        let sent = Sent::Chunk {
+            room: handle,
+            message,
+            offset: offset as u32,
+        };
+        if sent.frame_len() > room {
+            return Polled::TooLong;
+        }
+        let end = sent.end();
+        let (payload, last) = (end - offset, sent.is_last());
+        // What waited as a message is held as frames: one overhead each.
+        self.held += if last { 0 } else { OVERHEAD_BYTES };
+        if kind == Kind::Control {
+            self.control_offset = if last { 0 } else { end };
+            if last {
+                self.control.pop_front();
+            }
+        } else if offset == 0 && one_chunk && !self.is_turn_of(&stream, &sent) {
+            self.small.pop_front();
+            self.since_bulk += payload + OVERHEAD_BYTES;
+        } else {
+            self.since_bulk = 0;
+            self.turns.pop_front();
+            let bulk = self.bulk.get_mut(&stream).expect("a stream in turns is in bulk");
+            bulk.offset = if last { 0 } else { end };
+            if last {
+                bulk.messages.pop_front();
+            }
+            if bulk.messages.is_empty() {
+                self.bulk.remove(&stream);
+            } else {
+                self.turns.push_back(stream);
+            }
+        }
+        self.send(sent, ack, out);
+        Polled::Frame
+    }
+
+    /// Whether a message of one chunk comes from behind a longer one of its stream rather than from `small`.
+    fn is_turn_of(&self, stream: &StreamKey, sent: &Sent) -> bool {
+        let Sent::Chunk { message, .. } = sent else {
+            return false;
+        };
+        self.turns.front() == Some(stream)
+            && self
+                .bulk
+                .get(stream)
+                .is_some_and(|bulk| Arc::ptr_eq(&bulk.messages[0], message))
+    }
+
+    fn send(&mut self, sent: Sent, ack: u32, out: &mut BytesMut) {
+        sent.put((self.next_seq, ack), out);
+        self.sent.push_back(sent);
+        self.on_pipe += 1;
+        self.next_seq = self.next_seq.wrapping_add(1);
+    }
+
+    fn drop_waiting(&mut self) {
+        for (room, message) in std::mem::take(&mut self.small) {
+            self.held -= message.payload.len() + OVERHEAD_BYTES;
+            self.note_gap((room, message.sender, message.stream), 1);
+        }
+        self.turns.clear();
+        for (stream, bulk) in std::mem::take(&mut self.bulk) {
+            self.held -= bulk.cost();
+            self.note_gap(stream, bulk.messages.len() as u32);
+        }
+    }
+
+    fn note_gap(&mut self, stream: StreamKey, count: u32) {
+        self.dropped += u64::from(count);
+        let whole_room = self.gaps.len() >= GAPS_APART && !self.gaps.contains_key(&stream);
+        let stream = if whole_room { (stream.0, 0, 0) } else { stream };
+        let told = self.gaps.entry(stream).or_default();
+        *told = told.saturating_add(count);
+    }
+}
+
+impl Sent {
+    fn end(&self) -> usize {
+        match self {
+            Self::Chunk { message, offset, .. } => message.payload.len().min(*offset as usize + CHUNK_BYTES),
+            Self::Gap { .. } => 0,
+        }
+    }
+
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Chunk { message, .. } if self.end() == message.payload.len())
+    }
+
+    fn cost(&self) -> usize {
+        match self {
+            Self::Chunk { offset, .. } => self.end() - *offset as usize + OVERHEAD_BYTES,
+            Self::Gap { .. } => OVERHEAD_BYTES,
+        }
+    }
+
+    fn frame_len(&self) -> usize {
+        match self {
+            Self::Chunk { message, offset, .. } => {
+                let target = (*offset == 0).then_some(&message.target);
+                frame::chunk_len(target, self.end() - *offset as usize)
+            }
+            Self::Gap { .. } => frame::chunk_len(None, 4),
+        }
+    }
+
+    fn put(&self, numbers: (u32, u32), out: &mut BytesMut) {
+        match self {
+            Self::Chunk {
+                room,
+                message,
+                offset,
+            } => {
+                let offset = *offset as usize;
+                frame::put_chunk(
+                    out,
+                    message.kind,
+                    message.text,
+                    numbers,
+                    *room,
+                    message.sender,
+                    message.stream,
+                    (offset == 0).then_some((&message.target, message.payload.len())),
+                    self.is_last(),
+                    &message.payload[offset..self.end()],
+                );
+            }
+            Self::Gap {
+                stream: (room, sender, stream),
+                count,
+            } => {
+                frame::put_gap(out, numbers, *room, *sender, *stream, *count);
+            }
+        }
+    }
+}
+
+impl Bulk {
+    /// Bytes held: the first message without the chunks already sent.
+    fn cost(&self) -> usize {
+        let bytes: usize = self
+            .messages
+            .iter()
+            .map(|message| message.payload.len() + OVERHEAD_BYTES)
+            .sum();
+        bytes - self.offset
+    }
+}
+
+/// What to do with a reliable frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is the next one: take it.
+    Next,
+    /// It was taken before: drop it.
+    Duplicate,
+    /// Frames before it are missing; the pipe is broken (`lane_gap`).
+    Ahead,
+}
+
+/// The receiving half.
+#[derive(Debug, Default)]
+pub struct Receiver {
+    last: u32,
+    frames: u32,
+    bytes: usize,
+    due: Option<Instant>,
+}
+
+impl Receiver {
+    /// Judges a frame by its number; `bytes` is its payload.
+    pub fn handle(&mut self, lane_seq: u32, bytes: usize, now: Instant) -> Arrival {
+        let ahead = lane_seq.wrapping_sub(self.last);
+        if ahead == 0 || ahead >= 1 << 31 {
+            // The sender repeats itself, so it does not know what arrived.
+            self.due = Some(now);
+            return Arrival::Duplicate;
+        }
+        if ahead > 1 {
+            return Arrival::Ahead;
+        }
+        self.last = lane_seq;
+        self.frames += 1;
+        self.bytes += bytes;
+        let full = self.frames >= ACK_FRAMES || self.bytes >= ACK_BYTES;
+        let due = if full {
+            now
+        } else {
+            self.due.unwrap_or(now + Duration::from_millis(ACK_DELAY_MS))
+        };
+        self.due = Some(due);
+        Arrival::Next
+    }
+
+    /// The acknowledgement to send: the last frame received in order.
+    pub fn ack(&self) -> u32 {
+        self.last
+    }
+
+    /// The acknowledgement has been sent, alone or with a frame.
+    pub fn acknowledged(&mut self) {
+        self.frames = 0;
+        self.bytes = 0;
+        self.due = None;
+    }
+
+    /// When an acknowledgement must be sent alone.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Frame, Frames, Reliable};
+
+    fn message(stream: u16, payload: impl Into<Bytes>) -> Arc<Message> {
+        Arc::new(Message {
+            kind: Kind::Data,
+            text: false,
+            sender: 1,
+            stream,
+            target: Target::Room,
+            payload: payload.into(),
+            at: Instant::now(),
+        })
+    }
+
+    fn control(payload: impl Into<Bytes>) -> Arc<Message> {
+        let mut message = Arc::into_inner(message(0, payload)).unwrap();
+        message.kind = Kind::Control;
+        Arc::new(message)
+    }
+
+    /// Everything the sender has, as (lane_seq, stream, payload length or gap count as negative).
+    fn drain(sender: &mut Sender) -> Vec<(u32, u16, i64)> {
+        let mut out = BytesMut::new();
+        while sender.poll(0, usize::MAX, &mut out) == Polled::Frame {}
+        Frames::new(out.freeze())
+            .map(|frame| match frame.unwrap() {
+                Frame::Reliable {
+                    lane_seq,
+                    body: Reliable::Chunk(header, payload),
+                    ..
+                } => (lane_seq, header.stream, payload.len() as i64),
+                Frame::Reliable {
+                    lane_seq,
+                    body: Reliable::Gap { stream, count, .. },
+                    ..
+                } => (lane_seq, stream, -i64::from(count)),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    const CHUNK: i64 = CHUNK_BYTES as i64;
+
+    #[test]
+    fn chunks_of_long_messages_take_turns_and_control_goes_first() {
+        let mut sender = Sender::new(1 << 20);
+        sender.push(1, message(5, vec![0; 2 * CHUNK_BYTES + 1])).unwrap();
+        sender.push(1, message(6, vec![0; CHUNK_BYTES + 2])).unwrap();
+        sender.push(1, message(7, vec![0; 10])).unwrap();
+        sender.push(1, control(vec![0; 3])).unwrap();
+        let sent = drain(&mut sender);
+        let expected = [
+            (1, 0, 3),
+            (2, 7, 10),
+            (3, 5, CHUNK),
+            (4, 6, CHUNK),
+            (5, 5, CHUNK),
+            (6, 6, 2),
+            (7, 5, 1),
+        ];
+        assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn a_flood_of_short_messages_does_not_starve_a_long_one_nor_wait_for_it() {
+        let mut sender = Sender::new(1 << 20);
+        sender.push(1, message(5, vec![0; 2 * CHUNK_BYTES])).unwrap();
+        for _ in 0..40 {
+            sender.push(1, message(7, vec![0; 1000])).unwrap();
+        }
+        let order: Vec<u16> = drain(&mut sender).iter().map(|(_, stream, _)| *stream).collect();
+        let places: Vec<usize> = (0..order.len()).filter(|&i| order[i] == 5).collect();
+        assert_eq!(places, [16, 33]);
+    }
+
+    #[test]
+    fn no_message_overtakes_another_of_its_stream() {
+        let mut sender = Sender::new(1 << 20);
+        sender.push(1, message(5, vec![0; 1])).unwrap();
+        sender.push(1, message(5, vec![0; CHUNK_BYTES + 2])).unwrap();
+        sender.push(1, message(5, vec![0; 3])).unwrap();
+        let lengths: Vec<i64> = drain(&mut sender).iter().map(|(_, _, length)| *length).collect();
+        assert_eq!(lengths, [1, CHUNK, 2, 3]);
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_is_sent_again_on_the_next_pipe_with_the_same_numbers() {
+        let mut sender = Sender::new(1 << 20);
+        for length in 1..=4 {
+            sender.push(1, message(5, vec![0; length])).unwrap();
+        }
+        assert_eq!(drain(&mut sender).len(), 4);
+        assert!(sender.attach(2));
+        sender.push(1, message(5, vec![0; 9])).unwrap();
+        assert_eq!(drain(&mut sender), [(3, 5, 3), (4, 5, 4), (5, 5, 9)]);
+        assert!(sender.handle_ack(5));
+        assert_eq!((sender.held_bytes(), sender.unacknowledged()), (0, 0));
+    }
+
+    #[test]
+    fn an_old_acknowledgement_changes_nothing_and_one_of_the_future_is_refused() {
+        let mut sender = Sender::new(1 << 20);
+        for _ in 0..3 {
+            sender.push(1, message(5, vec![0; 1])).unwrap();
+        }
+        drain(&mut sender);
+        assert!(sender.handle_ack(2));
+        assert!(sender.handle_ack(1));
+        assert_eq!(sender.unacknowledged(), 1);
+        assert!(!sender.handle_ack(4));
+        assert!(!sender.handle_ack(u32::MAX / 2 - 3));
+        assert_eq!(sender.unacknowledged(), 1);
+    }
+
+    #[test]
+    fn beyond_the_limit_waiting_messages_become_a_gap_at_their_place_and_numbers_have_no_hole() {
+        let mut sender = Sender::new(1000);
+        sender.push(1, message(5, vec![0; 200])).unwrap();
+        drain(&mut sender);
+        for _ in 0..3 {
+            sender.push(1, message(5, vec![0; 200])).unwrap();
+        }
+        // 4 × 264 bytes are more than 1000: the two that wait are dropped, this one is kept.
+        assert_eq!(drain(&mut sender), [(2, 5, -2), (3, 5, 200)]);
+        assert_eq!(sender.dropped(), 2);
+        sender.push(1, message(5, vec![0; 900])).unwrap();
+        assert_eq!(drain(&mut sender), [(4, 5, -1)]);
+        sender.handle_ack(4);
+        assert_eq!(sender.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_long_message_cut_short_by_the_limit_counts_as_missing() {
+        let mut sender = Sender::new(3 * CHUNK_BYTES);
+        sender.push(1, message(5, vec![0; 2 * CHUNK_BYTES])).unwrap();
+        let mut out = BytesMut::new();
+        assert_eq!(sender.poll(0, usize::MAX, &mut out), Polled::Frame);
+        sender.push(1, message(6, vec![0; CHUNK_BYTES + 1])).unwrap();
+        assert_eq!(drain(&mut sender), [(2, 5, -1), (3, 6, CHUNK), (4, 6, 1)]);
+        sender.handle_ack(4);
+        assert_eq!(sender.held_bytes(), 0);
+    }
+
+    #[test]
+    fn control_that_finds_no_room_is_an_overflow() {
+        let mut sender = Sender::new(300);
+        sender.push(1, control(vec![0; 200])).unwrap();
+        assert_eq!(sender.push(1, control(vec![0; 200])), Err(Overflow));
+    }
+
+    #[test]
+    fn gaps_of_countless_streams_are_told_for_the_room() {
+        let mut sender = Sender::new(0);
+        for stream in 0..1000 {
+            sender.push(1, message(stream, Bytes::new())).unwrap();
+        }
+        let told = drain(&mut sender);
+        assert!(told.len() <= GAPS_APART + 1);
+        assert_eq!(told.iter().map(|(_, _, count)| count).sum::<i64>(), -1000);
+    }
+
+    #[test]
+    fn a_room_that_was_left_frees_what_waited_for_it() {
+        let mut sender = Sender::new(1 << 20);
+        sender.push(1, message(5, vec![0; 40_000])).unwrap();
+        sender.push(1, message(6, vec![0; 10])).unwrap();
+        sender.push(2, message(5, vec![0; 10])).unwrap();
+        let mut out = BytesMut::new();
+        while sender.poll(0, 1000, &mut out) == Polled::Frame {}
+        sender.forget_room(1);
+        drain(&mut sender);
+        sender.handle_ack(sender.next_seq.wrapping_sub(1));
+        assert_eq!(sender.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_frame_longer_than_the_room_waits() {
+        let mut sender = Sender::new(1 << 20);
+        sender.push(1, message(5, vec![0; 500])).unwrap();
+        let mut out = BytesMut::new();
+        assert_eq!(sender.poll(0, 100, &mut out), Polled::TooLong);
+        assert!(out.is_empty());
+        assert_eq!(sender.poll(0, 1000, &mut out), Polled::Frame);
+        assert_eq!(sender.poll(0, 1000, &mut out), Polled::Empty);
+    }
+
+    #[test]
+    fn numbers_wrap() {
+        let mut sender = Sender::new(1 << 20);
+        sender.next_seq = u32::MAX;
+        let mut receiver = Receiver {
+            last: u32::MAX - 1,
+            ..Receiver::default()
+        };
+        for _ in 0..3 {
+            sender.push(1, message(5, vec![0; 1])).unwrap();
+        }
+        let now = Instant::now();
+        for (lane_seq, _, _) in drain(&mut sender) {
+            assert_eq!(receiver.handle(lane_seq, 1, now), Arrival::Next);
+        }
+        assert_eq!(receiver.handle(u32::MAX, 1, now), Arrival::Duplicate);
+        assert!(sender.handle_ack(receiver.ack()));
+        assert_eq!(sender.unacknowledged(), 0);
+    }
+
+    #[test]
+    fn an_acknowledgement_is_due_after_a_delay_or_enough_frames_or_a_duplicate() {
+        let mut receiver = Receiver::default();
+        let start = Instant::now();
+        assert_eq!(receiver.handle(1, 10, start), Arrival::Next);
+        assert_eq!(
+            receiver.poll_timeout(),
+            Some(start + Duration::from_millis(ACK_DELAY_MS))
+        );
+        assert_eq!(receiver.handle(3, 10, start), Arrival::Ahead);
+        assert_eq!(receiver.handle(1, 10, start), Arrival::Duplicate);
+        assert_eq!(receiver.poll_timeout(), Some(start));
+        receiver.acknowledged();
+        assert_eq!(receiver.poll_timeout(), None);
+        for lane_seq in 2..=ACK_FRAMES + 1 {
+            receiver.handle(lane_seq, 0, start);
+        }
+        assert_eq!(receiver.poll_timeout(), Some(start));
+        receiver.acknowledged();
+        receiver.handle(ACK_FRAMES + 2, ACK_BYTES, start);
+        assert_eq!(receiver.poll_timeout(), Some(start));
+    }
+}

@@ -1,0 +1,431 @@
+//! The JSON messages: text messages of the WebSocket ([`ClientText`], [`ServerText`]), which concern a session and
+//! its pipes, and control messages of the reliable lane ([`ClientControl`], [`ServerControl`]), which concern rooms.
+//!
+//! These are shapes only. What a message may do is decided where it arrives: the server's `src/http/connect.rs` and
+//! `src/room/`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{code::Code, limits, limits::Limits};
+
+/// A text message from a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientText {
+    /// First message of a WebSocket.
+    Hello {
+        /// Protocol version, [`limits::VERSION`].
+        v: u32,
+        /// Free text that names the client, for logs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<String>,
+        /// The session that this WebSocket is to serve.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resume: Option<Resume>,
+    },
+    /// Join a room, or refresh the token of one.
+    Join {
+        /// Chosen by the client, named in the answer.
+        id: u32,
+        /// The room's name.
+        room: String,
+        /// A JWT.
+        token: String,
+        /// The first offer, bound to the join.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        offer: Option<Description>,
+    },
+    /// Offer for a new peer connection, a renegotiation or an ICE restart.
+    Offer(Description),
+    /// Trickled candidate; empty at the end of candidates.
+    Candidate {
+        /// The peer connection's number.
+        pc: u32,
+        /// The candidate's attribute value (RFC 8839 §5.1).
+        candidate: String,
+    },
+    /// Round-trip probe.
+    Ping {
+        /// Echoed.
+        t: u64,
+    },
+    /// The session ends now.
+    Bye,
+}
+
+/// An SDP for a peer connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// The peer connection's number, chosen by the client.
+    pub pc: u32,
+    /// The SDP (RFC 8866).
+    pub sdp: String,
+}
+
+/// The session to resume and the proof of owning it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// As in [`ServerText::Session`].
+    pub session: String,
+    /// As in [`ServerText::Session`].
+    pub key: String,
+}
+
+/// A text message from the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerText {
+    /// Answer to `hello`.
+    Welcome {
+        /// Protocol version.
+        v: u32,
+        /// Whether the session was found.
+        resumed: bool,
+        /// What the operator set.
+        limits: Limits,
+        /// How often the client should ping, in milliseconds.
+        ping_interval_ms: u64,
+    },
+    /// The session that the first join made.
+    Session {
+        /// Names the session.
+        session: String,
+        /// Proves ownership when resuming.
+        key: String,
+    },
+    /// Answer to an offer.
+    Answer(Description),
+    /// A new offer is wanted.
+    Renegotiate {
+        /// What it should carry: `data`.
+        wanted: Vec<String>,
+        /// Why.
+        reason: Code,
+    },
+    /// Answer to a ping.
+    Pong {
+        /// As in the ping.
+        t: u64,
+    },
+    /// A refusal.
+    Error(Refusal),
+    /// The server is shutting down.
+    Draining {
+        /// Reconnect after a random part of this time, in milliseconds.
+        retry_after_ms: u64,
+    },
+}
+
+/// A refusal with its stable code and a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The request refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+    /// Stable.
+    pub code: Code,
+    /// For people.
+    pub message: String,
+    /// When to try again, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// Whether the connection closes.
+    #[serde(default)]
+    pub fatal: bool,
+}
+
+impl Refusal {
+    /// A refusal after which the connection lives on.
+    pub fn new(id: Option<u32>, code: Code, message: impl Into<String>) -> Self {
+        Self {
+            id,
+            code,
+            message: message.into(),
+            retry_after_ms: None,
+            fatal: false,
+        }
+    }
+
+    /// The same, closing the connection.
+    pub fn fatal(mut self) -> Self {
+        self.fatal = true;
+        self
+    }
+}
+
+/// One session in one room, as others see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Unique in the room, never used again.
+    pub member: u32,
+    /// The token's `sub`.
+    pub user: String,
+    /// Display name.
+    pub name: String,
+    /// viewer, commenter, editor, admin.
+    pub role: String,
+}
+
+/// A control message from the server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerControl {
+    /// The join succeeded.
+    Joined {
+        /// The request.
+        id: u32,
+        /// The room's name.
+        room: String,
+        /// Names the room in frames of this session.
+        handle: u16,
+        /// One's own number.
+        member: u32,
+        /// One's own user id.
+        user: String,
+        /// One's role.
+        role: String,
+        /// What one may do.
+        permissions: Vec<String>,
+        /// Topics subscribed to.
+        topics: Vec<String>,
+        /// The others.
+        members: Vec<Member>,
+    },
+    /// No longer in the room.
+    Left {
+        /// Why.
+        reason: Code,
+    },
+    /// Someone came.
+    MemberJoined {
+        /// Who.
+        member: Member,
+    },
+    /// Someone went.
+    MemberLeft {
+        /// Who.
+        member: u32,
+        /// Why.
+        reason: Code,
+    },
+    /// A signal from a user of the room.
+    Signal {
+        /// The sender's member number, stamped by the server.
+        from: u32,
+        /// The sender's user id, stamped by the server.
+        user: String,
+        /// Whatever the sender gave.
+        data: Value,
+    },
+    /// A request or message was refused in this room.
+    Refused {
+        /// The request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<u32>,
+        /// The stream of the message refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stream: Option<u16>,
+        /// Stable.
+        code: Code,
+        /// For people.
+        message: String,
+        /// When to try again, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    },
+}
+
+/// A control message from a client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientControl {
+    /// Leave the room.
+    Leave {
+        /// Chosen by the client.
+        id: u32,
+    },
+    /// Add topics.
+    Subscribe {
+        /// Chosen by the client.
+        id: u32,
+        /// 1–64 bytes each.
+        topics: Vec<String>,
+    },
+    /// Remove topics.
+    Unsubscribe {
+        /// Chosen by the client.
+        id: u32,
+        /// 1–64 bytes each.
+        topics: Vec<String>,
+    },
+    /// Signal to a user or a member of the room.
+    Signal {
+        /// Chosen by the client.
+        id: u32,
+        /// All sessions of this user in the room.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+        /// This member alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to_member: Option<u32>,
+        /// At most [`limits::SIGNAL_BYTES`].
+        data: Value,
+    },
+}
+
+/// Why a text could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Above its limit.
+    #[error("{what} has {len} bytes; at most {limit} are allowed")]
+    TooLarge {
+        /// The field.
+        what: &'static str,
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Not JSON, or not a message.
+    #[error("{0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl ParseError {
+    /// The stable code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::Malformed(_) => Code::Malformed,
+        }
+    }
+}
+
+impl ClientText {
+    /// Parses a text message and checks the sizes of its fields.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        at_most("message", text.len(), limits::TEXT_BYTES)?;
+        let message = serde_json::from_str(text)?;
+        match &message {
+            Self::Hello { client, .. } => {
+                at_most(
+                    "client",
+                    client.as_ref().map_or(0, String::len),
+                    limits::USER_BYTES,
+                )?;
+            }
+            Self::Join { token, offer, .. } => {
+                at_most("token", token.len(), limits::TOKEN_BYTES)?;
+                at_most(
+                    "sdp",
+                    offer.as_ref().map_or(0, |offer| offer.sdp.len()),
+                    limits::SDP_BYTES,
+                )?;
+            }
+            Self::Offer(offer) => at_most("sdp", offer.sdp.len(), limits::SDP_BYTES)?,
+            Self::Candidate { candidate, .. } => {
+                at_most("candidate", candidate.len(), limits::CANDIDATE_BYTES)?;
+            }
+            Self::Ping { .. } | Self::Bye => {}
+        }
+        Ok(message)
+    }
+}
+
+impl ClientControl {
+    /// The request's number.
+    pub fn id(&self) -> u32 {
+        match self {
+            Self::Leave { id }
+            | Self::Subscribe { id, .. }
+            | Self::Unsubscribe { id, .. }
+            | Self::Signal { id, .. } => *id,
+        }
+    }
+
+    /// Parses a control message and checks the size of a signal's data.
+    pub fn parse(json: &[u8]) -> Result<Self, ParseError> {
+        at_most("control message", json.len(), limits::CONTROL_BYTES)?;
+        let message = serde_json::from_slice(json)?;
+        if let Self::Signal { data, .. } = &message {
+            at_most("data", to_json(data).len(), limits::SIGNAL_BYTES)?;
+        }
+        Ok(message)
+    }
+}
+
+/// The message as JSON.
+pub fn to_json<T: Serialize>(message: &T) -> String {
+    serde_json::to_string(message).expect("messages have string keys and no failing serialisers")
+}
+
+fn at_most(what: &'static str, len: usize, limit: usize) -> Result<(), ParseError> {
+    if len > limit {
+        Err(ParseError::TooLarge { what, len, limit })
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_with_an_offer_parses_and_unknown_fields_are_ignored() {
+        let text =
+            r#"{"type":"join","id":7,"room":"r","token":"t","offer":{"pc":1,"sdp":"v=0"},"later":true}"#;
+        let expected = ClientText::Join {
+            id: 7,
+            room: "r".into(),
+            token: "t".into(),
+            offer: Some(Description {
+                pc: 1,
+                sdp: "v=0".into(),
+            }),
+        };
+        assert_eq!(ClientText::parse(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_no_message_is_malformed() {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            r#"{"type":"dance"}"#,
+            r#"{"type":"ping","t":-1}"#,
+            "\"hello\"",
+            "nul",
+        ] {
+            assert_eq!(
+                ClientText::parse(text).unwrap_err().code(),
+                Code::Malformed,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_field_above_its_limit_is_too_large() {
+        let token = "x".repeat(limits::TOKEN_BYTES + 1);
+        let text = format!(r#"{{"type":"join","id":1,"room":"r","token":"{token}"}}"#);
+        assert_eq!(ClientText::parse(&text).unwrap_err().code(), Code::TooLarge);
+    }
+
+    #[test]
+    fn a_signal_with_too_much_data_is_too_large() {
+        let signal = |bytes: usize| {
+            let data = "x".repeat(bytes - 2);
+            ClientControl::parse(
+                format!(r#"{{"type":"signal","id":1,"to":"bob","data":"{data}"}}"#).as_bytes(),
+            )
+        };
+        assert!(signal(limits::SIGNAL_BYTES).is_ok());
+        assert_eq!(
+            signal(limits::SIGNAL_BYTES + 1).unwrap_err().code(),
+            Code::TooLarge
+        );
+    }
+}

@@ -1,0 +1,350 @@
+//! The peers of a shard: from a datagram to the peer it belongs to, and back to the path it is sent on.
+//!
+//! A connectivity check finds its peer by the ufrag in it, anything else by the path it came on, and a path is learned
+//! from an authenticated check alone. So a datagram from an address that has not proven itself leaves no trace,
+//! whatever it says (RFC 7983, RFC 8445 §7.3).
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+
+use super::{
+    demux::{self, Kind},
+    dtls_guard::{Admission, DtlsGuard},
+    ice::{Credentials, IceLite, Verdict},
+    path::Path,
+    peer::{Channel, Peer},
+    transmit::TransmitQueue,
+};
+
+/// A datagram and where it came from.
+#[derive(Debug)]
+pub struct Datagram {
+    /// The path it came on.
+    pub path: Path,
+    /// The far end's address, which the client learns as its own.
+    pub source: SocketAddr,
+    /// The local address it was sent to.
+    pub local_ip: Option<IpAddr>,
+    /// What it says.
+    pub contents: BytesMut,
+}
+
+/// Deadlines of a peer's life.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerTimeouts {
+    /// From the offer to open data channels.
+    pub handshake: Duration,
+    /// From the last connectivity check to the end: consent (RFC 7675).
+    pub consent: Duration,
+}
+
+/// What became of datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerCounts {
+    /// Datagrams taken, and their bytes.
+    pub received: u64,
+    /// See `received`.
+    pub received_bytes: u64,
+    /// From paths that no peer has proven.
+    pub unknown: u64,
+    /// Connectivity checks for no peer, or not genuine.
+    pub refused_checks: u64,
+    /// Handshake records above what a handshake needs.
+    pub refused_handshake: u64,
+    /// Datagrams that are neither STUN nor DTLS.
+    pub other: u64,
+    /// Current paths that changed without a new offer.
+    pub moved: u64,
+}
+
+/// A peer with what Switchyard itself does for it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) peer: Peer,
+    /// Slot of the session it belongs to.
+    pub(super) session: u32,
+    /// The client's number for it.
+    pub(super) pc: u32,
+    pub(super) is_open: bool,
+    pub(super) is_dirty: bool,
+    pub(super) timer: Option<Instant>,
+    ice: IceLite,
+    guard: DtlsGuard,
+    local: Credentials,
+    remote: Credentials,
+    /// Names in `by_ufrag`: of the current and the previous generation.
+    ufrags: Vec<String>,
+    /// Names in `by_path`.
+    paths: Vec<Path>,
+    local_ip: Option<IpAddr>,
+    since: Instant,
+}
+
+/// The peers.
+#[derive(Debug)]
+pub(super) struct Peers {
+    slots: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    by_ufrag: HashMap<String, u32>,
+    by_path: HashMap<Path, u32>,
+    timeouts: PeerTimeouts,
+    pub(super) counts: PeerCounts,
+}
+
+impl Peers {
+    pub(super) fn new(timeouts: PeerTimeouts) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_ufrag: HashMap::new(),
+            by_path: HashMap::new(),
+            timeouts,
+            counts: PeerCounts::default(),
+        }
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        (session, pc): (u32, u32),
+        peer: Peer,
+        (local, remote): (Credentials, Credentials),
+        now: Instant,
+    ) -> u32 {
+        let entry = Entry {
+            peer,
+            session,
+            pc,
+            is_open: false,
+            is_dirty: false,
+            timer: None,
+            ice: IceLite::new(&local, &remote),
+            guard: DtlsGuard::default(),
+            ufrags: vec![local.ufrag.clone()],
+            paths: Vec::new(),
+            local,
+            remote,
+            local_ip: None,
+            since: now,
+        };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        self.by_ufrag.insert(entry.local.ufrag.clone(), slot);
+        self.slots[slot as usize] = Some(entry);
+        slot
+    }
+
+    pub(super) fn get(&mut self, slot: u32) -> Option<&mut Entry> {
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// Lets the peer say goodbye and forgets it.
+    pub(super) fn remove(&mut self, slot: u32, transmits: &mut TransmitQueue) {
+        let Some(mut entry) = self.slots.get_mut(slot as usize).and_then(Option::take) else {
+            return;
+        };
+        entry.peer.close();
+        entry.transmit(transmits);
+        for ufrag in &entry.ufrags {
+            self.by_ufrag.remove(ufrag);
+        }
+        for path in &entry.paths {
+            // The same address may have proven itself to another peer since.
+            if self.by_path.get(path) == Some(&slot) {
+                self.by_path.remove(path);
+            }
+        }
+        self.free.push(slot);
+    }
+
+    /// New credentials for an ICE restart, unless the offer repeats the ones it has; returns the local ones to answer
+    /// with.
+    pub(super) fn restart(
+        &mut self,
+        slot: u32,
+        remote: &Credentials,
+        fresh: Credentials,
+    ) -> Option<Credentials> {
+        let entry = self.slots.get_mut(slot as usize)?.as_mut()?;
+        if entry.remote != *remote {
+            entry.ice.restart(&fresh, remote);
+            entry.remote = remote.clone();
+            // A restart that was never used is void; the generation in use stays known.
+            if entry.ufrags.len() > 1
+                && let Some(unused) = entry.ufrags.pop()
+            {
+                self.by_ufrag.remove(&unused);
+            }
+            entry.ufrags.push(fresh.ufrag.clone());
+            self.by_ufrag.insert(fresh.ufrag.clone(), slot);
+            entry.local = fresh;
+        }
+        Some(entry.local.clone())
+    }
+
+    /// Takes a datagram; returns the slot of the peer that has something to do now.
+    pub(super) fn handle(
+        &mut self,
+        datagram: Datagram,
+        now: Instant,
+        transmits: &mut TransmitQueue,
+    ) -> Option<u32> {
+        self.counts.received += 1;
+        self.counts.received_bytes += datagram.contents.len() as u64;
+        match demux::classify(&datagram.contents) {
+            Kind::Stun => {
+                self.check(&datagram, now, transmits);
+                None
+            }
+            Kind::Dtls => {
+                let Some(&slot) = self.by_path.get(&datagram.path) else {
+                    self.counts.unknown += 1;
+                    return None;
+                };
+                let entry = self.slots[slot as usize].as_mut().expect("by_path names peers");
+                let contents = match entry.guard.admit(&datagram.contents) {
+                    Ok(Admission::AsIs) => datagram.contents,
+                    Ok(Admission::Rewritten(contents)) => BytesMut::from(&contents[..]),
+                    Ok(Admission::Held) => return None,
+                    Err(reason) => {
+                        self.counts.refused_handshake += 1;
+                        tracing::trace!(%reason, "refused a DTLS datagram");
+                        return None;
+                    }
+                };
+                if let Err(error) = entry.peer.handle_datagram(contents, now) {
+                    tracing::debug!(%error, "the engine refused a datagram");
+                }
+                Some(slot)
+            }
+            _ => {
+                self.counts.other += 1;
+                None
+            }
+        }
+    }
+
+    /// The path is gone; its peer goes on with another one, if it has one.
+    pub(super) fn forget_path(&mut self, path: Path) {
+        if let Some(slot) = self.by_path.remove(&path)
+            && let Some(entry) = self.get(slot)
+        {
+            entry.paths.retain(|known| *known != path);
+            entry.ice.forget(&path);
+        }
+    }
+
+    /// Whether the peer's time is over.
+    pub(super) fn is_expired(&self, slot: u32, now: Instant) -> bool {
+        self.slots[slot as usize]
+            .as_ref()
+            .is_some_and(|entry| entry.deadline(self.timeouts) <= now)
+    }
+
+    /// When the peer next has something to do.
+    pub(super) fn due(&mut self, slot: u32, now: Instant) -> Option<Instant> {
+        let timeouts = self.timeouts;
+        let entry = self.get(slot)?;
+        let deadline = entry.deadline(timeouts);
+        Some(
+            entry
+                .peer
+                .poll_timeout(now)
+                .map_or(deadline, |due| due.min(deadline)),
+        )
+    }
+
+    /// Paths on which peers are, for the connections-by-rung gauge.
+    pub(super) fn current_path(&self, slot: u32) -> Option<Path> {
+        self.slots.get(slot as usize)?.as_ref()?.ice.current()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    fn check(&mut self, datagram: &Datagram, now: Instant, transmits: &mut TransmitQueue) {
+        let slot = demux::ufrag_of(&datagram.contents)
+            .and_then(|ufrag| self.by_ufrag.get(ufrag))
+            .copied();
+        let Some(slot) = slot else {
+            self.counts.refused_checks += 1;
+            return;
+        };
+        let entry = self.slots[slot as usize].as_mut().expect("by_ufrag names peers");
+        match entry
+            .ice
+            .handle(now, datagram.path, datagram.source, &datagram.contents)
+        {
+            Verdict::Accepted(accepted) => {
+                transmits.push(datagram.path, datagram.local_ip, &accepted.response);
+                if let Some(evicted) = accepted.evicted {
+                    entry.paths.retain(|path| *path != evicted);
+                    if self.by_path.get(&evicted) == Some(&slot) {
+                        self.by_path.remove(&evicted);
+                    }
+                }
+                if accepted.newly_validated {
+                    entry.paths.push(datagram.path);
+                    self.by_path.insert(datagram.path, slot);
+                }
+                if accepted.switched {
+                    self.counts.moved += u64::from(entry.is_open);
+                    entry.local_ip = datagram.local_ip;
+                }
+                if accepted.restarted && entry.ufrags.len() > 1 {
+                    let void = entry.ufrags.remove(0);
+                    self.by_ufrag.remove(&void);
+                }
+            }
+            Verdict::Refused { response, .. } => {
+                self.counts.refused_checks += 1;
+                transmits.push(datagram.path, datagram.local_ip, &response);
+            }
+            Verdict::Ignored(reason) => {
+                self.counts.refused_checks += 1;
+                tracing::trace!(%reason, "ignored a connectivity check");
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Data channels are open: the handshake is over.
+    pub(super) fn opened(&mut self) {
+        self.is_open = true;
+        self.guard.handshake_complete();
+    }
+
+    /// Moves what the engine has to send to the queue. Without a path it is dropped, as on a network that loses it.
+    pub(super) fn transmit(&mut self, transmits: &mut TransmitQueue) -> u64 {
+        let path = self.ice.current();
+        let mut datagrams = 0;
+        while let Some(datagram) = self.peer.poll_transmit() {
+            if let Some(path) = path {
+                transmits.push(path, self.local_ip, &datagram);
+                datagrams += 1;
+            }
+        }
+        datagrams
+    }
+
+    /// Bytes that the reliable channel takes now.
+    pub(super) fn room(&mut self, channel: Channel) -> usize {
+        if self.is_open { self.peer.room(channel) } else { 0 }
+    }
+
+    fn deadline(&self, timeouts: PeerTimeouts) -> Instant {
+        if self.is_open {
+            self.ice.last_seen().unwrap_or(self.since) + timeouts.consent
+        } else {
+            self.since + timeouts.handshake
+        }
+    }
+}

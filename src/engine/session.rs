@@ -1,0 +1,671 @@
+//! One session: the state a device has here, whatever pipe it is on (D4). It turns pipe messages into actions for
+//! rooms, and deliveries into pipe messages; it numbers, acknowledges, replays, and drops what a slow receiver cannot
+//! take. The delivery rules themselves are `switchyard_signaling::lane`.
+//!
+//! It never writes to a pipe: `src/engine/mod.rs` asks [`Session::fill`] for pipe messages as long as the attached
+//! pipe has room. It never decides what a user may do: that is the room's.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use switchyard_signaling::{
+    Code,
+    assembly::{Assembly, AssemblyError, Complete},
+    frame::{self, ChunkHeader, Frame, Frames, Kind, LossyHeader, Reliable, Target},
+    lane,
+    limits::Limits,
+    message::{ClientControl, ServerControl},
+};
+
+use crate::{
+    names::{RoomKey, SessionId},
+    room::{Action, Lane, Outbound, control_message},
+    router::RoomPlace,
+};
+
+/// While frames wait for acknowledgement, the receiver is probed this often.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// A data channel from which nothing came for so long is left, if there is a WebSocket: clients ping every two seconds.
+const CHANNEL_SILENCE: Duration = Duration::from_secs(7);
+/// Refusals of messages that may be told in a row before they are only counted, and how often one more is allowed.
+const REFUSALS: f64 = 32.0;
+const REFUSALS_PER_SECOND: f64 = 4.0;
+
+/// What the operator allows a session.
+#[derive(Clone, Debug)]
+pub struct SessionLimits {
+    /// Announced to the client.
+    pub announced: Limits,
+    /// Bytes of lossy messages that wait for a slow receiver; the oldest are dropped.
+    pub lossy_queue_bytes: usize,
+    /// Messages per second that a session may send, 0 for any number.
+    pub messages_per_second: u32,
+    /// Messages that it may send at once.
+    pub message_burst: u32,
+}
+
+/// A kind of pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The WebSocket.
+    Socket,
+    /// The data channels of the session's peer connection.
+    Channel,
+}
+
+/// What a pipe message asks for beyond the session.
+#[derive(Debug)]
+pub enum Event {
+    /// An action in a room.
+    Act(RoomPlace, Action),
+    /// The client moved to the pipe on which the message came.
+    Attached,
+    /// The message or its pipe is wrong; the client is told by a text.
+    Problem(Code, String),
+}
+
+/// What is counted; read and reset by the owner.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Data messages for this session, gaps included, and lossy ones given to its pipe.
+    pub delivered: [u64; 2],
+    /// Their bytes.
+    pub delivered_bytes: [u64; 2],
+    /// Data messages received: reliable, lossy.
+    pub received: [u64; 2],
+    /// Their bytes.
+    pub received_bytes: [u64; 2],
+    /// Lossy messages dropped because the receiver was slow.
+    pub lossy_dropped: u64,
+    /// Messages refused because of the rate limit.
+    pub rate_limited: u64,
+    /// Frames of unknown kind.
+    pub unknown_frames: u64,
+    /// Reliable frames that had been received before.
+    pub duplicates: u64,
+}
+
+/// A session.
+///
+/// Order of calls: any `handle_*`, [`push`](Self::push) or [`push_lossy`](Self::push_lossy); then
+/// [`fill`](Self::fill) and [`fill_lossy`](Self::fill_lossy) while the pipe has room.
+#[derive(Debug)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// The tenant of its tokens.
+    pub tenant: Arc<str>,
+    /// The user of its tokens.
+    pub user: Arc<str>,
+    /// Proves ownership when resuming.
+    pub key: Box<str>,
+    /// The pipe to send on.
+    pub attached: Via,
+    /// Since when there has been no pipe at all.
+    pub alone_since: Option<Instant>,
+    /// What is counted.
+    pub counts: Counts,
+    /// Round-trip time of the attached pipe, smoothed.
+    pub rtt: Option<Duration>,
+    limits: Arc<SessionLimits>,
+    generation: u32,
+    rooms: BTreeMap<u16, Membership>,
+    next_handle: u16,
+    out: lane::Sender,
+    arrivals: lane::Receiver,
+    assembly: Assembly,
+    lossy: VecDeque<Lossy>,
+    lossy_bytes: usize,
+    say_attached: bool,
+    pong: Option<u32>,
+    probe: Option<(u32, Instant)>,
+    next_probe: Option<Instant>,
+    heard_on_channel: Instant,
+    messages: Bucket,
+    refusals: Bucket,
+}
+
+#[derive(Debug)]
+struct Membership {
+    key: RoomKey,
+    place: Option<RoomPlace>,
+}
+
+#[derive(Debug)]
+struct Lossy {
+    handle: u16,
+    seq: u32,
+    message: Arc<lane::Message>,
+}
+
+impl Session {
+    /// A session on its first WebSocket, attached as generation 1.
+    pub fn new(
+        id: SessionId,
+        (tenant, user): (Arc<str>, Arc<str>),
+        key: Box<str>,
+        limits: Arc<SessionLimits>,
+        now: Instant,
+    ) -> Self {
+        let announced = &limits.announced;
+        let held = announced.max_message_bytes.max(announced.replay_limit_bytes);
+        let burst = f64::from(limits.message_burst.max(1));
+        Self {
+            id,
+            tenant,
+            user,
+            key,
+            attached: Via::Socket,
+            alone_since: None,
+            counts: Counts::default(),
+            rtt: None,
+            generation: 1,
+            rooms: BTreeMap::new(),
+            next_handle: 1,
+            out: lane::Sender::new(announced.replay_limit_bytes),
+            arrivals: lane::Receiver::default(),
+            assembly: Assembly::new(announced.max_message_bytes, held),
+            lossy: VecDeque::new(),
+            lossy_bytes: 0,
+            say_attached: false,
+            pong: None,
+            probe: None,
+            next_probe: None,
+            heard_on_channel: now,
+            messages: Bucket::new(burst, now),
+            refusals: Bucket::new(REFUSALS, now),
+            limits,
+        }
+    }
+
+    /// A handle for a room to join, the one it has if the session is in it already; `Err` with the code otherwise.
+    pub fn handle_for(&mut self, key: &RoomKey) -> Result<u16, Code> {
+        if let Some((&handle, _)) = self.rooms.iter().find(|(_, membership)| membership.key == *key) {
+            return Ok(handle);
+        }
+        if self.rooms.len() >= self.limits.announced.rooms_per_session {
+            return Err(Code::TooManyRooms);
+        }
+        // Handles are not used again soon, so that a late frame for a room that was left meets no other room.
+        while self.next_handle == 0 || self.rooms.contains_key(&self.next_handle) {
+            self.next_handle = self.next_handle.wrapping_add(1);
+        }
+        let handle = self.next_handle;
+        self.next_handle = handle.wrapping_add(1);
+        self.rooms.insert(
+            handle,
+            Membership {
+                key: key.clone(),
+                place: None,
+            },
+        );
+        Ok(handle)
+    }
+
+    /// The room has taken the session in. `false` if the session has not asked for it, or no longer.
+    pub fn admitted(&mut self, handle: u16, place: RoomPlace) -> bool {
+        let membership = self.rooms.get_mut(&handle);
+        if let Some(membership) = membership {
+            membership.place = Some(place);
+            return true;
+        }
+        false
+    }
+
+    /// The session is not in the room, or no longer.
+    pub fn dismissed(&mut self, handle: u16) {
+        self.rooms.remove(&handle);
+        self.assembly.forget_room(handle);
+        self.lossy.retain(|lossy| lossy.handle != handle);
+        self.lossy_bytes = self.lossy.iter().map(|lossy| lossy.message.payload.len()).sum();
+    }
+
+    /// Where its rooms are.
+    pub fn places(&self) -> impl Iterator<Item = RoomPlace> {
+        self.rooms.values().filter_map(|membership| membership.place)
+    }
+
+    /// Whether it is in no room and waits for none.
+    pub fn is_roomless(&self) -> bool {
+        self.rooms.is_empty()
+    }
+
+    /// Takes a pipe message; what it asks for is added to `events`.
+    pub fn handle_message(&mut self, via: Via, message: Bytes, now: Instant, events: &mut Vec<Event>) {
+        if via == Via::Channel {
+            self.heard_on_channel = now;
+        }
+        let mut frames = Frames::new(message);
+        while let Some(frame) = frames.next() {
+            match frame {
+                Ok(frame) => self.handle_frame(via, frame, now, events),
+                Err(error) => events.push(Event::Problem(Code::BadFrame, error.to_string())),
+            }
+        }
+        self.counts.unknown_frames += u64::from(frames.unknown);
+    }
+
+    /// Takes a reliable delivery. `Err` when the session is so far behind that it cannot go on.
+    pub fn push(&mut self, handle: u16, message: &Arc<lane::Message>) -> Result<(), lane::Overflow> {
+        if message.kind == Kind::Data {
+            if !self.rooms.contains_key(&handle) {
+                return Ok(());
+            }
+            self.counts.delivered[0] += 1;
+            self.counts.delivered_bytes[0] += message.payload.len() as u64;
+        }
+        self.out.push(handle, message.clone())
+    }
+
+    /// Takes a lossy delivery; the oldest are dropped when too much waits.
+    pub fn push_lossy(&mut self, handle: u16, seq: u32, message: &Arc<lane::Message>) {
+        self.lossy_bytes += message.payload.len();
+        self.lossy.push_back(Lossy {
+            handle,
+            seq,
+            message: message.clone(),
+        });
+        while self.lossy_bytes > self.limits.lossy_queue_bytes || self.lossy.len() > 1024 {
+            let Some(oldest) = self.lossy.pop_front() else {
+                break;
+            };
+            self.lossy_bytes -= oldest.message.payload.len();
+            self.counts.lossy_dropped += 1;
+        }
+    }
+
+    /// Tells the session something about a room, or about none (handle 0).
+    pub fn tell(&mut self, handle: u16, control: &ServerControl, now: Instant) -> Result<(), lane::Overflow> {
+        self.out.push(handle, control_message(control, now))
+    }
+
+    /// Appends the next pipe message of reliable and lane-less frames to the empty `out`: frames until `enough`
+    /// bytes, and a single longer one of at most `most`. Returns whether there was anything.
+    pub fn fill(&mut self, (enough, most): (usize, usize), now: Instant, out: &mut BytesMut) -> bool {
+        self.put_words(now, out);
+        let ack = self.arrivals.ack();
+        loop {
+            let room = if out.is_empty() {
+                most
+            } else {
+                enough.saturating_sub(out.len())
+            };
+            if self.out.poll(ack, room, out) != lane::Polled::Frame {
+                break;
+            }
+            self.arrivals.acknowledged();
+        }
+        !out.is_empty()
+    }
+
+    /// Appends lossy messages likewise.
+    pub fn fill_lossy(&mut self, (enough, most): (usize, usize), out: &mut BytesMut) -> bool {
+        while let Some(Lossy { handle, seq, message }) = self.lossy.front() {
+            let room = if out.is_empty() {
+                most
+            } else {
+                enough.saturating_sub(out.len())
+            };
+            if frame::lossy_len(&message.target, message.payload.len()) > room {
+                break;
+            }
+            let header = LossyHeader {
+                text: message.text,
+                room: *handle,
+                sender: message.sender,
+                stream: message.stream,
+                seq: *seq,
+                target: message.target.clone(),
+            };
+            frame::put_lossy(out, &header, &message.payload);
+            self.counts.delivered[1] += 1;
+            self.counts.delivered_bytes[1] += message.payload.len() as u64;
+            self.lossy_bytes -= message.payload.len();
+            self.lossy.pop_front();
+        }
+        !out.is_empty()
+    }
+
+    /// Whether frames wait for room in the pipe.
+    pub fn is_ready(&self) -> bool {
+        self.out.is_ready() || !self.lossy.is_empty() || self.pong.is_some() || self.say_attached
+    }
+
+    /// Whether frames wait, or an acknowledgement or probe is due.
+    pub fn has_something(&self, now: Instant) -> bool {
+        self.is_ready() || self.poll_timeout().is_some_and(|due| due <= now)
+    }
+
+    /// Goes on over this pipe without the client having asked: the other one is dead. Everything that is not
+    /// acknowledged is sent again.
+    pub fn fall_back(&mut self, via: Via) {
+        self.attached = via;
+        self.out.attach(self.acknowledged());
+        self.probe = None;
+    }
+
+    /// The data channel is attached and has been silent for too long.
+    pub fn channel_is_silent(&self, now: Instant) -> bool {
+        self.attached == Via::Channel
+            && now.saturating_duration_since(self.heard_on_channel) >= CHANNEL_SILENCE
+    }
+
+    /// When an acknowledgement, a probe or a check of the channel is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let silence = (self.attached == Via::Channel).then_some(self.heard_on_channel + CHANNEL_SILENCE);
+        let probe = self.next_probe.filter(|_| self.out.unacknowledged() > 0);
+        [self.arrivals.poll_timeout(), probe, silence]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Bytes held for the client: sent and unacknowledged, and waiting.
+    pub fn held_bytes(&self) -> usize {
+        self.out.held_bytes() + self.lossy_bytes
+    }
+
+    /// Reliable messages dropped because too much waited, each told by a gap.
+    pub fn gaps(&self) -> u64 {
+        self.out.dropped()
+    }
+
+    fn acknowledged(&self) -> u32 {
+        self.out
+            .next_seq()
+            .wrapping_sub(self.out.unacknowledged() as u32)
+            .wrapping_sub(1)
+    }
+
+    /// Frames without a lane: ATTACHED, PONG, ACK, PING.
+    fn put_words(&mut self, now: Instant, out: &mut BytesMut) {
+        if std::mem::take(&mut self.say_attached) {
+            frame::put_attached(out, self.generation, self.arrivals.ack());
+            self.arrivals.acknowledged();
+        }
+        if let Some(nonce) = self.pong.take() {
+            frame::put_pong(out, nonce);
+        }
+        if self.arrivals.poll_timeout().is_some_and(|due| due <= now) && !self.out.is_ready() {
+            frame::put_ack(out, self.arrivals.ack());
+            self.arrivals.acknowledged();
+        }
+        if self.out.unacknowledged() == 0 {
+            self.next_probe = self.out.is_ready().then_some(now);
+        } else if self.next_probe.is_none_or(|due| due <= now) {
+            let nonce = self.probe.map_or(1, |(nonce, _)| nonce.wrapping_add(1));
+            frame::put_ping(out, nonce);
+            self.probe = Some((nonce, now));
+            self.next_probe = Some(now + PROBE_INTERVAL);
+        }
+    }
+
+    fn handle_frame(&mut self, via: Via, frame: Frame, now: Instant, events: &mut Vec<Event>) {
+        match frame {
+            Frame::Reliable { lane_seq, ack, body } => {
+                if !self.out.handle_ack(ack) {
+                    return events.push(Event::Problem(
+                        Code::BadFrame,
+                        "an ack of what was never sent".into(),
+                    ));
+                }
+                self.handle_reliable(lane_seq, body, now, events);
+            }
+            Frame::Lossy(header, payload) => self.handle_lossy(header, payload, now, events),
+            Frame::Ack(ack) => {
+                if !self.out.handle_ack(ack) {
+                    events.push(Event::Problem(
+                        Code::BadFrame,
+                        "an ack of what was never sent".into(),
+                    ));
+                }
+            }
+            Frame::Ping(nonce) => self.pong = Some(nonce),
+            Frame::Pong(nonce) => {
+                if let Some((expected, sent)) = self.probe
+                    && expected == nonce
+                {
+                    let sample = now.saturating_duration_since(sent);
+                    self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+                }
+            }
+            Frame::Attach { generation, ack } => {
+                if generation <= self.generation {
+                    let told = format!("generation {generation} is not above {}", self.generation);
+                    return events.push(Event::Problem(Code::StaleAttach, told));
+                }
+                self.generation = generation;
+                self.attached = via;
+                self.say_attached = true;
+                self.probe = None;
+                self.out.attach(ack);
+                events.push(Event::Attached);
+            }
+            Frame::Attached { .. } => {
+                events.push(Event::Problem(
+                    Code::BadFrame,
+                    "only the server says ATTACHED".into(),
+                ));
+            }
+        }
+    }
+
+    fn handle_reliable(&mut self, lane_seq: u32, body: Reliable, now: Instant, events: &mut Vec<Event>) {
+        let bytes = if let Reliable::Chunk(_, payload) = &body {
+            payload.len()
+        } else {
+            0
+        };
+        match self.arrivals.handle(lane_seq, bytes, now) {
+            lane::Arrival::Next => {}
+            lane::Arrival::Duplicate => {
+                self.counts.duplicates += 1;
+                return;
+            }
+            lane::Arrival::Ahead => {
+                let told = format!("expected {}, got {lane_seq}", self.arrivals.ack().wrapping_add(1));
+                return events.push(Event::Problem(Code::LaneGap, told));
+            }
+        }
+        match body {
+            Reliable::Chunk(header, payload) => self.handle_chunk(header, payload, now, events),
+            Reliable::Gap {
+                room, sender, stream, ..
+            } => self.assembly.handle_gap((room, sender, stream)),
+        }
+    }
+
+    fn handle_chunk(&mut self, header: ChunkHeader, payload: Bytes, now: Instant, events: &mut Vec<Event>) {
+        let (room, stream) = (header.room, header.stream);
+        match self.assembly.handle(header, payload) {
+            Ok(Some(Complete {
+                kind: Kind::Control,
+                payload,
+                ..
+            })) => {
+                self.handle_control(room, &payload, now, events);
+            }
+            Ok(Some(Complete {
+                text,
+                target,
+                payload,
+                ..
+            })) => {
+                self.counts.received[0] += 1;
+                self.counts.received_bytes[0] += payload.len() as u64;
+                let outbound = Outbound {
+                    text,
+                    stream,
+                    target,
+                    payload,
+                    at: now,
+                };
+                self.send(room, Lane::Reliable, outbound, now, events);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let code = match error {
+                    AssemblyError::TooLarge(_) => Code::TooLarge,
+                    AssemblyError::TooMany => Code::Overloaded,
+                    AssemblyError::Contradiction | AssemblyError::NotUtf8 => Code::BadFrame,
+                };
+                self.refuse((room, None, Some(stream)), code, error.to_string(), None, now);
+            }
+        }
+    }
+
+    fn handle_control(&mut self, room: u16, json: &[u8], now: Instant, events: &mut Vec<Event>) {
+        let control = match ClientControl::parse(json) {
+            Ok(control) => control,
+            Err(error) => return events.push(Event::Problem(error.code(), error.to_string())),
+        };
+        if let Err(retry) = self.take_message(now) {
+            let told = "too many messages".to_owned();
+            return self.refuse(
+                (room, Some(control.id()), None),
+                Code::RateLimited,
+                told,
+                Some(retry),
+                now,
+            );
+        }
+        match self.place(room) {
+            Some(place) => events.push(Event::Act(place, Action::Control(control))),
+            None => self.refuse(
+                (room, Some(control.id()), None),
+                Code::NotInRoom,
+                not_in(room),
+                None,
+                now,
+            ),
+        }
+    }
+
+    fn handle_lossy(&mut self, header: LossyHeader, payload: Bytes, now: Instant, events: &mut Vec<Event>) {
+        self.counts.received[1] += 1;
+        self.counts.received_bytes[1] += payload.len() as u64;
+        let LossyHeader {
+            text,
+            room,
+            stream,
+            seq,
+            target,
+            ..
+        } = header;
+        let outbound = Outbound {
+            text,
+            stream,
+            target,
+            payload,
+            at: now,
+        };
+        self.send(room, Lane::Lossy { seq }, outbound, now, events);
+    }
+
+    fn send(&mut self, room: u16, lane: Lane, outbound: Outbound, now: Instant, events: &mut Vec<Event>) {
+        let about = (room, None, Some(outbound.stream));
+        if outbound.target == Target::Users(Vec::new()) {
+            return self.refuse(
+                about,
+                Code::NoSuchUser,
+                "the message names no user".into(),
+                None,
+                now,
+            );
+        }
+        if let Err(retry) = self.take_message(now) {
+            self.counts.rate_limited += 1;
+            return self.refuse(
+                about,
+                Code::RateLimited,
+                "too many messages".into(),
+                Some(retry),
+                now,
+            );
+        }
+        match self.place(room) {
+            Some(place) => events.push(Event::Act(place, Action::Send(lane, outbound))),
+            None => self.refuse(about, Code::NotInRoom, not_in(room), None, now),
+        }
+    }
+
+    fn place(&self, room: u16) -> Option<RoomPlace> {
+        self.rooms.get(&room).and_then(|membership| membership.place)
+    }
+
+    fn take_message(&mut self, now: Instant) -> Result<(), Duration> {
+        let SessionLimits {
+            messages_per_second,
+            message_burst,
+            ..
+        } = *self.limits;
+        if messages_per_second == 0 {
+            return Ok(());
+        }
+        self.messages.take(
+            f64::from(messages_per_second),
+            f64::from(message_burst.max(1)),
+            now,
+        )
+    }
+
+    /// Tells of a refusal in the lane; a flood of them is cut short, for the sender has been told.
+    fn refuse(
+        &mut self,
+        (room, id, stream): (u16, Option<u32>, Option<u16>),
+        code: Code,
+        message: String,
+        retry: Option<Duration>,
+        now: Instant,
+    ) {
+        if self.refusals.take(REFUSALS_PER_SECOND, REFUSALS, now).is_err() {
+            return;
+        }
+        let retry_after_ms = retry.map(|retry| retry.as_millis() as u64 + 1);
+        // No room in the lane: the client reads nothing, so it would not read this either.
+        let _ = self.tell(
+            room,
+            &ServerControl::Refused {
+                id,
+                stream,
+                code,
+                message,
+                retry_after_ms,
+            },
+            now,
+        );
+    }
+}
+
+fn not_in(room: u16) -> String {
+    format!("handle {room} names no room of this session")
+}
+
+/// A token bucket; the rate and size are the caller's, so that it is small.
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn new(tokens: f64, now: Instant) -> Self {
+        Self { tokens, at: now }
+    }
+
+    /// Takes one token, or says when there will be one.
+    fn take(&mut self, per_second: f64, most: f64, now: Instant) -> Result<(), Duration> {
+        let passed = now.saturating_duration_since(self.at);
+        self.at = self.at.max(now);
+        self.tokens = (self.tokens + passed.as_secs_f64() * per_second).min(most);
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64((1.0 - self.tokens) / per_second))
+    }
+}

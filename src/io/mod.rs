@@ -1,0 +1,274 @@
+//! How bytes move: threads, sockets, queues and clocks around the pure shards.
+//!
+//! One thread per shard runs [`shard`]: its UDP sockets, its timers and its queues. ICE-TCP connections are accepted
+//! by [`ice_tcp`] on the shared runtime and handed to the shard their first check names. Nothing is decided here.
+
+mod ice_tcp;
+mod shard;
+mod udp;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use switchyard_signaling::limits::{CHUNK_BYTES, LOSSY_BYTES, Limits};
+use tokio::sync::mpsc;
+
+use crate::{
+    config::{Config, Mode},
+    engine::{
+        Command, Shard, ShardConfig, path::TcpId, peer::Identity, peers::Datagram, peers::PeerTimeouts,
+        sdp::HostCandidate, session::SessionLimits,
+    },
+    metrics::Metrics,
+    names::ShardId,
+    room::RoomLimits,
+    router::Letter,
+};
+
+pub use ice_tcp::IceTcp;
+
+/// Commands and ICE-TCP datagrams that may wait for a shard; who sends more waits.
+const INPUTS: usize = 1024;
+/// Letters of one shard that may wait for another; more stay with the sender.
+const LETTERS: usize = 8192;
+
+/// What a shard's thread is told.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// By a WebSocket's task.
+    Command(Command),
+    /// A datagram of an ICE-TCP connection.
+    Datagram(Datagram),
+    /// An ICE-TCP connection; what is sent into the queue is written to it.
+    TcpOpened(TcpId, mpsc::Sender<bytes::Bytes>),
+    /// Finish: send what is left and end the thread.
+    Stop,
+}
+
+/// The shards' threads, seen from the doors.
+#[derive(Debug)]
+pub struct Shards {
+    inputs: Vec<mpsc::Sender<Input>>,
+    sessions: Arc<AtomicUsize>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// ICE-TCP, if it is offered.
+    pub ice_tcp: Option<IceTcp>,
+    limits: Limits,
+}
+
+impl Shards {
+    /// Binds all sockets, then starts all threads.
+    pub async fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+        let count = usize::from(config.shards().max(1));
+        let sessions = Arc::new(session_limits(config));
+        let identity = config.rtc.enabled.then(Identity::generate).transpose()?;
+        let (inputs, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INPUTS)).unzip();
+        let ice_tcp = if config.rtc.enabled && config.rtc.tcp_enabled {
+            Some(IceTcp::bind(config, inputs.clone()).await?)
+        } else {
+            None
+        };
+        let addresses = advertised(config)?;
+        let mut sockets = Vec::new();
+        for index in 0..count {
+            sockets.push(if config.rtc.enabled {
+                udp::bind(&config.rtc, index)?
+            } else {
+                Vec::new()
+            });
+        }
+        let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
+        let population = Arc::new(AtomicUsize::new(0));
+        let mut threads = Vec::new();
+        letter_receivers.reverse();
+        for ((index, inputs), sockets) in receivers.into_iter().enumerate().zip(sockets) {
+            let udp_ports = sockets.iter().map(|socket| socket.local).collect::<Vec<_>>();
+            let shard = ShardConfig {
+                shard: ShardId(index as u16),
+                shards: count as u16,
+                candidates: candidates(&addresses, &udp_ports, ice_tcp.as_ref().map(|tcp| tcp.port)),
+                identity: identity.clone(),
+                timeouts: PeerTimeouts {
+                    handshake: config.rtc.handshake_timeout,
+                    consent: config.rtc.consent_timeout,
+                },
+                sessions: sessions.clone(),
+                rooms: RoomLimits {
+                    participants: config.limits.participants_per_room as usize,
+                    topics: config.limits.topics_per_member as usize,
+                },
+                max_sessions: (config.limits.sessions_max as usize).div_ceil(count),
+                max_peers: (config.rtc.max_peers as usize).div_ceil(count),
+            };
+            tracing::debug!(shard = index, candidates = ?shard.candidates, "starting");
+            let shell = shard::Shell {
+                shard: Shard::new(shard, Box::new(random())),
+                sockets,
+                inputs,
+                letters_in: letter_receivers.pop().expect("one for each shard"),
+                letters_out: letters.clone(),
+                counters: metrics.shard(index),
+                metrics: metrics.clone(),
+                population: population.clone(),
+            };
+            let thread = std::thread::Builder::new().name(format!("shard-{index}"));
+            threads.push(
+                thread
+                    .spawn(move || shell.run())
+                    .context("cannot start a shard's thread")?,
+            );
+        }
+        Ok(Self {
+            inputs,
+            sessions: population,
+            threads: Mutex::new(threads),
+            ice_tcp,
+            limits: sessions.announced.clone(),
+        })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u16 {
+        self.inputs.len() as u16
+    }
+
+    /// What clients are told.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Sessions on all shards, as of the last second.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Hands a command to a shard, waiting while its queue is full. `false` once it has ended.
+    pub async fn send(&self, shard: ShardId, command: Command) -> bool {
+        match self.inputs.get(shard.0 as usize) {
+            Some(inputs) => inputs.send(Input::Command(command)).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Tells every client that the server shuts down, and lets go of it.
+    pub async fn drain(&self, retry_after: Duration) {
+        for shard in 0..self.count() {
+            self.send(ShardId(shard), Command::Drain { retry_after }).await;
+        }
+    }
+
+    /// Ends the threads when they have sent what is left.
+    pub async fn stop(&self) {
+        for inputs in &self.inputs {
+            let _ = inputs.send(Input::Stop).await;
+        }
+        let threads = self
+            .threads
+            .lock()
+            .map(|mut threads| std::mem::take(&mut *threads))
+            .unwrap_or_default();
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        if !joined.await.unwrap_or(false) {
+            tracing::error!("a shard has panicked");
+        }
+    }
+}
+
+/// Which addresses clients are told: as configured, else those of the interfaces.
+fn advertised(config: &Config) -> io::Result<Vec<IpAddr>> {
+    if !config.rtc.advertise_addresses.is_empty() {
+        return Ok(config.rtc.advertise_addresses.clone());
+    }
+    let mut addresses: Vec<IpAddr> = if_addrs::get_if_addrs()?
+        .iter()
+        .map(if_addrs::Interface::ip)
+        .collect();
+    // A client on this machine reaches loopback; Firefox gathers no loopback candidate of its own and needs another.
+    let development = config.mode() == Mode::Development;
+    addresses.retain(|ip| (development || !ip.is_loopback()) && !is_link_local(ip));
+    addresses.sort_by_key(|ip| (ip.is_loopback(), ip.is_ipv6(), *ip));
+    addresses.dedup();
+    addresses.truncate(16);
+    Ok(addresses)
+}
+
+fn is_link_local(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+fn candidates(addresses: &[IpAddr], udp: &[SocketAddr], tcp: Option<u16>) -> Vec<HostCandidate> {
+    let listens = |ip: &IpAddr, local: &SocketAddr| {
+        local.ip() == *ip || (local.ip().is_unspecified() && local.is_ipv4() == ip.is_ipv4())
+    };
+    // An address outside this machine (1:1 NAT, a container's host) leads to whichever socket has its family.
+    let port_of = |ip: &IpAddr| {
+        let exact = udp.iter().find(|local| listens(ip, local));
+        exact
+            .or_else(|| udp.iter().find(|local| local.is_ipv4() == ip.is_ipv4()))
+            .map(SocketAddr::port)
+    };
+    let udp = addresses
+        .iter()
+        .filter_map(|ip| Some(SocketAddr::new(*ip, port_of(ip)?)));
+    let udp = udp.map(|address| HostCandidate { address, tcp: false });
+    let tcp = tcp
+        .into_iter()
+        .flat_map(|port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port)));
+    udp.chain(tcp.map(|address| HostCandidate { address, tcp: true }))
+        .collect()
+}
+
+fn session_limits(config: &Config) -> SessionLimits {
+    let limits = &config.limits;
+    SessionLimits {
+        announced: Limits {
+            max_message_bytes: limits.max_message_bytes,
+            max_lossy_bytes: LOSSY_BYTES,
+            chunk_bytes: CHUNK_BYTES,
+            replay_limit_bytes: limits.replay_limit_bytes,
+            rooms_per_session: limits.rooms_per_session as usize,
+            topics_per_member: limits.topics_per_member as usize,
+            resume_grace_ms: limits.resume_grace.as_millis() as u64,
+        },
+        lossy_queue_bytes: limits.lossy_queue_bytes,
+        messages_per_second: limits.messages_per_second,
+        message_burst: limits.messages_burst,
+    }
+}
+
+/// Random numbers of the system, some at a time.
+fn random() -> impl FnMut() -> u64 + Send {
+    let system = SystemRandom::new();
+    let mut pool = [0; 512];
+    let mut used = pool.len();
+    move || {
+        if used == pool.len() {
+            system
+                .fill(&mut pool)
+                .expect("the system has random numbers: it had them at the start");
+            used = 0;
+        }
+        let number = u64::from_ne_bytes(pool[used..used + 8].try_into().expect("eight bytes"));
+        pool[used..used + 8].fill(0);
+        used += 8;
+        number
+    }
+}
+
+/// A letter on its way between threads.
+type Letters = mpsc::Sender<Letter>;

@@ -1,0 +1,309 @@
+//! The thread of one shard: waits for a datagram, a queue or a deadline, takes everything that is there, lets the
+//! shard work once, and carries off what it has.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use super::{
+    Input, Letters,
+    udp::{ActiveUdp, ReceiveBuffer, Udp},
+};
+use crate::{
+    engine::{
+        Shard,
+        path::{Path, TcpId},
+        transmit::Transmit,
+    },
+    metrics::{DatagramDrop, Direction, DropCause, Lane, Metrics, Queue, Rung, ShardCounters},
+    names::ShardId,
+    router::Letter,
+};
+
+/// Inputs and letters taken before the shard works: enough for batches to form, few enough for deadlines to hold.
+const TAKEN: usize = 512;
+/// Receive calls before the shard works.
+const RECEIVES: usize = 4;
+/// How often what was counted is shown.
+const PUBLISH: Duration = Duration::from_millis(500);
+
+/// Everything that one thread owns.
+pub(super) struct Shell {
+    pub(super) shard: Shard,
+    pub(super) sockets: Vec<Udp>,
+    pub(super) inputs: mpsc::Receiver<Input>,
+    pub(super) letters_in: mpsc::Receiver<Letter>,
+    pub(super) letters_out: Vec<Letters>,
+    pub(super) counters: ShardCounters,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) population: Arc<AtomicUsize>,
+}
+
+struct Loop {
+    shard: Shard,
+    sockets: Vec<ActiveUdp>,
+    inputs: mpsc::Receiver<Input>,
+    letters_in: mpsc::Receiver<Letter>,
+    letters_out: Vec<Letters>,
+    tcp: HashMap<TcpId, mpsc::Sender<Bytes>>,
+    receive: ReceiveBuffer,
+    counters: ShardCounters,
+    metrics: Arc<Metrics>,
+    population: Arc<AtomicUsize>,
+    counted: usize,
+    published: Instant,
+    is_stopping: bool,
+}
+
+impl Shell {
+    /// Runs until it is told to stop.
+    pub(super) fn run(self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "cannot start a shard's event loop"),
+        };
+        runtime.block_on(async {
+            let sockets = self
+                .sockets
+                .into_iter()
+                .map(Udp::activate)
+                .collect::<Result<Vec<_>, _>>();
+            let sockets = match sockets {
+                Ok(sockets) => sockets,
+                Err(error) => return tracing::error!(%error, "cannot use a shard's sockets"),
+            };
+            let mut shard = Loop {
+                shard: self.shard,
+                sockets,
+                inputs: self.inputs,
+                letters_in: self.letters_in,
+                letters_out: self.letters_out,
+                tcp: HashMap::new(),
+                receive: ReceiveBuffer::new(),
+                counters: self.counters,
+                metrics: self.metrics,
+                population: self.population,
+                counted: 0,
+                published: Instant::now(),
+                is_stopping: false,
+            };
+            while !shard.is_stopping {
+                shard.wait().await;
+                shard.turn();
+            }
+        });
+    }
+}
+
+/// What ended the wait, and already taken from its queue.
+enum Woken {
+    Input(Input),
+    Letter(Letter),
+    Other,
+}
+
+impl Loop {
+    async fn wait(&mut self) {
+        let publish = self.published + PUBLISH;
+        let due = self.shard.poll_timeout().map_or(publish, |due| due.min(publish));
+        let sleep = tokio::time::sleep_until(due.into());
+        tokio::pin!(sleep);
+        let Self {
+            inputs,
+            letters_in,
+            sockets,
+            ..
+        } = self;
+        let woken = poll_fn(|cx| {
+            if sockets.iter().any(|socket| socket.poll_readable(cx).is_ready()) {
+                return Poll::Ready(Woken::Other);
+            }
+            if let Poll::Ready(input) = inputs.poll_recv(cx) {
+                return Poll::Ready(Woken::Input(input.unwrap_or(Input::Stop)));
+            }
+            if let Poll::Ready(Some(letter)) = letters_in.poll_recv(cx) {
+                return Poll::Ready(Woken::Letter(letter));
+            }
+            sleep.as_mut().poll(cx).map(|()| Woken::Other)
+        });
+        match woken.await {
+            Woken::Input(input) => self.handle(input, Instant::now()),
+            Woken::Letter(letter) => self.shard.handle_letter(letter, Instant::now()),
+            Woken::Other => {}
+        }
+    }
+
+    fn turn(&mut self) {
+        let now = Instant::now();
+        for _ in 0..TAKEN {
+            let Ok(input) = self.inputs.try_recv() else { break };
+            self.handle(input, now);
+        }
+        for _ in 0..TAKEN {
+            let Ok(letter) = self.letters_in.try_recv() else {
+                break;
+            };
+            self.shard.handle_letter(letter, now);
+        }
+        let Self {
+            sockets,
+            shard,
+            receive,
+            ..
+        } = self;
+        for socket in sockets.iter() {
+            for _ in 0..RECEIVES {
+                if socket.receive(receive, |datagram| shard.handle_datagram(datagram, now)) == 0 {
+                    break;
+                }
+            }
+        }
+        if self.shard.poll_timeout().is_some_and(|due| due <= now) {
+            self.shard.handle_timeout(now);
+        }
+        self.shard.flush(now);
+        self.transmit();
+        self.post();
+        self.counters.turned_in(now.elapsed());
+        if now.saturating_duration_since(self.published) >= PUBLISH {
+            self.publish(now);
+        }
+    }
+
+    fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Command(command) => {
+                if let crate::engine::Command::PathClosed(Path::Tcp(id)) = &command {
+                    self.tcp.remove(id);
+                }
+                self.shard.handle_command(command, now);
+            }
+            Input::Datagram(datagram) => self.shard.handle_datagram(datagram, now),
+            Input::TcpOpened(id, writer) => {
+                self.tcp.insert(id, writer);
+            }
+            Input::Stop => self.is_stopping = true,
+        }
+    }
+
+    fn transmit(&mut self) {
+        let (mut sent, mut bytes) = (0, 0);
+        for transmit in self.shard.transmits() {
+            let count = transmit.contents.len().div_ceil(transmit.segment.max(1));
+            let taken = match transmit.path {
+                Path::Udp(far) => {
+                    let socket = self
+                        .sockets
+                        .iter()
+                        .find(|socket| socket.serves(far, transmit.local_ip));
+                    socket.is_some_and(|socket| socket.send(far, &transmit).is_ok())
+                }
+                Path::Tcp(id) => self
+                    .tcp
+                    .get(&id)
+                    .is_some_and(|writer| write_tcp(writer, &transmit)),
+                Path::Relay(_) => false,
+            };
+            if taken {
+                sent += count;
+                bytes += transmit.contents.len();
+            } else {
+                self.counters.datagram_dropped(DatagramDrop::SendFailed);
+            }
+        }
+        self.shard.clear_transmits();
+        self.counters.datagrams(Direction::Out, sent, bytes);
+    }
+
+    fn post(&mut self) {
+        for (index, queue) in self.letters_out.iter().enumerate() {
+            let to = ShardId(index as u16);
+            while let Some(letter) = self.shard.poll_letter(to) {
+                if let Err(TrySendError::Full(letter) | TrySendError::Closed(letter)) = queue.try_send(letter)
+                {
+                    self.shard.return_letter(to, letter);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        self.published = now;
+        let counts = self.shard.take_counts();
+        let (sessions, peers) = (counts.sessions, counts.peers);
+        for (lane, index) in [(Lane::Reliable, 0), (Lane::Lossy, 1)] {
+            let [received, delivered] =
+                [sessions.received, sessions.delivered].map(|counts| counts[index] as usize);
+            let bytes =
+                [sessions.received_bytes, sessions.delivered_bytes].map(|counts| counts[index] as usize);
+            self.counters.messages_of(lane, Direction::In, received, bytes[0]);
+            self.counters
+                .messages_of(lane, Direction::Out, delivered, bytes[1]);
+        }
+        self.counters.dropped(
+            Lane::Lossy,
+            DropCause::ReceiverSlow,
+            sessions.lossy_dropped as usize,
+        );
+        self.counters
+            .dropped(Lane::Reliable, DropCause::ReceiverSlow, counts.gaps as usize);
+        self.counters.dropped(
+            Lane::Reliable,
+            DropCause::RateLimited,
+            sessions.rate_limited as usize,
+        );
+        self.counters.datagrams(
+            Direction::In,
+            peers.received as usize,
+            peers.received_bytes as usize,
+        );
+        self.counters.datagrams_dropped(
+            DatagramDrop::Unknown,
+            (peers.unknown + peers.refused_checks) as usize,
+        );
+        self.counters
+            .datagrams_dropped(DatagramDrop::Malformed, peers.other as usize);
+        self.counters
+            .datagrams_dropped(DatagramDrop::Flood, peers.refused_handshake as usize);
+        self.metrics.webrtc.path_changes.inc_by(peers.moved);
+        for latency in self.shard.take_latencies() {
+            self.counters.delivered_after(latency);
+        }
+        let rungs = self.shard.rungs();
+        let rungs = [rungs.udp, rungs.tcp, rungs.relay, rungs.websocket, rungs.none];
+        for (rung, count) in Rung::ALL.iter().zip(rungs) {
+            self.counters.sessions_on(*rung, count);
+        }
+        let (rooms, members, here, webrtc) = self.shard.population();
+        self.counters.occupancy(rooms, members);
+        self.counters.peers(webrtc);
+        let before = std::mem::replace(&mut self.counted, here);
+        self.population
+            .fetch_add(here.wrapping_sub(before), Ordering::Relaxed);
+        self.counters.queue_depth(Queue::Http, self.inputs.len());
+        self.counters.queue_depth(Queue::Shards, self.letters_in.len());
+        self.counters.publish();
+    }
+}
+
+/// Frames datagrams (RFC 4571) into the connection's queue; a full queue loses them, as a full router would.
+fn write_tcp(writer: &mpsc::Sender<Bytes>, transmit: &Transmit<'_>) -> bool {
+    let mut framed = BytesMut::with_capacity(transmit.contents.len() + 64);
+    for datagram in transmit.contents.chunks(transmit.segment.max(1)) {
+        framed.put_u16(datagram.len() as u16);
+        framed.put_slice(datagram);
+    }
+    writer.try_send(framed.freeze()).is_ok()
+}

@@ -1,0 +1,385 @@
+//! Everything the server counts: each metric's name, help and labels, one struct per subject (OPS2).
+//!
+//! No label ever holds a room, user, tenant, peer or address, and none can hold text from outside: label
+//! values are `&'static str` or an enum of this module, so that the number of series is bounded by the
+//! program, not by its users.
+//!
+//! Shards count in [`ShardCounters`], which is plain memory of their own thread, and publish it once in a
+//! while; nothing on the path of a packet touches an atomic. What happens seldom or elsewhere (joins,
+//! requests) is counted directly. [`Metrics::render`] is what `/metrics` answers; serving it is the business
+//! of `http`.
+
+mod label;
+mod shard;
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+pub use label::{Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Rung};
+pub use shard::ShardCounters;
+
+/// Seconds from sender to receiver: fine where the aims lie (100 and 200 ms), coarse beyond.
+const DELIVERY_BUCKETS: [f64; 13] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0,
+];
+
+/// Seconds of one turn of a shard's loop: from an idle turn to one that every peer of the shard feels.
+const LOOP_BUCKETS: [f64; 11] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0,
+];
+
+/// Seconds of one HTTP request.
+const HTTP_BUCKETS: [f64; 8] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// The registry and all subjects.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Who is here.
+    pub rooms: Rooms,
+    /// What clients ask on the signalling socket.
+    pub signalling: Signalling,
+    /// WebRTC connections.
+    pub webrtc: WebRtc,
+    /// The HTTP side.
+    pub http: Http,
+    messages: Messages,
+    shards: Shards,
+    sessions: IntGaugeVec,
+}
+
+/// Joins, leaves and refusals.
+#[derive(Debug)]
+pub struct Rooms {
+    /// Successful joins.
+    pub joins: IntCounter,
+    leaves: IntCounterVec,
+    refusals: IntCounterVec,
+}
+
+impl Rooms {
+    /// Counts a participant who left; `reason` is a code of the protocol.
+    pub fn left(&self, reason: &'static str) {
+        self.leaves.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a refusal; `code` is a code of the protocol.
+    pub fn refused(&self, code: &'static str) {
+        self.refusals.with_label_values(&[code]).inc();
+    }
+}
+
+/// Messages on the signalling socket.
+#[derive(Debug)]
+pub struct Signalling {
+    messages: IntCounterVec,
+    /// Messages that did not parse.
+    pub malformed: IntCounter,
+}
+
+impl Signalling {
+    /// Counts a message; `kind` is a message type of the protocol.
+    pub fn message(&self, direction: Direction, kind: &'static str) {
+        self.messages.with_label_values(&[direction.as_str(), kind]).inc();
+    }
+}
+
+/// How WebRTC connections fare.
+#[derive(Debug)]
+pub struct WebRtc {
+    outcomes: IntCounterVec,
+    /// Connections that moved to another path without an ICE restart.
+    pub path_changes: IntCounter,
+}
+
+impl WebRtc {
+    /// Counts an outcome.
+    pub fn outcome(&self, outcome: Connect) {
+        self.outcomes.with_label_values(&[outcome.as_str()]).inc();
+    }
+}
+
+/// Requests and sockets.
+#[derive(Debug)]
+pub struct Http {
+    requests: IntCounterVec,
+    seconds: Histogram,
+    /// Open WebSockets.
+    pub websockets: IntGauge,
+}
+
+impl Http {
+    /// Counts a request that was answered with `status` after `took`.
+    pub fn request(&self, door: Door, status: u16, took: Duration) {
+        let class = match status {
+            100..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.with_label_values(&[door.as_str(), class]).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+}
+
+#[derive(Debug)]
+struct Messages {
+    count: IntCounterVec,
+    bytes: IntCounterVec,
+    drops: IntCounterVec,
+    gaps: IntCounter,
+    delivery: Histogram,
+}
+
+#[derive(Debug)]
+struct Shards {
+    turn: HistogramVec,
+    queue: IntGaugeVec,
+    rooms: IntGaugeVec,
+    participants: IntGaugeVec,
+    peers: IntGaugeVec,
+    datagrams: IntCounterVec,
+    datagram_bytes: IntCounterVec,
+    datagram_drops: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers everything.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let build = gauges(
+            r,
+            "switchyard_build_info",
+            "The version that runs; always 1.",
+            &["version"],
+        );
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let rooms = Rooms {
+            joins: counter(r, "switchyard_joins_total", "Participants let into a room."),
+            leaves: counters(
+                r,
+                "switchyard_leaves_total",
+                "Participants gone, by reason.",
+                &["reason"],
+            ),
+            refusals: counters(
+                r,
+                "switchyard_refusals_total",
+                "Requests refused, by code.",
+                &["code"],
+            ),
+        };
+        let signalling = Signalling {
+            messages: counters(
+                r,
+                "switchyard_signals_total",
+                "Messages on the signalling socket, by direction and type.",
+                &["direction", "type"],
+            ),
+            malformed: counter(
+                r,
+                "switchyard_signals_malformed_total",
+                "Signalling messages that did not parse.",
+            ),
+        };
+        let webrtc = WebRtc {
+            outcomes: counters(
+                r,
+                "switchyard_webrtc_total",
+                "WebRTC connections opened and failed, by cause.",
+                &["outcome"],
+            ),
+            path_changes: counter(
+                r,
+                "switchyard_path_changes_total",
+                "Connections that moved to another path without an ICE restart.",
+            ),
+        };
+        let http = Http {
+            requests: counters(
+                r,
+                "switchyard_http_requests_total",
+                "HTTP requests, by door and class of status.",
+                &["door", "status"],
+            ),
+            seconds: histogram(
+                r,
+                "switchyard_http_request_seconds",
+                "Time to answer an HTTP request.",
+                &HTTP_BUCKETS,
+            ),
+            websockets: gauge(r, "switchyard_websockets", "Open WebSockets."),
+        };
+        let messages = Messages {
+            count: counters(
+                r,
+                "switchyard_messages_total",
+                "Data messages, by lane and direction; out counts each receiver.",
+                &["lane", "direction"],
+            ),
+            bytes: counters(
+                r,
+                "switchyard_message_bytes_total",
+                "Payload of data messages, by lane and direction.",
+                &["lane", "direction"],
+            ),
+            drops: counters(
+                r,
+                "switchyard_drops_total",
+                "Data messages that did not reach a receiver, by lane and cause.",
+                &["lane", "cause"],
+            ),
+            gaps: counter(
+                r,
+                "switchyard_gaps_total",
+                "Receivers told that reliable messages are missing.",
+            ),
+            delivery: histogram(
+                r,
+                "switchyard_delivery_seconds",
+                "Time from a message's arrival at the server to its handing over to a receiver's pipe.",
+                &DELIVERY_BUCKETS,
+            ),
+        };
+        let shards = Shards {
+            turn: histograms(
+                r,
+                "switchyard_shard_loop_seconds",
+                "Time of one turn of a shard's loop, waiting excluded.",
+                &["shard"],
+                &LOOP_BUCKETS,
+            ),
+            queue: gauges(
+                r,
+                "switchyard_shard_queue",
+                "Entries waiting in a shard's queues.",
+                &["shard", "queue"],
+            ),
+            rooms: gauges(r, "switchyard_rooms", "Rooms with somebody in them.", &["shard"]),
+            participants: gauges(r, "switchyard_participants", "Participants in rooms.", &["shard"]),
+            peers: gauges(
+                r,
+                "switchyard_peers",
+                "WebRTC peers, connected or connecting.",
+                &["shard"],
+            ),
+            datagrams: counters(
+                r,
+                "switchyard_datagrams_total",
+                "UDP datagrams, and packets of ICE-TCP, by shard and direction.",
+                &["shard", "direction"],
+            ),
+            datagram_bytes: counters(
+                r,
+                "switchyard_datagram_bytes_total",
+                "Bytes in those, by shard and direction.",
+                &["shard", "direction"],
+            ),
+            datagram_drops: counters(
+                r,
+                "switchyard_datagram_drops_total",
+                "Datagrams thrown away, by cause.",
+                &["cause"],
+            ),
+        };
+        let sessions = gauges(
+            r,
+            "switchyard_sessions",
+            "Sessions, by the way through the network that they use now.",
+            &["rung"],
+        );
+        let metrics = Self {
+            registry,
+            rooms,
+            signalling,
+            webrtc,
+            http,
+            messages,
+            shards,
+            sessions,
+        };
+        metrics.show_from_the_start();
+        metrics
+    }
+
+    /// The counters of shard `index`, to be kept by its thread.
+    #[must_use]
+    pub fn shard(&self, index: usize) -> ShardCounters {
+        ShardCounters::new(self, index)
+    }
+
+    /// All metrics in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_default()
+    }
+
+    /// Makes series whose labels are known appear as 0 before the first event, because a rate over a series
+    /// that is born with its first failure misses that failure.
+    fn show_from_the_start(&self) {
+        for outcome in Connect::ALL {
+            self.webrtc.outcomes.with_label_values(&[outcome.as_str()]);
+        }
+        for code in switchyard_signaling::Code::ALL {
+            self.rooms.refusals.with_label_values(&[code.as_str()]);
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help))
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    register(
+        registry,
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())),
+    )
+}
+
+fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    register(
+        registry,
+        HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels),
+    )
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+    let metric =
+        metric.expect("names, labels and buckets are constants of this file that Prometheus accepts");
+    registry
+        .register(Box::new(metric.clone()))
+        .expect("no two metrics of this file have one name");
+    metric
+}
+
+#[cfg(test)]
+mod tests;

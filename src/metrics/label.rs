@@ -1,0 +1,140 @@
+//! The labels whose values are known: an enum each.
+
+/// An enum whose variants are the values of one label.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &[Self; Self::COUNT] = &[$(Self::$variant),+];
+
+            /// How many there are.
+            pub const COUNT: usize = [$($text),+].len();
+
+            /// The label's text.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+label! {
+    /// The way through the network that a session uses (LAD1).
+    Rung {
+        /// A data channel over UDP.
+        Udp = "udp",
+        /// A data channel over ICE-TCP.
+        Tcp = "tcp",
+        /// A data channel over a TURN relay.
+        Relay = "relay",
+        /// The WebSocket.
+        WebSocket = "websocket",
+        /// No pipe for the moment: the session waits to be resumed.
+        None = "none",
+    }
+}
+
+label! {
+    /// How a message is carried.
+    Lane {
+        /// In order, buffered, replayed.
+        Reliable = "reliable",
+        /// Newest wins; dropped when late.
+        Lossy = "lossy",
+    }
+}
+
+label! {
+    /// Seen from the server.
+    Direction {
+        /// From a client.
+        In = "in",
+        /// To a client.
+        Out = "out",
+    }
+}
+
+label! {
+    /// Why a message reached somebody not.
+    DropCause {
+        /// The receiver was too slow, and its queue full.
+        ReceiverSlow = "receiver_slow",
+        /// The receiver had no pipe, or none that carries the lane.
+        NoPipe = "no_pipe",
+        /// The queue to another shard was full.
+        ShardBusy = "shard_busy",
+        /// The sender sent faster than its limit.
+        RateLimited = "rate_limited",
+        /// A chunk of a lossy message did not arrive, or did not fit.
+        Incomplete = "incomplete",
+    }
+}
+
+label! {
+    /// Queues of a shard.
+    Queue {
+        /// Work from other shards.
+        Shards = "shards",
+        /// Work from HTTP.
+        Http = "http",
+        /// Datagrams ready to be sent.
+        Datagrams = "datagrams",
+    }
+}
+
+label! {
+    /// What became of a WebRTC connection attempt, or of a connection (SIG5).
+    Connect {
+        /// The data channel opened.
+        Opened = "opened",
+        /// No authenticated ICE check came in time.
+        IceTimeout = "ice_timeout",
+        /// ICE checks came, the DTLS handshake was not finished in time.
+        DtlsTimeout = "dtls_timeout",
+        /// The DTLS handshake failed or broke a limit.
+        DtlsFailed = "dtls_failed",
+        /// DTLS was done, no data channel opened in time.
+        SctpTimeout = "sctp_timeout",
+        /// The offer could not be used.
+        BadOffer = "bad_offer",
+        /// An open connection fell silent.
+        ConsentLost = "consent_lost",
+        /// The server had no room for another peer.
+        PeersFull = "peers_full",
+    }
+}
+
+label! {
+    /// Why a datagram was thrown away unread.
+    DatagramDrop {
+        /// From an address that belongs to no peer, and no valid ICE check.
+        Unknown = "unknown",
+        /// Not STUN, DTLS, RTP or RTCP.
+        Malformed = "malformed",
+        /// Above a limit that protects a peer's handshake.
+        Flood = "flood",
+        /// The socket did not take it.
+        SendFailed = "send_failed",
+    }
+}
+
+label! {
+    /// Doors of the HTTP side.
+    Door {
+        /// The signalling socket.
+        Connect = "connect",
+        /// The client's files and the demo.
+        Files = "files",
+        /// `/metrics`.
+        Metrics = "metrics",
+        /// `/healthz` and `/readyz`.
+        Health = "health",
+        /// Everything else.
+        Other = "other",
+    }
+}

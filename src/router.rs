@@ -1,0 +1,492 @@
+//! From a session to its rooms and from a room to its receivers, across shards.
+//!
+//! One router per shard: it holds the rooms that live there, hands actions to them, and sorts what they say into
+//! deliveries for sessions of this shard and [`Letter`]s to others. It never touches a session or a pipe (that is
+//! `src/engine/`) nor a queue between threads (that is `src/io/`): letters are polled, and a shell that cannot pass
+//! one on gives it back.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::Instant,
+};
+
+use crate::{
+    names::{RoomKey, SessionId, ShardId},
+    room::{Action, Delivery, Output, Receiver, Room, RoomLimits},
+};
+
+/// Where a room lives, once a session has been admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomPlace {
+    /// The room's shard.
+    pub shard: ShardId,
+    /// Its slot there, and the serial number of the slot's occupant.
+    pub slot: u32,
+    /// See `slot`.
+    pub serial: u32,
+}
+
+/// What one shard tells another.
+#[derive(Debug)]
+pub enum Letter {
+    /// A session asks for admission.
+    Join {
+        /// The room, made if it is not there.
+        room: RoomKey,
+        /// Who asks.
+        session: SessionId,
+        /// A join.
+        action: Action,
+    },
+    /// A member acts.
+    Act {
+        /// The room.
+        place: RoomPlace,
+        /// Who acts.
+        session: SessionId,
+        /// What.
+        action: Action,
+    },
+    /// A room's message for sessions of the receiving shard.
+    Deliver(Delivery),
+    /// A session of the receiving shard is a member now.
+    Admitted(Receiver, RoomPlace),
+    /// A session of the receiving shard is no member, or none any more.
+    Dismissed(Receiver),
+}
+
+/// What the router has for the sessions of its own shard.
+#[derive(Debug)]
+pub enum Arrival {
+    /// Bring this to those of the receivers that live here.
+    Deliver(Delivery),
+    /// This session is a member now.
+    Admitted(Receiver, RoomPlace),
+    /// This session is no member, or none any more.
+    Dismissed(Receiver),
+}
+
+/// The rooms of one shard and the ways to them.
+#[derive(Debug)]
+pub struct Router {
+    shard: ShardId,
+    shards: u16,
+    limits: RoomLimits,
+    rooms: Vec<Option<(u32, Room)>>,
+    free: Vec<u32>,
+    serial: u32,
+    by_key: HashMap<RoomKey, u32>,
+    timers: BTreeSet<(Instant, u32)>,
+    timer_of: HashMap<u32, Instant>,
+    arrivals: VecDeque<Arrival>,
+    letters: Vec<VecDeque<Letter>>,
+    members: usize,
+}
+
+impl Router {
+    /// The router of `shard`, one of `shards`.
+    pub fn new(shard: ShardId, shards: u16, limits: RoomLimits) -> Self {
+        Self {
+            shard,
+            shards,
+            limits,
+            rooms: Vec::new(),
+            free: Vec::new(),
+            serial: 0,
+            by_key: HashMap::new(),
+            timers: BTreeSet::new(),
+            timer_of: HashMap::new(),
+            arrivals: VecDeque::new(),
+            letters: (0..shards).map(|_| VecDeque::new()).collect(),
+            members: 0,
+        }
+    }
+
+    /// A session of this shard wants to join a room, wherever that lives.
+    pub fn join(&mut self, session: SessionId, room: RoomKey, action: Action, now: Instant) {
+        let shard = room.shard(self.shards);
+        self.dispatch(
+            shard,
+            Letter::Join {
+                room,
+                session,
+                action,
+            },
+            now,
+        );
+    }
+
+    /// A session of this shard acts in a room.
+    pub fn act(&mut self, session: SessionId, place: RoomPlace, action: Action, now: Instant) {
+        self.dispatch(
+            place.shard,
+            Letter::Act {
+                place,
+                session,
+                action,
+            },
+            now,
+        );
+    }
+
+    /// Takes a letter from another shard.
+    pub fn handle_letter(&mut self, letter: Letter, now: Instant) {
+        match letter {
+            Letter::Join {
+                room,
+                session,
+                action,
+            } => {
+                let slot = self.slot_of(room);
+                self.room_acts(slot, session, action, now);
+            }
+            Letter::Act {
+                place,
+                session,
+                action,
+            } => {
+                let there = self.rooms.get(place.slot as usize).and_then(Option::as_ref);
+                if there.is_some_and(|(serial, _)| *serial == place.serial) {
+                    self.room_acts(place.slot, session, action, now);
+                }
+            }
+            Letter::Deliver(delivery) => self.arrivals.push_back(Arrival::Deliver(delivery)),
+            Letter::Admitted(receiver, place) => self.arrivals.push_back(Arrival::Admitted(receiver, place)),
+            Letter::Dismissed(receiver) => self.arrivals.push_back(Arrival::Dismissed(receiver)),
+        }
+    }
+
+    /// Lets rooms do what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(at, slot)) = self.timers.first()
+            && at <= now
+        {
+            self.timers.pop_first();
+            self.timer_of.remove(&slot);
+            if let Some((_, room)) = &mut self.rooms[slot as usize] {
+                room.handle_timeout(now);
+            }
+            self.collect(slot);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// What there is for the sessions of this shard.
+    pub fn poll_arrival(&mut self) -> Option<Arrival> {
+        self.arrivals.pop_front()
+    }
+
+    /// What there is for another shard.
+    pub fn poll_letter(&mut self, to: ShardId) -> Option<Letter> {
+        self.letters[to.0 as usize].pop_front()
+    }
+
+    /// A letter that could not be passed on now.
+    pub fn return_letter(&mut self, to: ShardId, letter: Letter) {
+        self.letters[to.0 as usize].push_front(letter);
+    }
+
+    /// Letters that wait for another shard.
+    pub fn waiting(&self, to: ShardId) -> usize {
+        self.letters[to.0 as usize].len()
+    }
+
+    /// Rooms that live here, and their members.
+    pub fn population(&self) -> (usize, usize) {
+        (self.by_key.len(), self.members)
+    }
+
+    fn dispatch(&mut self, to: ShardId, letter: Letter, now: Instant) {
+        if to == self.shard {
+            self.handle_letter(letter, now);
+        } else {
+            self.letters[to.0 as usize].push_back(letter);
+        }
+    }
+
+    fn slot_of(&mut self, key: RoomKey) -> u32 {
+        if let Some(&slot) = self.by_key.get(&key) {
+            return slot;
+        }
+        self.serial += 1;
+        let room = Some((self.serial, Room::new(key.clone(), self.limits)));
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.rooms[slot as usize] = room;
+                slot
+            }
+            None => {
+                self.rooms.push(room);
+                (self.rooms.len() - 1) as u32
+            }
+        };
+        self.by_key.insert(key, slot);
+        slot
+    }
+
+    fn room_acts(&mut self, slot: u32, session: SessionId, action: Action, now: Instant) {
+        let Some((_, room)) = &mut self.rooms[slot as usize] else {
+            return;
+        };
+        // Only these change who is in the room and when something is due.
+        let cheap = matches!(action, Action::Send(..));
+        room.handle(session, action, now);
+        if cheap {
+            self.outputs(slot)
+        } else {
+            self.collect(slot)
+        }
+    }
+
+    fn outputs(&mut self, slot: u32) {
+        let Some((serial, room)) = &mut self.rooms[slot as usize] else {
+            return;
+        };
+        let place = RoomPlace {
+            shard: self.shard,
+            slot,
+            serial: *serial,
+        };
+        while let Some(output) = room.poll() {
+            match output {
+                Output::Deliver(delivery) => {
+                    deliver(&mut self.arrivals, &mut self.letters, self.shard, delivery);
+                }
+                Output::Admitted(receiver) => {
+                    if receiver.session.shard == self.shard {
+                        self.arrivals.push_back(Arrival::Admitted(receiver, place));
+                    } else {
+                        self.letters[receiver.session.shard.0 as usize]
+                            .push_back(Letter::Admitted(receiver, place));
+                    }
+                }
+                Output::Dismissed(receiver) => {
+                    if receiver.session.shard == self.shard {
+                        self.arrivals.push_back(Arrival::Dismissed(receiver));
+                    } else {
+                        self.letters[receiver.session.shard.0 as usize]
+                            .push_back(Letter::Dismissed(receiver));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the outputs and what else an action may have changed: members, timer, the room's end.
+    fn collect(&mut self, slot: u32) {
+        self.outputs(slot);
+        let Some((_, room)) = &self.rooms[slot as usize] else {
+            return;
+        };
+        let due = room.poll_timeout();
+        if room.is_empty() {
+            self.by_key.remove(&room.key().clone());
+            self.rooms[slot as usize] = None;
+            self.free.push(slot);
+        }
+        let scheduled = self.timer_of.get(&slot).copied();
+        if scheduled != due {
+            if let Some(at) = scheduled {
+                self.timers.remove(&(at, slot));
+                self.timer_of.remove(&slot);
+            }
+            if let Some(at) = due {
+                self.timers.insert((at, slot));
+                self.timer_of.insert(slot, at);
+            }
+        }
+        self.members = self.rooms.iter().flatten().map(|(_, room)| room.len()).sum();
+    }
+}
+
+/// To this shard if a receiver lives here, and once to each other shard where one does.
+fn deliver(
+    arrivals: &mut VecDeque<Arrival>,
+    letters: &mut [VecDeque<Letter>],
+    here: ShardId,
+    delivery: Delivery,
+) {
+    let mut local = false;
+    if letters.len() == 1 {
+        local = true;
+    } else {
+        let mut told = [false; 64];
+        for receiver in delivery.receivers.iter() {
+            let shard = receiver.session.shard;
+            if shard == here {
+                local = true;
+            } else if !std::mem::replace(&mut told[shard.0 as usize % 64], true) {
+                letters[shard.0 as usize].push_back(Letter::Deliver(delivery.clone()));
+            }
+        }
+    }
+    if local {
+        arrivals.push_back(Arrival::Deliver(delivery));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use switchyard_signaling::{Code, frame::Target};
+
+    use super::*;
+    use crate::room::{Grant, Lane, Outbound, permission::Role};
+
+    const LIMITS: RoomLimits = RoomLimits {
+        participants: 50,
+        topics: 8,
+    };
+
+    fn session(shard: u16, slot: u32) -> SessionId {
+        SessionId {
+            shard: ShardId(shard),
+            slot,
+            serial: 1,
+        }
+    }
+
+    fn join(user: &str, now: Instant) -> Action {
+        let role = Role::Editor;
+        let expires = now + Duration::from_secs(60);
+        let grant = Grant {
+            user: user.into(),
+            name: user.into(),
+            role,
+            permissions: role.permissions(),
+            expires,
+        };
+        Action::Join {
+            handle: 1,
+            id: 1,
+            grant,
+        }
+    }
+
+    fn room_on(shard: u16, shards: u16) -> RoomKey {
+        let key = |n: u32| RoomKey {
+            tenant: "t".into(),
+            room: n.to_string().into(),
+        };
+        (0..)
+            .map(key)
+            .find(|key| key.shard(shards) == ShardId(shard))
+            .unwrap()
+    }
+
+    /// Carries letters between two routers until there are none; returns what arrived at each.
+    fn settle(routers: &mut [Router; 2], now: Instant) -> [Vec<Arrival>; 2] {
+        loop {
+            let mut quiet = true;
+            for (from, to) in [(0, 1), (1, 0)] {
+                while let Some(letter) = routers[from].poll_letter(ShardId(to as u16)) {
+                    routers[to].handle_letter(letter, now);
+                    quiet = false;
+                }
+            }
+            if quiet {
+                return [0, 1].map(|n| std::iter::from_fn(|| routers[n].poll_arrival()).collect());
+            }
+        }
+    }
+
+    #[test]
+    fn a_room_on_another_shard_admits_and_delivers_one_copy_per_shard() {
+        let now = Instant::now();
+        let mut routers = [0, 1].map(|shard| Router::new(ShardId(shard), 2, LIMITS));
+        let key = room_on(1, 2);
+        for slot in 0..3 {
+            routers[0].join(session(0, slot), key.clone(), join(&format!("u{slot}"), now), now);
+        }
+        routers[1].join(session(1, 9), key, join("there", now), now);
+        let arrivals = settle(&mut routers, now);
+        let places: Vec<RoomPlace> = arrivals[0]
+            .iter()
+            .filter_map(|arrival| {
+                if let Arrival::Admitted(_, place) = arrival {
+                    Some(*place)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        assert_eq!(places.len(), 3);
+        assert_eq!(routers[1].population(), (1, 4));
+        let outbound = Outbound {
+            text: false,
+            stream: 0,
+            target: Target::Room,
+            payload: Bytes::from_static(b"x"),
+            at: now,
+        };
+        routers[0].act(
+            session(0, 0),
+            places[0],
+            Action::Send(Lane::Reliable, outbound),
+            now,
+        );
+        let arrivals = settle(&mut routers, now);
+        assert_eq!(arrivals.each_ref().map(Vec::len), [1, 1]);
+    }
+
+    #[test]
+    fn a_room_ends_with_its_last_member_and_its_slot_serves_another_under_a_new_serial() {
+        let now = Instant::now();
+        let mut router = Router::new(ShardId(0), 1, LIMITS);
+        let key = room_on(0, 1);
+        let place = |router: &mut Router| {
+            std::iter::from_fn(|| router.poll_arrival())
+                .find_map(|arrival| {
+                    if let Arrival::Admitted(_, place) = arrival {
+                        Some(place)
+                    } else {
+                        None
+                    }
+                })
+                .unwrap()
+        };
+        router.join(session(0, 1), key.clone(), join("a", now), now);
+        let first = place(&mut router);
+        router.act(
+            session(0, 1),
+            first,
+            Action::Leave {
+                reason: Code::Left,
+                tell: false,
+            },
+            now,
+        );
+        assert_eq!(router.population(), (0, 0));
+        assert_eq!(router.poll_timeout(), None);
+        router.join(session(0, 2), key, join("b", now), now);
+        let second = place(&mut router);
+        assert_eq!(first.slot, second.slot);
+        router.act(
+            session(0, 2),
+            first,
+            Action::Leave {
+                reason: Code::Left,
+                tell: false,
+            },
+            now,
+        );
+        assert_eq!(router.population(), (1, 1));
+    }
+
+    #[test]
+    fn a_grant_that_ends_is_noticed_without_an_action() {
+        let now = Instant::now();
+        let mut router = Router::new(ShardId(0), 1, LIMITS);
+        router.join(session(0, 1), room_on(0, 1), join("a", now), now);
+        let due = router.poll_timeout().unwrap();
+        assert_eq!(due, now + Duration::from_secs(60));
+        router.handle_timeout(due);
+        assert_eq!(router.population(), (0, 0));
+    }
+}

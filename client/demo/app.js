@@ -14,6 +14,7 @@ import { showConnection } from './panel.js';
 import { showPeople } from './people.js';
 import { Streams, newId, readMessage } from './wire.js';
 
+const SLOW_MS = 4_000;
 const STORED = 'switchyard.demo';
 /** A history message stays well below the limit of a message. */
 const HISTORY_BYTES = 128 * 1_024;
@@ -55,8 +56,10 @@ async function enter() {
     transport: query.get('transport') === 'websocket' ? 'websocket' : 'auto',
     getToken: (room) => tokenFor(room, user, name),
   });
+  const slow = setTimeout(() => complain('Still trying to reach the server …'), SLOW_MS);
   try {
     const room = await session.join({ room: roomName });
+    complain('');
     remember({ name, room: roomName, user, joined: true });
     const url = new URL(location.href);
     url.searchParams.set('room', roomName);
@@ -67,6 +70,7 @@ async function enter() {
     forgetJoin();
     complain(error instanceof SwitchyardError ? explain(error) : String(error));
   } finally {
+    clearTimeout(slow);
     button.disabled = false;
   }
 }

@@ -147,7 +147,6 @@ export class Session extends Emitter {
     this.#rooms.set(name, room);
     try {
       token ??= await this.#freshToken(name);
-      this.#link.start();
       await this.#join(room, token, false);
     } catch (error) {
       if (this.#rooms.get(name) === room) this.#rooms.delete(name);
@@ -197,6 +196,7 @@ export class Session extends Emitter {
       /** @type {Join} */
       const join = { id, room, token, refresh, sent: false, offer: false, timer: null, resolve, reject };
       this.#joins.set(id, join);
+      this.#link.start();
       if (this.#link.takesJoins) this.#sendJoins(null);
     });
   }
@@ -363,7 +363,8 @@ export class Session extends Emitter {
       this.#link.peerRefused(code === 'webrtc_disabled');
       return;
     }
-    if (code === 'stale_attach' || code === 'lane_gap') this.#link.reattach();
+    if (code === 'stale_attach') this.#link.attachRefused();
+    if (code === 'lane_gap') this.#link.replay();
     const join = typeof message.id === 'number' ? this.#joins.get(message.id) : undefined;
     if (join) this.#joinFailed(join, error);
     else this.emit('error', error);
@@ -619,6 +620,8 @@ export class Session extends Emitter {
     const seq = ((this.#lossySeqs.get(key) ?? 0) + 1) >>> 0;
     this.#lossySeqs.set(key, seq);
     const flags = isText ? Flag.TEXT : 0;
+    // Many in one turn of the event loop are no reason to drop any.
+    if (this.#lossy.full) this.#link.flush();
     this.#lossy.push(encodeFrame({ kind: 'lossy', flags, room: handle, sender: 0, stream, seq, target, payload }));
     this.#link.wake();
   }

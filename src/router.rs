@@ -105,46 +105,22 @@ impl Router {
     /// A session of this shard wants to join a room, wherever that lives.
     pub fn join(&mut self, session: SessionId, room: RoomKey, action: Action, now: Instant) {
         let shard = room.shard(self.shards);
-        self.dispatch(
-            shard,
-            Letter::Join {
-                room,
-                session,
-                action,
-            },
-            now,
-        );
+        self.dispatch(shard, Letter::Join { room, session, action }, now);
     }
 
     /// A session of this shard acts in a room.
     pub fn act(&mut self, session: SessionId, place: RoomPlace, action: Action, now: Instant) {
-        self.dispatch(
-            place.shard,
-            Letter::Act {
-                place,
-                session,
-                action,
-            },
-            now,
-        );
+        self.dispatch(place.shard, Letter::Act { place, session, action }, now);
     }
 
     /// Takes a letter from another shard.
     pub fn handle_letter(&mut self, letter: Letter, now: Instant) {
         match letter {
-            Letter::Join {
-                room,
-                session,
-                action,
-            } => {
+            Letter::Join { room, session, action } => {
                 let slot = self.slot_of(room);
                 self.room_acts(slot, session, action, now);
             }
-            Letter::Act {
-                place,
-                session,
-                action,
-            } => {
+            Letter::Act { place, session, action } => {
                 let there = self.rooms.get(place.slot as usize).and_then(Option::as_ref);
                 if there.is_some_and(|(serial, _)| *serial == place.serial) {
                     self.room_acts(place.slot, session, action, now);
@@ -235,22 +211,14 @@ impl Router {
         // Only these change who is in the room and when something is due.
         let cheap = matches!(action, Action::Send(..));
         room.handle(session, action, now);
-        if cheap {
-            self.outputs(slot)
-        } else {
-            self.collect(slot)
-        }
+        if cheap { self.outputs(slot) } else { self.collect(slot) }
     }
 
     fn outputs(&mut self, slot: u32) {
         let Some((serial, room)) = &mut self.rooms[slot as usize] else {
             return;
         };
-        let place = RoomPlace {
-            shard: self.shard,
-            slot,
-            serial: *serial,
-        };
+        let place = RoomPlace { shard: self.shard, slot, serial: *serial };
         while let Some(output) = room.poll() {
             match output {
                 Output::Deliver(delivery) => {
@@ -339,45 +307,23 @@ mod tests {
     use super::*;
     use crate::room::{Grant, Lane, Outbound, permission::Role};
 
-    const LIMITS: RoomLimits = RoomLimits {
-        participants: 50,
-        topics: 8,
-    };
+    const LIMITS: RoomLimits = RoomLimits { participants: 50, topics: 8 };
 
     fn session(shard: u16, slot: u32) -> SessionId {
-        SessionId {
-            shard: ShardId(shard),
-            slot,
-            serial: 1,
-        }
+        SessionId { shard: ShardId(shard), slot, serial: 1 }
     }
 
     fn join(user: &str, now: Instant) -> Action {
         let role = Role::Editor;
         let expires = now + Duration::from_secs(60);
-        let grant = Grant {
-            user: user.into(),
-            name: user.into(),
-            role,
-            permissions: role.permissions(),
-            expires,
-        };
-        Action::Join {
-            handle: 1,
-            id: 1,
-            grant,
-        }
+        let grant =
+            Grant { user: user.into(), name: user.into(), role, permissions: role.permissions(), expires };
+        Action::Join { handle: 1, id: 1, grant }
     }
 
     fn room_on(shard: u16, shards: u16) -> RoomKey {
-        let key = |n: u32| RoomKey {
-            tenant: "t".into(),
-            room: n.to_string().into(),
-        };
-        (0..)
-            .map(key)
-            .find(|key| key.shard(shards) == ShardId(shard))
-            .unwrap()
+        let key = |n: u32| RoomKey { tenant: "t".into(), room: n.to_string().into() };
+        (0..).map(key).find(|key| key.shard(shards) == ShardId(shard)).unwrap()
     }
 
     /// Carries letters between two routers until there are none; returns what arrived at each.
@@ -408,13 +354,7 @@ mod tests {
         let arrivals = settle(&mut routers, now);
         let places: Vec<RoomPlace> = arrivals[0]
             .iter()
-            .filter_map(|arrival| {
-                if let Arrival::Admitted(_, place) = arrival {
-                    Some(*place)
-                } else {
-                    None
-                }
-            })
+            .filter_map(|arrival| if let Arrival::Admitted(_, place) = arrival { Some(*place) } else { None })
             .collect();
         assert_eq!(places.len(), 3);
         assert_eq!(routers[1].population(), (1, 4));
@@ -425,12 +365,7 @@ mod tests {
             payload: Bytes::from_static(b"x"),
             at: now,
         };
-        routers[0].act(
-            session(0, 0),
-            places[0],
-            Action::Send(Lane::Reliable, outbound),
-            now,
-        );
+        routers[0].act(session(0, 0), places[0], Action::Send(Lane::Reliable, outbound), now);
         let arrivals = settle(&mut routers, now);
         assert_eq!(arrivals.each_ref().map(Vec::len), [1, 1]);
     }
@@ -442,40 +377,22 @@ mod tests {
         let key = room_on(0, 1);
         let place = |router: &mut Router| {
             std::iter::from_fn(|| router.poll_arrival())
-                .find_map(|arrival| {
-                    if let Arrival::Admitted(_, place) = arrival {
-                        Some(place)
-                    } else {
-                        None
-                    }
-                })
+                .find_map(
+                    |arrival| {
+                        if let Arrival::Admitted(_, place) = arrival { Some(place) } else { None }
+                    },
+                )
                 .unwrap()
         };
         router.join(session(0, 1), key.clone(), join("a", now), now);
         let first = place(&mut router);
-        router.act(
-            session(0, 1),
-            first,
-            Action::Leave {
-                reason: Code::Left,
-                tell: false,
-            },
-            now,
-        );
+        router.act(session(0, 1), first, Action::Leave { reason: Code::Left, tell: false }, now);
         assert_eq!(router.population(), (0, 0));
         assert_eq!(router.poll_timeout(), None);
         router.join(session(0, 2), key, join("b", now), now);
         let second = place(&mut router);
         assert_eq!(first.slot, second.slot);
-        router.act(
-            session(0, 2),
-            first,
-            Action::Leave {
-                reason: Code::Left,
-                tell: false,
-            },
-            now,
-        );
+        router.act(session(0, 2), first, Action::Leave { reason: Code::Left, tell: false }, now);
         assert_eq!(router.population(), (1, 1));
     }
 

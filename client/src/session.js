@@ -391,7 +391,7 @@ export class Session extends Emitter {
       case 'data':
       case 'control':
       case 'gap':
-        return this.#reliable(frame, length);
+        return this.#reliable(frame);
       default:
         return 'taken';
     }
@@ -399,23 +399,24 @@ export class Session extends Emitter {
 
   /**
    * @param {import('./frame.js').ReliableFrame | import('./frame.js').GapFrame} frame
-   * @param {number} length
+   * @returns {'taken' | 'lane_gap'}
    */
-  #reliable(frame, length) {
-    const order = this.#lane.receive(frame.laneSeq, length, this.#env.now());
+  #reliable(frame) {
+    const payload = frame.kind === 'gap' ? 0 : frame.payload.length;
+    const order = this.#lane.receive(frame.laneSeq, payload, this.#env.now());
     if (order === 'lane_gap') {
       this.#counters.laneGaps += 1;
       return 'lane_gap';
     }
     this.#acknowledged(frame.ack);
+    const due = this.#lane.ackDueAt;
+    if (due !== null) this.#link.ackAt(due);
     if (order === 'duplicate') {
       this.#counters.duplicates += 1;
       return 'taken';
     }
-    const due = this.#lane.ackDueAt;
-    if (due !== null) this.#link.ackAt(due);
     if (frame.kind === 'gap') {
-      this.#byHandle.get(frame.room)?.gap(frame.sender, frame.stream, frame.count);
+      this.#gap(frame);
       return 'taken';
     }
     const message = this.#assembly.take(frame);
@@ -423,6 +424,14 @@ export class Session extends Emitter {
     else if (message && frame.kind === 'data') this.#message(message.first, message.payload);
     else if (message) this.#control(frame.room, message.payload);
     return 'taken';
+  }
+
+  /** Messages are missing, one that had begun among them. @param {import('./frame.js').GapFrame} frame */
+  #gap({ room, sender, stream, count }) {
+    const whole = sender === 0;
+    if (whole) this.#assembly.forget(room);
+    else this.#assembly.forget(room, sender, stream);
+    this.#byHandle.get(room)?.gap(whole ? null : sender, stream, count);
   }
 
   /** @param {number} ack */
@@ -632,9 +641,6 @@ export class Session extends Emitter {
     this.#requests.set(id, text(message.type));
     if (this.#requests.size > 256) this.#requests.delete(this.#requests.keys().next().value ?? 0);
     const payload = utf8.encode(JSON.stringify({ ...message, id }));
-    if (message.type === 'signal' && payload.length > 17_000) {
-      throw new SwitchyardError('too_large', 'a signal has at most 16 KiB');
-    }
     return this.#offer(room, { kind: 'control', room: 0, stream: 0, text: true, target: { tag: 'room' }, payload });
   }
 

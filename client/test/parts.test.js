@@ -7,6 +7,8 @@ import { readMessage } from '../demo/wire.js';
 import { Assembly } from '../src/assembly.js';
 import { Backoff } from '../src/backoff.js';
 import { Emitter } from '../src/emitter.js';
+import { decodeFrame } from '../src/frame.js';
+import { Lane } from '../src/lane.js';
 import { readLimits } from '../src/limits.js';
 import { rungOf } from '../src/peer.js';
 import { Probe } from '../src/probe.js';
@@ -40,13 +42,58 @@ test('chunks that contradict their message are refused, and the stream goes on',
   assert.equal(assembly.take(chunk(6, { length: 3 })).payload.length, 3);
 });
 
-test('a sender can hold sixteen messages unfinished, and another sender sixteen more', () => {
+test('what is unfinished is bounded in bytes, and given up when its sender, stream or room is', () => {
   const assembly = new Assembly(262_144);
-  for (let stream = 0; stream < 16; stream += 1) assert.equal(assembly.take(chunk(2, { stream, total: 20_000 })), null);
-  assert.equal(assembly.take(chunk(2, { stream: 16, total: 20_000 })), 'bad');
-  assert.equal(assembly.take(chunk(2, { stream: 16, sender: 2, total: 20_000 })), null);
+  for (let stream = 0; stream < 1_024; stream += 1) assert.equal(assembly.take(chunk(2, { stream, total: 20_000 })), null);
+  assert.equal(assembly.take(chunk(2, { sender: 2, total: 20_000 })), 'bad');
+  assembly.forget(1, 1, 5);
+  assert.equal(assembly.take(chunk(2, { sender: 2, total: 20_000 })), null);
+  assert.equal(assembly.take(chunk(4, { stream: 5, length: 3_616 })), 'bad');
   assembly.forget(1, 1);
-  assert.equal(assembly.take(chunk(2, { stream: 16, total: 20_000 })), null);
+  assert.equal(assembly.take(chunk(4, { stream: 6, length: 3_616 })), 'bad');
+  assert.equal(assembly.take(chunk(4, { sender: 2, length: 3_616 })).payload.length, 20_000);
+});
+
+const lane = (options) => new Lane({ limit: 10_000_000, ...options });
+const message = (length, stream = 0) => ({
+  kind: 'data', room: 1, stream, text: false, target: { tag: 'room' }, payload: new Uint8Array(length),
+});
+
+test('at most sixteen messages are begun and not finished', () => {
+  const sender = lane();
+  for (let stream = 1; stream <= 18; stream += 1) sender.offer(message(49_152, stream));
+  const next = () => decodeFrame(sender.next());
+  for (let i = 0; i < 16; i += 1) assert.equal(next().flags, 2);
+  for (let i = 0; i < 16; i += 1) assert.equal(next().flags, 0);
+  assert.deepEqual([next(), next(), next()].map(({ stream, flags }) => [stream, flags]), [[1, 4], [2, 4], [3, 4]]);
+  const rest = [];
+  while (sender.hasNext) rest.push(next());
+  assert.equal(rest.length, 18 * 3 - 35);
+  assert.deepEqual(rest.slice(13, 16).map(({ stream, flags }) => [stream, flags]), [[17, 2], [18, 2], [17, 0]]);
+});
+
+test('a frame that does not fit in the pipe message waits, and nothing passes it', () => {
+  const sender = lane();
+  sender.offer(message(20_000, 1));
+  assert.equal(sender.next(16_406), null);
+  assert.equal(sender.next(16_407).length, 16_407);
+  sender.offer(message(100, 2));
+  assert.equal(sender.next(118), null);
+  assert.equal(decodeFrame(sender.next(119)).stream, 2);
+});
+
+test('the numbers of a lane wrap', () => {
+  const end = lane({ sent: 0xffff_fffe, received: 0xffff_ffff });
+  assert.equal(end.receive(0xffff_ffff, 1, 0), 'duplicate');
+  assert.equal(end.receive(1, 1, 0), 'lane_gap');
+  assert.equal(end.receive(0, 1, 0), 'next');
+  for (let i = 0; i < 3; i += 1) end.offer(message(1));
+  assert.deepEqual([1, 2, 3].map(() => decodeFrame(end.next()).laneSeq), [0xffff_ffff, 0, 1]);
+  end.acknowledge(0);
+  assert.equal(end.unacknowledgedFrames, 1);
+  assert.notEqual(end.replayFrom(0), null);
+  assert.equal(decodeFrame(end.next()).laneSeq, 1);
+  assert.equal(end.replayFrom(0xffff_ffff), null, 'not kept any more');
 });
 
 test('delays are random below a bound that doubles, and never below the least', () => {

@@ -89,7 +89,7 @@ pub struct Outbound {
     pub target: Target,
     /// Untouched.
     pub payload: Bytes,
-    /// When it came into this process.
+    /// When its author sent it, as far as is known.
     pub at: Instant,
 }
 
@@ -234,17 +234,11 @@ impl Room {
 
     /// The one place where it is decided what a session may do (D10).
     fn permit(&self, session: SessionId, permission: Permission) -> Result<u32, Refused> {
-        let member = *self
-            .by_session
-            .get(&session)
-            .ok_or(Refused(Code::NotInRoom, "not in this room"))?;
+        let member = *self.by_session.get(&session).ok_or(Refused(Code::NotInRoom, "not in this room"))?;
         if self.members[&member].grant.permissions.contains(permission) {
             Ok(member)
         } else {
-            Err(Refused(
-                Code::Forbidden,
-                "your role in this room does not permit this",
-            ))
+            Err(Refused(Code::Forbidden, "your role in this room does not permit this"))
         }
     }
 
@@ -267,41 +261,25 @@ impl Room {
         self.by_session.insert(receiver.session, number);
         self.by_user.entry(grant.user.clone()).or_default().insert(number);
         self.expiry.insert((grant.expires, number));
-        self.members.insert(
-            number,
-            Member {
-                receiver,
-                grant,
-                topics: BTreeSet::new(),
-            },
-        );
+        self.members.insert(number, Member { receiver, grant, topics: BTreeSet::new() });
         self.everyone = None;
         self.outputs.push_back(Output::Admitted(receiver));
         self.tell_joined(number, id, now);
         let member = self.describe(number);
-        self.announce(
-            Some(receiver.session),
-            &ServerControl::MemberJoined { member },
-            now,
-        );
+        self.announce(Some(receiver.session), &ServerControl::MemberJoined { member }, now);
     }
 
     fn admits(&self, grant: &Grant) -> Result<(), Refused> {
         if !grant.permissions.contains(Permission::Read) {
-            return Err(Refused(
-                Code::Forbidden,
-                "your token does not permit reading this room",
-            ));
+            return Err(Refused(Code::Forbidden, "your token does not permit reading this room"));
         }
         match self.by_user.get(&grant.user) {
-            Some(sessions) if sessions.len() >= SESSIONS_PER_USER => Err(Refused(
-                Code::RoomFull,
-                "you are in this room with too many sessions",
-            )),
-            None if self.by_user.len() >= self.limits.participants => Err(Refused(
-                Code::RoomFull,
-                "the room has its maximum of participants",
-            )),
+            Some(sessions) if sessions.len() >= SESSIONS_PER_USER => {
+                Err(Refused(Code::RoomFull, "you are in this room with too many sessions"))
+            }
+            None if self.by_user.len() >= self.limits.participants => {
+                Err(Refused(Code::RoomFull, "the room has its maximum of participants"))
+            }
             _ => Ok(()),
         }
     }
@@ -321,43 +299,17 @@ impl Room {
             self.tell(member.receiver, &ServerControl::Left { reason }, now);
         }
         self.outputs.push_back(Output::Dismissed(member.receiver));
-        self.announce(
-            None,
-            &ServerControl::MemberLeft {
-                member: number,
-                reason,
-            },
-            now,
-        );
+        self.announce(None, &ServerControl::MemberLeft { member: number, reason }, now);
     }
 
     fn send(&mut self, session: SessionId, lane: Lane, outbound: Outbound, now: Instant) {
         let stream = outbound.stream;
         let result = self.permit(session, Permission::Write).and_then(|sender| {
             let (receivers, target) = self.receivers(session, outbound.target)?;
-            let Outbound {
-                text,
-                stream,
-                payload,
-                at,
-                ..
-            } = outbound;
-            let message = Arc::new(Message {
-                kind: Kind::Data,
-                text,
-                sender,
-                stream,
-                target,
-                payload,
-                at,
-            });
+            let Outbound { text, stream, payload, at, .. } = outbound;
+            let message = Arc::new(Message { kind: Kind::Data, text, sender, stream, target, payload, at });
             let except = Some(session);
-            self.outputs.push_back(Output::Deliver(Delivery {
-                receivers,
-                except,
-                lane,
-                message,
-            }));
+            self.outputs.push_back(Output::Deliver(Delivery { receivers, except, lane, message }));
             Ok(())
         });
         if let Err(refused) = result {
@@ -394,9 +346,7 @@ impl Room {
 
     fn everyone(&mut self) -> Arc<[Receiver]> {
         let members = &self.members;
-        self.everyone
-            .get_or_insert_with(|| members.values().map(|member| member.receiver).collect())
-            .clone()
+        self.everyone.get_or_insert_with(|| members.values().map(|member| member.receiver).collect()).clone()
     }
 
     fn control(&mut self, session: SessionId, control: ClientControl, now: Instant) {
@@ -407,12 +357,9 @@ impl Room {
             }
             ClientControl::Subscribe { id, topics } => (id, self.subscribe(session, topics)),
             ClientControl::Unsubscribe { id, topics } => (id, self.unsubscribe(session, &topics)),
-            ClientControl::Signal {
-                id,
-                to,
-                to_member,
-                data,
-            } => (id, self.signal(session, to.as_deref(), to_member, data, now)),
+            ClientControl::Signal { id, to, to_member, data } => {
+                (id, self.signal(session, to.as_deref(), to_member, data, now))
+            }
         };
         if let Err(refused) = result {
             self.refuse_session(session, Some(id), None, refused, now);
@@ -421,25 +368,14 @@ impl Room {
 
     fn subscribe(&mut self, session: SessionId, topics: Vec<String>) -> Result<(), Refused> {
         let number = self.permit(session, Permission::Read)?;
-        if topics
-            .iter()
-            .any(|topic| topic.is_empty() || topic.len() > limits::TOPIC_BYTES)
-        {
+        if topics.iter().any(|topic| topic.is_empty() || topic.len() > limits::TOPIC_BYTES) {
             return Err(Refused(Code::BadTopic, "a topic has 1 to 64 bytes"));
         }
-        let member = self
-            .members
-            .get_mut(&number)
-            .expect("permitted sessions are members");
-        let new: BTreeSet<String> = topics
-            .into_iter()
-            .filter(|topic| !member.topics.contains(topic))
-            .collect();
+        let member = self.members.get_mut(&number).expect("permitted sessions are members");
+        let new: BTreeSet<String> =
+            topics.into_iter().filter(|topic| !member.topics.contains(topic)).collect();
         if member.topics.len() + new.len() > self.limits.topics {
-            return Err(Refused(
-                Code::TooManyTopics,
-                "the member has as many topics as it may have",
-            ));
+            return Err(Refused(Code::TooManyTopics, "the member has as many topics as it may have"));
         }
         for topic in new {
             self.by_topic.entry(topic.clone()).or_default().insert(number);
@@ -450,10 +386,7 @@ impl Room {
 
     fn unsubscribe(&mut self, session: SessionId, topics: &[String]) -> Result<(), Refused> {
         let number = self.permit(session, Permission::Read)?;
-        let member = self
-            .members
-            .get_mut(&number)
-            .expect("permitted sessions are members");
+        let member = self.members.get_mut(&number).expect("permitted sessions are members");
         for topic in topics {
             if member.topics.remove(topic) {
                 remove_from(&mut self.by_topic, topic, number);
@@ -474,15 +407,9 @@ impl Room {
         let from = self.permit(session, Permission::Comment)?;
         let named = match (to, to_member) {
             (Some(user), None) => self.by_user.get(user).cloned(),
-            (None, Some(member)) => self
-                .members
-                .contains_key(&member)
-                .then(|| BTreeSet::from([member])),
+            (None, Some(member)) => self.members.contains_key(&member).then(|| BTreeSet::from([member])),
             _ => {
-                return Err(Refused(
-                    Code::Malformed,
-                    "a signal names either `to` or `to_member`",
-                ));
+                return Err(Refused(Code::Malformed, "a signal names either `to` or `to_member`"));
             }
         };
         let receivers = self.named(&named.ok_or(NO_SUCH_USER)?, session);
@@ -498,11 +425,7 @@ impl Room {
     }
 
     fn tell_joined(&mut self, number: u32, id: u32, now: Instant) {
-        let Member {
-            receiver,
-            grant,
-            topics,
-        } = &self.members[&number];
+        let Member { receiver, grant, topics } = &self.members[&number];
         let receiver = *receiver;
         let joined = ServerControl::Joined {
             id,
@@ -550,17 +473,7 @@ impl Room {
     fn refuse(&mut self, to: Receiver, id: Option<u32>, stream: Option<u16>, refused: Refused, now: Instant) {
         let Refused(code, message) = refused;
         let message = message.to_owned();
-        self.tell(
-            to,
-            &ServerControl::Refused {
-                id,
-                stream,
-                code,
-                message,
-                retry_after_ms: None,
-            },
-            now,
-        );
+        self.tell(to, &ServerControl::Refused { id, stream, code, message, retry_after_ms: None }, now);
     }
 
     fn tell(&mut self, receiver: Receiver, control: &ServerControl, now: Instant) {

@@ -159,7 +159,7 @@ describe('the demo', () => {
         await ann.page.keyboard.type('typed');
         await ann.page.keyboard.press('Enter');
         await ben.hears('Ann', 'typed');
-        await tabTo(ann, 'board');
+        await tabTo(ann, 'board', { back: true });
         for (const key of ['Space', 'ArrowRight', 'ArrowRight', 'ArrowRight', 'Space']) {
           await ann.page.keyboard.press(/** @type {import('puppeteer-core').KeyInput} */ (key));
         }
@@ -167,7 +167,7 @@ describe('the demo', () => {
         await ben.seesInk(0.515, 0.5);
         const overflow = await ann.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
         assert.equal(overflow, 0, 'nothing is wider than the screen');
-        await tabTo(ann, 'leave');
+        await tabTo(ann, 'leave', { back: true });
         await ann.page.keyboard.press('Enter');
         await ben.sees('Ben');
         assert.deepEqual([...ann.complaints, ...ben.complaints], []);
@@ -178,11 +178,22 @@ describe('the demo', () => {
   }
 });
 
-/** Presses Tab until the focus is there. @param {Demo} window @param {string} id */
-async function tabTo(window, id) {
-  for (let presses = 0; presses < 30; presses += 1) {
-    if (await window.evaluate((wanted) => document.activeElement?.id === wanted, id)) return;
-    await window.page.keyboard.press('Tab');
+/**
+ * Presses Tab, or Shift and Tab, until the focus is there.
+ * @param {Demo} window
+ * @param {string} id
+ * @param {{ back?: boolean }} [options]
+ */
+async function tabTo(window, id, { back = false } = {}) {
+  const { keyboard } = window.page;
+  if (back) await keyboard.down('Shift');
+  try {
+    for (let presses = 0; presses < 30; presses += 1) {
+      if (await window.evaluate((wanted) => document.activeElement?.id === wanted, id)) return;
+      await keyboard.press('Tab');
+    }
+  } finally {
+    if (back) await keyboard.up('Shift');
   }
   assert.fail(`Tab does not lead to #${id}`);
 }

@@ -832,8 +832,8 @@ impl Shard {
         if entry.session.channel_is_silent(now) {
             self.leave_channel(slot, now);
         }
+        // Filling its pipe schedules it again. To do so before would find the same thing due, without end.
         self.mark_session(slot);
-        self.schedule_session(slot);
     }
 
     fn peer_due(&mut self, peer: u32, now: Instant) {

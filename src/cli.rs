@@ -337,7 +337,10 @@ mod tests {
     fn no_command_serves_and_takes_the_flags_of_serving() {
         for line in ["switchyard --port 8080", "switchyard serve --port 8080"] {
             let config = serve(line).unwrap();
-            assert_eq!(config.http_address(), "127.0.0.1:8080".parse::<std::net::SocketAddr>().unwrap());
+            assert_eq!(
+                config.http_address(),
+                "127.0.0.1:8080".parse::<std::net::SocketAddr>().unwrap()
+            );
             assert!(config.keys.contains_key(DEVELOPMENT_KEY));
         }
     }

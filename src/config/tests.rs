@@ -38,7 +38,10 @@ fn without_any_source_it_is_development_on_loopback() {
     let config = Config::read(None, &[], &[]).unwrap();
     assert_eq!(config, Config::default());
     assert_eq!(config.mode(), Mode::Development);
-    assert_eq!(config.http_address(), "127.0.0.1:7880".parse::<std::net::SocketAddr>().unwrap());
+    assert_eq!(
+        config.http_address(),
+        "127.0.0.1:7880".parse::<std::net::SocketAddr>().unwrap()
+    );
     assert!((1..=256).contains(&config.shards()));
 }
 
@@ -340,7 +343,10 @@ fn production_refuses_missing_short_well_known_and_shared_secrets() {
         "mode: production\nkeys: {{ app: {{ secret: {GOOD_SECRET} }} }}\n"
     ))
     .unwrap();
-    assert_eq!(config.http_address(), "0.0.0.0:7880".parse::<std::net::SocketAddr>().unwrap());
+    assert_eq!(
+        config.http_address(),
+        "0.0.0.0:7880".parse::<std::net::SocketAddr>().unwrap()
+    );
 }
 
 #[test]

@@ -226,6 +226,8 @@ struct Entry {
     timer: Option<Instant>,
 }
 
+/// A session that could not do what was due is looked at again after this time at the latest.
+const RETRY: Duration = Duration::from_millis(10);
 /// Sampled deliveries whose latency is kept until it is asked for.
 const LATENCIES: usize = 4096;
 
@@ -613,7 +615,7 @@ impl Shard {
             return self.end_session(slot, Code::Left, Code::Bye, now);
         }
         entry.session.alone_since = Some(now);
-        self.schedule_session(slot);
+        self.schedule_session(slot, now);
     }
 
     fn drain(&mut self, retry_after: Duration, now: Instant) {
@@ -784,20 +786,20 @@ impl Shard {
                 }
                 self.buffer = buffer;
                 self.mark_peer(peer);
-                return self.after_fill(slot, gaps);
+                return self.after_fill(slot, gaps, now);
             }
             _ => {}
         }
         self.buffer = buffer;
-        self.after_fill(slot, gaps);
+        self.after_fill(slot, gaps, now);
     }
 
-    fn after_fill(&mut self, slot: u32, gaps: u64) {
+    fn after_fill(&mut self, slot: u32, gaps: u64, now: Instant) {
         if let Some(entry) = self.entry(slot) {
             let more = entry.session.gaps() - gaps;
             self.counts.gaps += more;
         }
-        self.schedule_session(slot);
+        self.schedule_session(slot, now);
     }
 
     fn write_peers(&mut self, now: Instant) {
@@ -832,7 +834,7 @@ impl Shard {
         if entry.session.channel_is_silent(now) {
             self.leave_channel(slot, now);
         }
-        // Filling its pipe schedules it again. To do so before would find the same thing due, without end.
+        // Scheduled again when the pipe has been filled.
         self.mark_session(slot);
     }
 
@@ -886,7 +888,7 @@ impl Shard {
             entry.session.alone_since = entry.session.alone_since.or(Some(now));
         }
         self.mark_session(slot);
-        self.schedule_session(slot);
+        self.schedule_session(slot, now);
     }
 
     fn end_session(&mut self, slot: u32, told_others: Code, told_client: Code, now: Instant) {
@@ -956,13 +958,19 @@ impl Shard {
         }
     }
 
-    fn schedule_session(&mut self, slot: u32) {
+    fn schedule_session(&mut self, slot: u32, now: Instant) {
         let grace = Duration::from_millis(self.config.sessions.announced.resume_grace_ms);
         let Some(entry) = self.sessions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
         let alone = entry.session.alone_since.map(|since| since + grace);
-        let due = [alone, entry.session.poll_timeout()].into_iter().flatten().min();
+        // What was due and could not be sent now waits for the pipe, which says when it has room.
+        let due = entry
+            .session
+            .poll_timeout()
+            .filter(|_| entry.has_pipe())
+            .map(|due| due.max(now + RETRY));
+        let due = [alone, due].into_iter().flatten().min();
         self.timers.schedule(Timer::Session(slot), due, &mut entry.timer);
     }
 
@@ -974,6 +982,13 @@ impl Shard {
 }
 
 impl Entry {
+    fn has_pipe(&self) -> bool {
+        match self.session.attached {
+            Via::Socket => self.socket.is_some(),
+            Via::Channel => self.peer.is_some(),
+        }
+    }
+
     fn text(&self, text: &ServerText) {
         if let Some((_, outbox)) = &self.socket {
             outbox.push_text(message::to_json(text));

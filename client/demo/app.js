@@ -6,7 +6,7 @@
  * development mode makes its own). `window.switchyard` has the session and the room, for tests and the curious.
  */
 
-import { SwitchyardError, connect } from '/client/src/index.js';
+import { SwitchyardError, connect } from '/client/index.js';
 import { Board } from './board.js';
 import { Chat } from './chat.js';
 import { byId } from './dom.js';
@@ -26,7 +26,7 @@ const fields = {
   token: byId('token', HTMLInputElement),
 };
 
-/** @typedef {import('/client/src/room.js').Room} Room */
+/** @typedef {import('/client/room.js').Room} Room */
 
 fillForm();
 byId('join-form', HTMLFormElement).addEventListener('submit', (event) => {
@@ -76,7 +76,7 @@ async function enter() {
 }
 
 /**
- * @param {import('/client/src/session.js').Session} session
+ * @param {import('/client/session.js').Session} session
  * @param {Room} room
  * @param {string} name as typed, should the token have none
  */
@@ -129,7 +129,7 @@ function showRoom(session, room, name) {
 
 /**
  * @param {object} place
- * @param {import('/client/src/session.js').Session} place.session
+ * @param {import('/client/session.js').Session} place.session
  * @param {Room} place.room
  * @param {Board} place.board
  * @param {Chat} place.chat
@@ -173,7 +173,7 @@ function listen({ session, room, board, chat, self, signal }) {
  * @param {Room} room
  * @param {Board} board
  * @param {Chat} chat
- * @param {import('/client/src/room.js').MessageEvent} event
+ * @param {import('/client/room.js').MessageEvent} event
  */
 function receive(room, board, chat, event) {
   const message = readMessage(event);
@@ -223,7 +223,7 @@ function speaksForAll(room, newcomer) {
 
 /**
  * @param {Room} room
- * @param {import('/client/src/room.js').Member} newcomer
+ * @param {import('/client/room.js').Member} newcomer
  * @param {Board} board
  * @param {Chat} chat
  */

@@ -207,7 +207,7 @@ impl Sender {
         let count = ack.wrapping_sub(first).wrapping_add(1);
         if count as usize > self.sent.len() {
             // An old acknowledgement wraps to a huge count as well; it tells nothing new.
-            return first.wrapping_sub(ack) < 1 << 31;
+            return (1..1 << 31).contains(&first.wrapping_sub(ack));
         }
         for sent in self.sent.drain(..count as usize) {
             self.held -= sent.cost();
@@ -374,7 +374,8 @@ impl Sender {
         }
     }
 
-    fn note_gap(&mut self, stream: StreamKey, count: u32) {
+    /// Notes that `count` messages of a stream are missing at this place.
+    pub fn note_gap(&mut self, stream: StreamKey, count: u32) {
         self.dropped += u64::from(count);
         let whole_room = self.gaps.len() >= GAPS_APART && !self.gaps.contains_key(&stream);
         let stream = if whole_room { (stream.0, 0, 0) } else { stream };

@@ -72,8 +72,14 @@ impl Shard {
         let key = format!("{:016x}{:016x}", (self.random)(), (self.random)());
         let text = ServerText::Session { session: id.to_wire(), key: key.clone() };
         let session = Session::new(id, owner, key.into(), self.config.sessions.clone(), now);
-        let entry =
-            Entry { session, socket: Some((socket, outbox)), peer: None, is_dirty: false, timer: None };
+        let entry = Entry {
+            session,
+            socket: Some((socket, outbox)),
+            peer: None,
+            is_going: false,
+            is_dirty: false,
+            timer: None,
+        };
         entry.text(&text);
         self.sockets.insert(socket, slot);
         self.sessions[slot as usize] = Some(entry);
@@ -94,6 +100,7 @@ impl Shard {
             return outbox.push_text(message::to_json(&welcome(false, limits)));
         };
         outbox.push_text(message::to_json(&welcome(true, limits)));
+        entry.is_going = false;
         if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
             old.close(Code::Replaced);
             self.sockets.remove(&replaced);
@@ -169,6 +176,8 @@ impl Shard {
         let Some(entry) = self.entry(slot) else { return };
         entry.socket = None;
         if entry.session.attached == Via::Channel {
+            // Browsers do not always give a page the time to say goodbye.
+            entry.is_going = clean;
             return;
         }
         if clean {

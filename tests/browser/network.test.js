@@ -164,6 +164,10 @@ describe('on a network of its own', { skip: NO_NAMESPACES }, () => {
             await Promise.all([ann, ben].map((each) => until('off UDP', async () => (await each.rung()) !== 'udp')));
             context.diagnostic(`off UDP after ${Date.now() - blocked} ms: ${await ann.rung()}, ${await ben.rung()}`);
             await exchangeMore(ann, ben);
+            if (tcp) {
+              await Promise.all([ann.onRung('tcp'), ben.onRung('tcp')]);
+              context.diagnostic(`on TCP after ${Date.now() - blocked} ms`);
+            }
             network.allowAll();
             const allowed = Date.now();
             if (!tcp) {

@@ -205,6 +205,12 @@ struct Cost {
     ratios: Vec<f64>,
 }
 
+/// As many as `ROUNDS` says, to watch one row for long, as a profiler does.
+fn rounds(depth: Depth) -> usize {
+    let asked = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    asked.unwrap_or(if depth == Depth::Full { 7 } else { 1 })
+}
+
 /// Measures the contenders in turn, round by round.
 async fn compare(
     depth: Depth,
@@ -212,7 +218,7 @@ async fn compare(
     group: usize,
     burst: Burst,
 ) -> anyhow::Result<Cost> {
-    let rounds = if depth == Depth::Full { 7 } else { 1 };
+    let rounds = rounds(depth);
     let mut costs = vec![Vec::new(); contenders.len()];
     for round in 0..=rounds {
         for (index, costs) in costs.iter_mut().enumerate() {

@@ -24,7 +24,12 @@ use std::{future::IntoFuture as _, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
 
-use crate::{config::Config, http::App, io::Shards, metrics::Metrics};
+use crate::{
+    config::{Config, LogFormat, Mode},
+    http::App,
+    io::Shards,
+    metrics::Metrics,
+};
 
 /// Clients are asked to come back spread over this time after a shutdown.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -47,6 +52,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let running = start(config).await?;
     let app = &running.app;
     tracing::info!(address = %running.address, shards = app.shards.count(), "{}", cli::describe(&app.config));
+    if app.config.mode() == Mode::Development && app.config.log.format == LogFormat::Text {
+        // For whoever has just typed `cargo run`; an operator's log collector asks for JSON.
+        println!("\n  Switchyard is up: open http://{}/ in two browser windows.\n", running.address);
+    }
     shutdown.await;
     running.drain().await
 }
@@ -61,21 +70,14 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address} (http.bind, http.port)"))?;
-    let address = listener
-        .local_addr()
-        .context("cannot ask for the address of HTTP")?;
+    let address = listener.local_addr().context("cannot ask for the address of HTTP")?;
     let shards = Shards::start(&config, &metrics).await?;
     let app = Arc::new(App::new(config, metrics, shards));
     let (stop_http, stopped) = oneshot::channel();
     let serve = axum::serve(NoDelay(listener), http::routes(app.clone())).with_graceful_shutdown(async {
         let _ = stopped.await;
     });
-    Ok(Running {
-        address,
-        app,
-        stop_http,
-        http: tokio::spawn(serve.into_future()),
-    })
+    Ok(Running { address, app, stop_http, http: tokio::spawn(serve.into_future()) })
 }
 
 impl Running {
@@ -84,9 +86,7 @@ impl Running {
     /// # Errors
     /// If HTTP had failed before.
     pub async fn drain(self) -> anyhow::Result<()> {
-        let Self {
-            app, stop_http, http, ..
-        } = self;
+        let Self { app, stop_http, http, .. } = self;
         tracing::info!(sockets = app.open_sockets(), "draining");
         app.begin_drain();
         app.shards.drain(RETRY_AFTER).await;

@@ -188,6 +188,7 @@ impl Code {
             Code::Abuse => 4400,
             Code::Timeout => 4408,
             Code::Replaced => 4409,
+            Code::Overloaded => 4429,
             Code::Draining => 4503,
             _ => 4401,
         }
@@ -209,10 +210,7 @@ mod tests {
         let document = include_str!("../../docs/protocol.md");
         for code in Code::ALL {
             assert_eq!(serde_json::to_string(code).unwrap(), format!("\"{code}\""));
-            assert!(
-                document.contains(&format!("`{code}`")),
-                "{code} is not in docs/protocol.md"
-            );
+            assert!(document.contains(&format!("`{code}`")), "{code} is not in docs/protocol.md");
         }
     }
 }

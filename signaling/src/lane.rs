@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     frame::{self, Kind, Target},
-    limits::{ACK_BYTES, ACK_DELAY_MS, ACK_FRAMES, CHUNK_BYTES},
+    limits::{ACK_BYTES, ACK_DELAY_MS, ACK_FRAMES, CHUNK_BYTES, OPEN_MESSAGES},
 };
 
 /// Bytes that a held frame or message counts beyond its payload, so that empty ones are bounded too.
@@ -43,7 +43,7 @@ pub struct Message {
     pub target: Target,
     /// What the author gave.
     pub payload: Bytes,
-    /// When it came into this process.
+    /// When its author sent it, as far as is known here.
     pub at: Instant,
 }
 
@@ -90,7 +90,10 @@ pub struct Sender {
     control_offset: usize,
     small: VecDeque<(u16, Arc<Message>)>,
     bulk: BTreeMap<StreamKey, Bulk>,
+    /// Streams of `bulk` that take turns, at most [`OPEN_MESSAGES`]: so few messages are begun and not finished.
     turns: VecDeque<StreamKey>,
+    /// The other streams of `bulk`.
+    later: VecDeque<StreamKey>,
     since_bulk: usize,
     gaps: BTreeMap<StreamKey, u32>,
     dropped: u64,
@@ -98,15 +101,8 @@ pub struct Sender {
 
 #[derive(Debug)]
 enum Sent {
-    Chunk {
-        room: u16,
-        message: Arc<Message>,
-        offset: u32,
-    },
-    Gap {
-        stream: StreamKey,
-        count: u32,
-    },
+    Chunk { room: u16, message: Arc<Message>, offset: u32 },
+    Gap { stream: StreamKey, count: u32 },
 }
 
 #[derive(Debug, Default)]
@@ -129,6 +125,7 @@ impl Sender {
             small: VecDeque::new(),
             bulk: BTreeMap::new(),
             turns: VecDeque::new(),
+            later: VecDeque::new(),
             since_bulk: 0,
             gaps: BTreeMap::new(),
             dropped: 0,
@@ -166,9 +163,10 @@ impl Sender {
         } else {
             let bulk = self.bulk.entry(stream).or_default();
             if bulk.messages.is_empty() {
-                self.turns.push_back(stream);
+                self.later.push_back(stream);
             }
             bulk.messages.push_back(message);
+            self.admit();
         }
         Ok(())
     }
@@ -186,11 +184,8 @@ impl Sender {
             (*handle, message.clone(), self.control_offset)
         } else if let Some((&stream, &count)) = self.gaps.first_key_value() {
             return self.send_gap(stream, count, (ack, room), out);
-        } else if let Some(stream) = self
-            .turns
-            .front()
-            .copied()
-            .filter(|stream| bulk_is_due && !self.waits(stream))
+        } else if let Some(stream) =
+            self.turns.front().copied().filter(|stream| bulk_is_due && !self.waits(stream))
         {
             let bulk = &self.bulk[&stream];
             (stream.0, bulk.messages[0].clone(), bulk.offset)
@@ -217,7 +212,7 @@ impl Sender {
         let count = ack.wrapping_sub(first).wrapping_add(1);
         if count as usize > self.sent.len() {
             // An old acknowledgement wraps to a huge count as well; it tells nothing new.
-            return first.wrapping_sub(ack) < 1 << 31;
+            return (1..1 << 31).contains(&first.wrapping_sub(ack));
         }
         for sent in self.sent.drain(..count as usize) {
             self.held -= sent.cost();
@@ -238,11 +233,7 @@ impl Sender {
         let mut freed = 0;
         self.small.retain(|(room, message)| {
             let keep = *room != handle;
-            freed += if keep {
-                0
-            } else {
-                message.payload.len() + OVERHEAD_BYTES
-            };
+            freed += if keep { 0 } else { message.payload.len() + OVERHEAD_BYTES };
             keep
         });
         self.bulk.retain(|stream, bulk| {
@@ -251,6 +242,8 @@ impl Sender {
             keep
         });
         self.turns.retain(|stream| stream.0 != handle);
+        self.later.retain(|stream| stream.0 != handle);
+        self.admit();
         self.gaps.retain(|stream, _| stream.0 != handle);
         self.held -= freed;
     }
@@ -265,6 +258,16 @@ impl Sender {
         self.sent.len()
     }
 
+    /// The message of which a chunk was sent last, if none of its chunks is left to be sent.
+    pub fn completed(&self) -> Option<&Message> {
+        match self.sent.back() {
+            Some(sent @ Sent::Chunk { message, .. }) if sent.is_last() && self.on_pipe == self.sent.len() => {
+                Some(message)
+            }
+            _ => None,
+        }
+    }
+
     /// The number of the next new frame.
     pub fn next_seq(&self) -> u32 {
         self.next_seq
@@ -277,15 +280,11 @@ impl Sender {
 
     /// Whether a shorter message of the stream waits in front of the long ones.
     fn waits(&self, stream: &StreamKey) -> bool {
-        self.small
-            .iter()
-            .any(|(room, message)| (*room, message.sender, message.stream) == *stream)
+        self.small.iter().any(|(room, message)| (*room, message.sender, message.stream) == *stream)
     }
 
     fn replay(&mut self, ack: u32, room: usize, out: &mut BytesMut) -> Polled {
-        let lane_seq = self
-            .next_seq
-            .wrapping_sub((self.sent.len() - self.on_pipe) as u32);
+        let lane_seq = self.next_seq.wrapping_sub((self.sent.len() - self.on_pipe) as u32);
         let sent = &self.sent[self.on_pipe];
         if sent.frame_len() > room {
             return Polled::TooLong;
@@ -320,11 +319,7 @@ impl Sender {
     ) -> Polled {
         let (kind, one_chunk) = (message.kind, message.is_one_chunk());
         let stream = (handle, message.sender, message.stream);
-        let sent = Sent::Chunk {
-            room: handle,
-            message,
-            offset: offset as u32,
-        };
+        let sent = Sent::Chunk { room: handle, message, offset: offset as u32 };
         if sent.frame_len() > room {
             return Polled::TooLong;
         }
@@ -350,12 +345,23 @@ impl Sender {
             }
             if bulk.messages.is_empty() {
                 self.bulk.remove(&stream);
+            } else if last {
+                self.later.push_back(stream);
             } else {
                 self.turns.push_back(stream);
             }
+            self.admit();
         }
         self.send(sent, ack, out);
         Polled::Frame
+    }
+
+    fn admit(&mut self) {
+        while self.turns.len() < OPEN_MESSAGES
+            && let Some(stream) = self.later.pop_front()
+        {
+            self.turns.push_back(stream);
+        }
     }
 
     /// Whether a message of one chunk comes from behind a longer one of its stream rather than from `small`.
@@ -364,10 +370,7 @@ impl Sender {
             return false;
         };
         self.turns.front() == Some(stream)
-            && self
-                .bulk
-                .get(stream)
-                .is_some_and(|bulk| Arc::ptr_eq(&bulk.messages[0], message))
+            && self.bulk.get(stream).is_some_and(|bulk| Arc::ptr_eq(&bulk.messages[0], message))
     }
 
     fn send(&mut self, sent: Sent, ack: u32, out: &mut BytesMut) {
@@ -383,13 +386,15 @@ impl Sender {
             self.note_gap((room, message.sender, message.stream), 1);
         }
         self.turns.clear();
+        self.later.clear();
         for (stream, bulk) in std::mem::take(&mut self.bulk) {
             self.held -= bulk.cost();
             self.note_gap(stream, bulk.messages.len() as u32);
         }
     }
 
-    fn note_gap(&mut self, stream: StreamKey, count: u32) {
+    /// Notes that `count` messages of a stream are missing at this place.
+    pub fn note_gap(&mut self, stream: StreamKey, count: u32) {
         self.dropped += u64::from(count);
         let whole_room = self.gaps.len() >= GAPS_APART && !self.gaps.contains_key(&stream);
         let stream = if whole_room { (stream.0, 0, 0) } else { stream };
@@ -429,11 +434,7 @@ impl Sent {
 
     fn put(&self, numbers: (u32, u32), out: &mut BytesMut) {
         match self {
-            Self::Chunk {
-                room,
-                message,
-                offset,
-            } => {
+            Self::Chunk { room, message, offset } => {
                 let offset = *offset as usize;
                 frame::put_chunk(
                     out,
@@ -448,10 +449,7 @@ impl Sent {
                     &message.payload[offset..self.end()],
                 );
             }
-            Self::Gap {
-                stream: (room, sender, stream),
-                count,
-            } => {
+            Self::Gap { stream: (room, sender, stream), count } => {
                 frame::put_gap(out, numbers, *room, *sender, *stream, *count);
             }
         }
@@ -461,11 +459,7 @@ impl Sent {
 impl Bulk {
     /// Bytes held: the first message without the chunks already sent.
     fn cost(&self) -> usize {
-        let bytes: usize = self
-            .messages
-            .iter()
-            .map(|message| message.payload.len() + OVERHEAD_BYTES)
-            .sum();
+        let bytes: usize = self.messages.iter().map(|message| message.payload.len() + OVERHEAD_BYTES).sum();
         bytes - self.offset
     }
 }
@@ -506,11 +500,7 @@ impl Receiver {
         self.frames += 1;
         self.bytes += bytes;
         let full = self.frames >= ACK_FRAMES || self.bytes >= ACK_BYTES;
-        let due = if full {
-            now
-        } else {
-            self.due.unwrap_or(now + Duration::from_millis(ACK_DELAY_MS))
-        };
+        let due = if full { now } else { self.due.unwrap_or(now + Duration::from_millis(ACK_DELAY_MS)) };
         self.due = Some(due);
         Arrival::Next
     }
@@ -562,16 +552,12 @@ mod tests {
         while sender.poll(0, usize::MAX, &mut out) == Polled::Frame {}
         Frames::new(out.freeze())
             .map(|frame| match frame.unwrap() {
-                Frame::Reliable {
-                    lane_seq,
-                    body: Reliable::Chunk(header, payload),
-                    ..
-                } => (lane_seq, header.stream, payload.len() as i64),
-                Frame::Reliable {
-                    lane_seq,
-                    body: Reliable::Gap { stream, count, .. },
-                    ..
-                } => (lane_seq, stream, -i64::from(count)),
+                Frame::Reliable { lane_seq, body: Reliable::Chunk(header, payload), .. } => {
+                    (lane_seq, header.stream, payload.len() as i64)
+                }
+                Frame::Reliable { lane_seq, body: Reliable::Gap { stream, count, .. }, .. } => {
+                    (lane_seq, stream, -i64::from(count))
+                }
                 other => panic!("{other:?}"),
             })
             .collect()
@@ -587,16 +573,26 @@ mod tests {
         sender.push(1, message(7, vec![0; 10])).unwrap();
         sender.push(1, control(vec![0; 3])).unwrap();
         let sent = drain(&mut sender);
-        let expected = [
-            (1, 0, 3),
-            (2, 7, 10),
-            (3, 5, CHUNK),
-            (4, 6, CHUNK),
-            (5, 5, CHUNK),
-            (6, 6, 2),
-            (7, 5, 1),
-        ];
+        let expected =
+            [(1, 0, 3), (2, 7, 10), (3, 5, CHUNK), (4, 6, CHUNK), (5, 5, CHUNK), (6, 6, 2), (7, 5, 1)];
         assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn only_so_many_messages_are_begun_and_not_finished() {
+        let mut sender = Sender::new(1 << 30);
+        let streams = 3 * OPEN_MESSAGES as u16;
+        for stream in 0..streams {
+            sender.push(1, message(stream, vec![0; 2 * CHUNK_BYTES])).unwrap();
+        }
+        let mut open = std::collections::BTreeSet::new();
+        for (_, stream, _) in drain(&mut sender) {
+            if !open.remove(&stream) {
+                open.insert(stream);
+            }
+            assert!(open.len() <= OPEN_MESSAGES);
+        }
+        assert!(open.is_empty());
     }
 
     #[test]
@@ -726,10 +722,7 @@ mod tests {
     fn numbers_wrap() {
         let mut sender = Sender::new(1 << 20);
         sender.next_seq = u32::MAX;
-        let mut receiver = Receiver {
-            last: u32::MAX - 1,
-            ..Receiver::default()
-        };
+        let mut receiver = Receiver { last: u32::MAX - 1, ..Receiver::default() };
         for _ in 0..3 {
             sender.push(1, message(5, vec![0; 1])).unwrap();
         }
@@ -747,10 +740,7 @@ mod tests {
         let mut receiver = Receiver::default();
         let start = Instant::now();
         assert_eq!(receiver.handle(1, 10, start), Arrival::Next);
-        assert_eq!(
-            receiver.poll_timeout(),
-            Some(start + Duration::from_millis(ACK_DELAY_MS))
-        );
+        assert_eq!(receiver.poll_timeout(), Some(start + Duration::from_millis(ACK_DELAY_MS)));
         assert_eq!(receiver.handle(3, 10, start), Arrival::Ahead);
         assert_eq!(receiver.handle(1, 10, start), Arrival::Duplicate);
         assert_eq!(receiver.poll_timeout(), Some(start));

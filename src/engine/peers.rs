@@ -43,6 +43,25 @@ pub struct PeerTimeouts {
     pub consent: Duration,
 }
 
+/// What became of an offer, or of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The data channels opened.
+    Opened,
+    /// No genuine check came in time.
+    IceTimeout,
+    /// Checks came, and no data channel opened in time.
+    HandshakeTimeout,
+    /// The client or its failure ended the handshake.
+    HandshakeFailed,
+    /// An open connection fell silent.
+    ConsentLost,
+    /// The client ended an open connection.
+    ClosedByClient,
+    /// The offer could not be used.
+    BadOffer,
+}
+
 /// What became of datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerCounts {
@@ -242,9 +261,7 @@ impl Peers {
 
     /// Whether the peer's time is over.
     pub(super) fn is_expired(&self, slot: u32, now: Instant) -> bool {
-        self.slots[slot as usize]
-            .as_ref()
-            .is_some_and(|entry| entry.deadline(self.timeouts) <= now)
+        self.slots[slot as usize].as_ref().is_some_and(|entry| entry.deadline(self.timeouts) <= now)
     }
 
     /// When the peer next has something to do.
@@ -252,12 +269,7 @@ impl Peers {
         let timeouts = self.timeouts;
         let entry = self.get(slot)?;
         let deadline = entry.deadline(timeouts);
-        Some(
-            entry
-                .peer
-                .poll_timeout(now)
-                .map_or(deadline, |due| due.min(deadline)),
-        )
+        Some(entry.peer.poll_timeout(now).map_or(deadline, |due| due.min(deadline)))
     }
 
     /// Paths on which peers are, for the connections-by-rung gauge.
@@ -270,18 +282,13 @@ impl Peers {
     }
 
     fn check(&mut self, datagram: &Datagram, now: Instant, transmits: &mut TransmitQueue) {
-        let slot = demux::ufrag_of(&datagram.contents)
-            .and_then(|ufrag| self.by_ufrag.get(ufrag))
-            .copied();
+        let slot = demux::ufrag_of(&datagram.contents).and_then(|ufrag| self.by_ufrag.get(ufrag)).copied();
         let Some(slot) = slot else {
             self.counts.refused_checks += 1;
             return;
         };
         let entry = self.slots[slot as usize].as_mut().expect("by_ufrag names peers");
-        match entry
-            .ice
-            .handle(now, datagram.path, datagram.source, &datagram.contents)
-        {
+        match entry.ice.handle(now, datagram.path, datagram.source, &datagram.contents) {
             Verdict::Accepted(accepted) => {
                 transmits.push(datagram.path, datagram.local_ip, &accepted.response);
                 if let Some(evicted) = accepted.evicted {
@@ -290,9 +297,12 @@ impl Peers {
                         self.by_path.remove(&evicted);
                     }
                 }
-                if accepted.newly_validated {
-                    entry.paths.push(datagram.path);
+                // The path is whoever's proved it last: a client may give its port to a new peer connection.
+                if self.by_path.get(&datagram.path) != Some(&slot) {
                     self.by_path.insert(datagram.path, slot);
+                    if !entry.paths.contains(&datagram.path) {
+                        entry.paths.push(datagram.path);
+                    }
                 }
                 if accepted.switched {
                     self.counts.moved += u64::from(entry.is_open);
@@ -338,6 +348,17 @@ impl Entry {
     /// Bytes that the reliable channel takes now.
     pub(super) fn room(&mut self, channel: Channel) -> usize {
         if self.is_open { self.peer.room(channel) } else { 0 }
+    }
+
+    /// What its end means now; `expired` by its deadline.
+    pub(super) fn outcome(&self, expired: bool) -> Outcome {
+        match (self.is_open, expired) {
+            (true, true) => Outcome::ConsentLost,
+            (true, false) => Outcome::ClosedByClient,
+            (false, false) => Outcome::HandshakeFailed,
+            (false, true) if self.ice.last_seen().is_none() => Outcome::IceTimeout,
+            (false, true) => Outcome::HandshakeTimeout,
+        }
     }
 
     fn deadline(&self, timeouts: PeerTimeouts) -> Instant {

@@ -26,7 +26,10 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
 
 use crate::{
     config::{Config, LogFormat, Mode},
-    http::App,
+    http::{
+        App,
+        wire::{ConnectionWire, WireIo},
+    },
     io::Shards,
     metrics::Metrics,
 };
@@ -74,7 +77,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let shards = Shards::start(&config, &metrics).await?;
     let app = Arc::new(App::new(config, metrics, shards));
     let (stop_http, stopped) = oneshot::channel();
-    let serve = axum::serve(NoDelay(listener), http::routes(app.clone())).with_graceful_shutdown(async {
+    let doors = http::routes(app.clone()).into_make_service_with_connect_info::<ConnectionWire>();
+    let serve = axum::serve(Listener(listener), doors).with_graceful_shutdown(async {
         let _ = stopped.await;
     });
     Ok(Running { address, app, stop_http, http: tokio::spawn(serve.into_future()) })
@@ -106,17 +110,16 @@ impl Running {
     }
 }
 
-/// Accepts with `TCP_NODELAY`: frames are merged before they are written, and must not wait after that.
-struct NoDelay(TcpListener);
+/// Accepts connections that the shards can write to.
+struct Listener(TcpListener);
 
-impl axum::serve::Listener for NoDelay {
-    type Io = tokio::net::TcpStream;
+impl axum::serve::Listener for Listener {
+    type Io = WireIo;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
-        let _ = stream.set_nodelay(true);
-        (stream, address)
+        (WireIo::new(stream), address)
     }
 
     fn local_addr(&self) -> std::io::Result<Self::Addr> {

@@ -3,7 +3,7 @@
 //! A burst is handed over back to back, and the next one a moment after the last message of it has arrived: no arm is
 //! ever saturated, and each burst finds the arm asleep, as single messages do in life.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -23,10 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Lossy messages that have not come after so long are lost.
 const LOST: Duration = Duration::from_millis(300);
 
-/// An arm and its clients, one group for each number of receivers.
+/// An arm and its clients: groups of them, one for each number of receivers. The first of a group sends.
 struct Contender {
     arm: Arm,
-    groups: Vec<Swarm>,
+    swarm: Swarm,
+    groups: Vec<Range<usize>>,
 }
 
 /// Over data channels.
@@ -36,17 +37,11 @@ pub(crate) async fn data(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let receivers = receivers(depth);
-    let mut contenders = [
-        Contender::new(Kind::Switchyard),
-        Contender::new(Kind::Engine),
-        Contender::new(Kind::Datagrams),
-    ]
-    .into_iter()
-    .collect::<anyhow::Result<Vec<_>>>()?;
+    let mut contenders =
+        [Contender::new(Kind::Switchyard), Contender::new(Kind::Engine), Contender::new(Kind::Datagrams)]
+            .into_iter()
+            .collect::<anyhow::Result<Vec<_>>>()?;
     for (group, &count) in receivers.iter().enumerate() {
-        for contender in &mut contenders {
-            contender.groups.push(Swarm::new());
-        }
         for member in 0..=count {
             let [switchyard, engine, floor] = &mut contenders[..] else {
                 bail!("three arms");
@@ -55,16 +50,12 @@ pub(crate) async fn data(
             let browser = Browser::connect(switchyard.arm.port, &room, &format!("u{member}"), true).await?;
             let bare = Bare::connect(&mut engine.arm, group)?;
             let datagrams = Datagrams::connect(&mut floor.arm, group)?;
-            switchyard.groups[group].clients.push(Box::new(browser));
-            engine.groups[group].clients.push(Box::new(bare));
-            floor.groups[group].clients.push(Box::new(datagrams));
-            for contender in &mut contenders {
-                contender.groups[group].glance()?;
-            }
+            switchyard.swarm.clients.push(Box::new(browser));
+            engine.swarm.clients.push(Box::new(bare));
+            floor.swarm.clients.push(Box::new(datagrams));
+            glance(&mut contenders)?;
         }
-        for contender in &mut contenders {
-            contender.groups[group].ready().await?;
-        }
+        ready(&mut contenders, count + 1).await?;
     }
     for (group, &count) in receivers.iter().enumerate() {
         for (size, bursts) in sizes(depth) {
@@ -72,11 +63,7 @@ pub(crate) async fn data(
                 for burst in bursts {
                     // A lossy message is at most 15 KiB long.
                     let size = if lane == Lane::Lossy { size.min(15 * 1024) } else { size };
-                    let burst = Burst {
-                        lane,
-                        size,
-                        count: burst,
-                    };
+                    let burst = Burst { lane, size, count: burst };
                     let lane = if lane == Lane::Lossy { "lossy" } else { "reliable" };
                     let name = format!("data/{lane}/1-{count}/{}/burst-{}", bytes(size), burst.count);
                     if !wanted(&name) {
@@ -109,9 +96,6 @@ pub(crate) async fn websocket(
         .into_iter()
         .collect::<anyhow::Result<Vec<_>>>()?;
     for (group, &count) in receivers.iter().enumerate() {
-        for contender in &mut contenders {
-            contender.groups.push(Swarm::new());
-        }
         for member in 0..=count {
             let [switchyard, floor] = &mut contenders[..] else {
                 bail!("two arms");
@@ -119,21 +103,16 @@ pub(crate) async fn websocket(
             let room = format!("bench-{group}");
             let browser = Browser::connect(switchyard.arm.port, &room, &format!("u{member}"), false).await?;
             let stream = Stream::connect(&floor.arm, group as u8).await?;
-            switchyard.groups[group].clients.push(Box::new(browser));
-            floor.groups[group].clients.push(Box::new(stream));
+            switchyard.swarm.clients.push(Box::new(browser));
+            floor.swarm.clients.push(Box::new(stream));
+            glance(&mut contenders)?;
         }
-        for contender in &mut contenders {
-            contender.groups[group].ready().await?;
-        }
+        ready(&mut contenders, count + 1).await?;
     }
     for (group, &count) in receivers.iter().enumerate() {
         for (size, bursts) in websocket_sizes(depth) {
             for &burst in bursts {
-                let burst = Burst {
-                    lane: Lane::Reliable,
-                    size,
-                    count: burst,
-                };
+                let burst = Burst { lane: Lane::Reliable, size, count: burst };
                 let name = format!("websocket/reliable/1-{count}/{}/burst-{}", bytes(size), burst.count);
                 if !wanted(&name) {
                     continue;
@@ -170,11 +149,7 @@ fn sizes(depth: Depth) -> Vec<(usize, [usize; 2])> {
 }
 
 fn websocket_sizes(depth: Depth) -> Vec<(usize, &'static [usize])> {
-    let all: Vec<(usize, &[usize])> = vec![
-        (64, &[1, 16, 256]),
-        (1024, &[1, 16, 256]),
-        (16 * 1024, &[1, 4]),
-    ];
+    let all: Vec<(usize, &[usize])> = vec![(64, &[1, 16, 256]), (1024, &[1, 16, 256]), (16 * 1024, &[1, 4])];
     match depth {
         Depth::Full => all,
         Depth::Quick => all[..1].to_vec(),
@@ -182,20 +157,36 @@ fn websocket_sizes(depth: Depth) -> Vec<(usize, &'static [usize])> {
 }
 
 fn bytes(size: usize) -> String {
-    if size < 1024 {
-        format!("{size}B")
-    } else {
-        format!("{}KiB", size / 1024)
-    }
+    if size < 1024 { format!("{size}B") } else { format!("{}KiB", size / 1024) }
 }
 
 impl Contender {
     fn new(kind: Kind) -> anyhow::Result<Self> {
-        Ok(Self {
-            arm: Arm::start(kind)?,
-            groups: Vec::new(),
-        })
+        Ok(Self { arm: Arm::start(kind)?, swarm: Swarm::new(), groups: Vec::new() })
     }
+}
+
+/// Nobody is left alone for long: a client that is silent would be given up.
+fn glance(contenders: &mut [Contender]) -> anyhow::Result<()> {
+    contenders.iter_mut().try_for_each(|contender| contender.swarm.glance())
+}
+
+/// Waits until everybody is ready; the last `count` clients of each are a group.
+async fn ready(contenders: &mut [Contender], count: usize) -> anyhow::Result<()> {
+    for _ in 0..600 {
+        let mut all_ready = true;
+        for contender in &mut *contenders {
+            let all = |clients: &[Box<dyn Client>]| clients.iter().all(|client| client.is_ready());
+            all_ready &= contender.swarm.drive(Duration::from_millis(50), all).await?;
+        }
+        if all_ready {
+            for Contender { swarm, groups, .. } in contenders {
+                groups.push(swarm.clients.len() - count..swarm.clients.len());
+            }
+            return Ok(());
+        }
+    }
+    bail!("not all clients are ready in time")
 }
 
 struct Cost {
@@ -222,11 +213,9 @@ async fn compare(
     let mut costs = vec![Vec::new(); contenders.len()];
     for round in 0..=rounds {
         for (index, costs) in costs.iter_mut().enumerate() {
-            for contender in contenders.iter_mut() {
-                contender.groups.iter_mut().try_for_each(Swarm::glance)?;
-            }
+            glance(contenders)?;
             let contender = &mut contenders[index];
-            let receivers = contender.groups[group].clients.len() - 1;
+            let receivers = contender.groups[group].len() - 1;
             let wanted = if burst.size > 4096 { 600 } else { 3000 };
             let bursts = if round == 0 { 2 } else { (wanted / (receivers * burst.count)).clamp(3, 60) };
             let cost = measure(contender, group, burst, bursts)
@@ -244,10 +233,7 @@ async fn compare(
     });
     Ok(Cost {
         ratios: ratios.collect(),
-        microseconds: costs
-            .iter()
-            .map(|costs| costs.iter().copied().fold(f64::INFINITY, f64::min))
-            .collect(),
+        microseconds: costs.iter().map(|costs| costs.iter().copied().fold(f64::INFINITY, f64::min)).collect(),
     })
 }
 
@@ -258,18 +244,19 @@ async fn measure(
     burst: Burst,
     bursts: usize,
 ) -> anyhow::Result<f64> {
-    let swarm = &mut contender.groups[group];
-    let receivers = swarm.clients.len() - 1;
+    let members = contender.groups[group].clone();
+    let receivers = members.len() - 1;
+    let swarm = &mut contender.swarm;
     let before = contender.arm.cpu()?;
     let mut lost = 0;
     for _ in 0..bursts {
-        let expected = swarm.clients[1].expects(burst) * receivers as u64;
-        let target = Swarm::received(&swarm.clients) + expected;
-        swarm.clients[0].send(burst)?;
+        let expected = swarm.clients[members.start].expects(burst) * receivers as u64;
+        let target = Swarm::received(&swarm.clients[members.clone()]) + expected;
+        swarm.clients[members.start].send(burst)?;
         let patience = if burst.lane == Lane::Lossy { LOST } else { PATIENCE };
-        let complete = |clients: &[Box<dyn Client>]| Swarm::received(clients) >= target;
+        let complete = |clients: &[Box<dyn Client>]| Swarm::received(&clients[members.clone()]) >= target;
         if !swarm.drive(patience, complete).await? {
-            let missing = target - Swarm::received(&swarm.clients);
+            let missing = target - Swarm::received(&swarm.clients[members.clone()]);
             ensure!(
                 burst.lane == Lane::Lossy,
                 "{missing} of {expected} did not arrive: a benchmark that drops is void"

@@ -57,9 +57,7 @@ fn measure(only: &[String]) -> anyhow::Result<()> {
     let wanted = |name: &str| {
         only.is_empty() || only.iter().any(|only| name.starts_with(only.as_str()) || only.starts_with(name))
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut report = report::Report::new();
     runtime.block_on(async {
         if wanted("data") {

@@ -31,10 +31,7 @@ pub(crate) struct Report {
 impl Report {
     /// An empty one; prints the table's head.
     pub(crate) fn new() -> Self {
-        println!(
-            "{:<46} {:>10} {:<14} {:>8} {:>8}",
-            "", "value", "unit", "× floor", "× engine"
-        );
+        println!("{:<46} {:>10} {:<14} {:>8} {:>8}", "", "value", "unit", "× floor", "× engine");
         Self { rows: Vec::new() }
     }
 

@@ -28,10 +28,7 @@ pub(crate) struct ReceiveBuffer {
 
 impl ReceiveBuffer {
     pub(crate) fn new() -> Self {
-        Self {
-            bytes: vec![0; RECEIVE * BATCH_SIZE],
-            metas: [RecvMeta::default(); BATCH_SIZE],
-        }
+        Self { bytes: vec![0; RECEIVE * BATCH_SIZE], metas: [RecvMeta::default(); BATCH_SIZE] }
     }
 }
 
@@ -54,12 +51,16 @@ impl Udp {
     }
 
     /// Takes one batch; returns how many datagrams it had.
-    pub(crate) fn receive(&self, buffer: &mut ReceiveBuffer, mut handle: impl FnMut(SocketAddr, &[u8])) -> usize {
+    pub(crate) fn receive(
+        &self,
+        buffer: &mut ReceiveBuffer,
+        mut handle: impl FnMut(SocketAddr, &[u8]),
+    ) -> usize {
         let ReceiveBuffer { bytes, metas } = buffer;
         let mut slices: Vec<IoSliceMut<'_>> = bytes.chunks_mut(RECEIVE).map(IoSliceMut::new).collect();
-        let received = self.socket.try_io(Interest::READABLE, || {
-            self.state.recv((&self.socket).into(), &mut slices, metas)
-        });
+        let received = self
+            .socket
+            .try_io(Interest::READABLE, || self.state.recv((&self.socket).into(), &mut slices, metas));
         let Ok(count) = received else { return 0 };
         let mut datagrams = 0;
         for (meta, bytes) in metas[..count].iter().zip(bytes.chunks(RECEIVE)) {
@@ -82,9 +83,8 @@ impl Udp {
                 segment_size: (contents.len() > segment).then_some(segment),
                 src_ip: None,
             };
-            self.socket.try_io(Interest::WRITABLE, || {
-                self.state.try_send((&self.socket).into(), &message)
-            })?;
+            self.socket
+                .try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &message))?;
         }
         Ok(())
     }

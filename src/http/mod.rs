@@ -5,6 +5,7 @@
 
 mod connect;
 mod files;
+pub(crate) mod wire;
 
 use std::{
     net::SocketAddr,

@@ -45,25 +45,16 @@ pub(super) fn run() -> anyhow::Result<()> {
             }
         }
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let udp = Udp::bind()?;
         let mut engine = Engine::new(udp.local)?;
         let mut receive = ReceiveBuffer::new();
-        say(&Up {
-            port: udp.local.port(),
-        })?;
+        say(&Up { port: udp.local.port() })?;
         loop {
             let due = engine.due().unwrap_or_else(|| Instant::now() + IDLE);
-            let readable = poll_fn(|cx| {
-                if udp.poll_readable(cx).is_ready() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
-            });
+            let readable =
+                poll_fn(|cx| if udp.poll_readable(cx).is_ready() { Poll::Ready(()) } else { Poll::Pending });
             tokio::select! {
                 () = readable => {}
                 () = wake.notified() => {}
@@ -141,10 +132,8 @@ impl Engine {
         };
         let local = Credentials::generate(0, &mut random);
         let peer = Peer::new(&parsed, &local, &self.identity, now)?;
-        let host = HostCandidate {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, self.local.port())),
-            tcp: false,
-        };
+        let host =
+            HostCandidate { address: SocketAddr::from((Ipv4Addr::LOCALHOST, self.local.port())), tcp: false };
         let sdp = sdp::answer(peer.answer(), &local, &[host]);
         let index = self.members.len();
         self.by_ufrag.insert(local.ufrag.clone(), index);
@@ -176,7 +165,8 @@ impl Engine {
     fn handle(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
         match demux::classify(datagram) {
             Kind::Stun => {
-                let Some(&index) = demux::ufrag_of(datagram).and_then(|ufrag| self.by_ufrag.get(ufrag)) else {
+                let Some(&index) = demux::ufrag_of(datagram).and_then(|ufrag| self.by_ufrag.get(ufrag))
+                else {
                     return;
                 };
                 let member = &mut self.members[index];

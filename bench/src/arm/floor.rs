@@ -22,9 +22,7 @@ const RECEIVES: usize = 4;
 /// Seals every datagram anew for everyone else in the sender's group, and sends them in batches.
 pub(super) fn datagrams() -> anyhow::Result<()> {
     let (registrations, registered) = mpsc::channel::<Option<Register>>();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
         loop {
             let register = hear::<Register>().ok().flatten();
@@ -43,9 +41,7 @@ pub(super) fn datagrams() -> anyhow::Result<()> {
         let mut groups: HashMap<usize, Vec<SocketAddr>> = HashMap::new();
         let mut transmits = TransmitQueue::default();
         let mut sealed = Vec::new();
-        say(&Up {
-            port: udp.local.port(),
-        })?;
+        say(&Up { port: udp.local.port() })?;
         loop {
             let readable = std::future::poll_fn(|cx| udp.poll_readable(cx));
             let _ = tokio::time::timeout(Duration::from_millis(500), readable).await;
@@ -106,9 +102,7 @@ fn seal(key: &LessSafeKey, datagram: &mut [u8]) {
 /// bytes more; a connection begins with the number of its group.
 pub(super) fn writes() -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    say(&Up {
-        port: listener.local_addr()?.port(),
-    })?;
+    say(&Up { port: listener.local_addr()?.port() })?;
     let groups: Arc<Mutex<HashMap<u8, Vec<TcpStream>>>> = Arc::default();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {

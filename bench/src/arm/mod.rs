@@ -109,12 +109,7 @@ impl Arm {
             .context("cannot start an arm")?;
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().context("an arm without output")?);
-        let mut arm = Self {
-            child,
-            input,
-            output,
-            port: 0,
-        };
+        let mut arm = Self { child, input, output, port: 0 };
         let up: Up = arm.answer()?;
         arm.port = up.port;
         Ok(arm)
@@ -142,10 +137,7 @@ impl Arm {
     /// Bytes of memory that are resident.
     pub(crate) fn resident(&self) -> anyhow::Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no VmRSS")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kilobytes = line.trim().trim_end_matches(" kB").parse::<u64>()?;
         Ok(kilobytes * 1024)
     }

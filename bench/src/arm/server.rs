@@ -15,21 +15,14 @@ pub(crate) const SECRET: &str = "a secret of the benchmark, on loopback";
 pub(super) fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let running = runtime.block_on(switchyard::start(config()))?;
-    say(&Up {
-        port: running.address.port(),
-    })?;
+    say(&Up { port: running.address.port() })?;
     while hear::<()>()?.is_some() {}
     Ok(())
 }
 
 fn config() -> Config {
-    let mut config = Config {
-        mode: Some(Mode::Development),
-        ..Config::default()
-    };
-    let key = Key {
-        secret: Secret::new(SECRET.to_owned()),
-    };
+    let mut config = Config { mode: Some(Mode::Development), ..Config::default() };
+    let key = Key { secret: Secret::new(SECRET.to_owned()) };
     config.keys.insert(KEY.to_owned(), key);
     config.http.bind = Some(Ipv4Addr::LOCALHOST.into());
     config.http.port = 0;

@@ -1,10 +1,6 @@
 //! The peer connection of a simulated browser, and nothing above it.
 
-use std::{
-    net::SocketAddr,
-    task::Context,
-    time::Instant,
-};
+use std::{net::SocketAddr, task::Context, time::Instant};
 
 use anyhow::{Context as _, bail};
 use switchyard_loadtest::peer::{Channel, Peer, PeerEvent};

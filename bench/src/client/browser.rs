@@ -50,19 +50,14 @@ impl Browser {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let config = WebSocketConfig::default()
-            .write_buffer_size(0)
-            .read_buffer_size(4096);
+        let config = WebSocketConfig::default().write_buffer_size(0).read_buffer_size(4096);
         let request = format!("ws://{address}/v1/connect");
         let (socket, _) = client_async_with_config(request, stream, Some(config)).await?;
         let udp = if channel { Some(Udp::bind()?) } else { None };
         let now = Instant::now();
         let mut browser = browser::Browser::new(
             now,
-            BrowserConfig {
-                address: udp.as_ref().map(|udp| udp.local),
-                ..BrowserConfig::default()
-            },
+            BrowserConfig { address: udp.as_ref().map(|udp| udp.local), ..BrowserConfig::default() },
         );
         browser.handle_socket_open(now);
         browser.join(now, room, &token::mint(KEY, SECRET, room, user, SystemTime::now()));

@@ -16,7 +16,11 @@ use std::{
 
 use anyhow::bail;
 
-pub(crate) use self::{bare::Bare, browser::Browser, raw::{Datagrams, Stream}};
+pub(crate) use self::{
+    bare::Bare,
+    browser::Browser,
+    raw::{Datagrams, Stream},
+};
 use crate::udp::ReceiveBuffer;
 
 /// How messages are to be delivered.
@@ -60,10 +64,7 @@ pub(crate) struct Swarm {
 
 impl Swarm {
     pub(crate) fn new() -> Self {
-        Self {
-            clients: Vec::new(),
-            receive: ReceiveBuffer::new(),
-        }
+        Self { clients: Vec::new(), receive: ReceiveBuffer::new() }
     }
 
     /// Lets them all work until `done`, or for `limit`; returns whether it was done.

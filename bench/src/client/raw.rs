@@ -39,12 +39,7 @@ impl Datagrams {
         let udp = Udp::bind()?;
         let port = udp.local.port();
         arm.ask::<()>(&Register { group, port })?;
-        Ok(Self {
-            udp,
-            arm: (Ipv4Addr::LOCALHOST, arm.port).into(),
-            received: 0,
-            batch: Vec::new(),
-        })
+        Ok(Self { udp, arm: (Ipv4Addr::LOCALHOST, arm.port).into(), received: 0, batch: Vec::new() })
     }
 }
 
@@ -122,12 +117,7 @@ impl Stream {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, arm.port)).await?;
         stream.set_nodelay(true)?;
         stream.write_all(&[group]).await?;
-        Ok(Self {
-            stream,
-            received: 0,
-            buffer: vec![0; 64 * 1024],
-            unsent: Vec::new(),
-        })
+        Ok(Self { stream, received: 0, buffer: vec![0; 64 * 1024], unsent: Vec::new() })
     }
 
     /// Bytes of a WebSocket message with one frame in it.

@@ -6,6 +6,7 @@
 mod connect;
 mod files;
 mod serve;
+mod wire;
 
 use std::{
     net::SocketAddr,

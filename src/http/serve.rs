@@ -13,6 +13,8 @@ use tokio::{
 };
 use tower_service::Service as _;
 
+use super::wire::WireIo;
+
 /// From connecting, or from the end of the last answer, to the end of a request's headers.
 const HEADERS: Duration = Duration::from_secs(10);
 /// Connections beyond those that WebSockets may take: pages, scripts, scrapers.
@@ -51,9 +53,10 @@ pub async fn serve(listener: TcpListener, routes: Router, sockets: usize, mut st
 }
 
 async fn connection(stream: TcpStream, routes: Router, mut stop: watch::Receiver<bool>) {
-    // Frames are merged before they are written, and must not wait after that.
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let io = WireIo::new(stream);
+    let wire = io.wire();
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(wire.clone());
         let mut routes = routes.clone();
         async move {
             Ok::<_, Infallible>(
@@ -64,7 +67,7 @@ async fn connection(stream: TcpStream, routes: Router, mut stop: watch::Receiver
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     tokio::pin!(connection);
     let stopped = async { stop.wait_for(|stop| *stop).await.map(drop) };

@@ -288,6 +288,7 @@ impl World {
                         self.shard.handle_command(Command::Writable(socket.id), now);
                     }
                 }
+                FromOutbox::Drain => unreachable!("nothing is written past the task here"),
                 FromOutbox::Close(code) => {
                     client.events.push((now - self.start, Event::Violation(format!("closed: {code:?}"))));
                     break;

@@ -13,7 +13,7 @@ use rtc::{
         configuration::setting_engine::{SctpMaxMessageSize, SettingEngineBuilder},
         message::RTCMessage,
         sdp::RTCSessionDescription,
-        transport::{CandidateConfig, CandidateHostConfig, RTCIceCandidate},
+        transport::{CandidateConfig, CandidateHostConfig, RTCDtlsRole, RTCIceCandidate},
     },
     sansio::Protocol,
     shared::{TaggedBytesMut, TransportContext, TransportProtocol},
@@ -47,6 +47,7 @@ impl Answerer {
     pub(crate) fn new(now: Instant, local: SocketAddr, offer: &str) -> (Self, String) {
         let settings = SettingEngineBuilder::new()
             .with_lite(true)
+            .with_answering_dtls_role(RTCDtlsRole::Server)
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(64 * 1024))
             .build();

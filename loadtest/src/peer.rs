@@ -215,11 +215,7 @@ impl Peer {
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         let own = self.announce.map(|(at, _)| at);
         let library = self.pc.poll_timeout();
-        let library = if self.connected {
-            library
-        } else {
-            library.map(|at| at.max(self.next_check))
-        };
+        let library = if self.connected { library } else { library.map(|at| at.max(self.next_check)) };
         [library, own].into_iter().flatten().min()
     }
 
@@ -516,23 +512,13 @@ mod tests {
 
     #[test]
     fn connecting_takes_round_trips_and_no_timers() {
-        let mut pair = Pair::new(
-            LinkConfig {
-                delay: 20 * MS,
-                ..LinkConfig::default()
-            },
-            1,
-        );
+        let mut pair = Pair::new(LinkConfig { delay: 20 * MS, ..LinkConfig::default() }, 1);
         pair.run(1000 * MS);
         let at = |wanted| pair.events.iter().find(|(_, event)| *event == wanted).unwrap().0;
         // A check and its nomination; DTLS with its cookie; SCTP.
         assert!(at(PeerEvent::IceConnected) <= 90 * MS, "{:?}", pair.events);
         assert!(at(PeerEvent::DtlsConnected) <= 210 * MS, "{:?}", pair.events);
-        assert!(
-            at(PeerEvent::Open(Channel::Reliable)) <= 290 * MS,
-            "{:?}",
-            pair.events
-        );
+        assert!(at(PeerEvent::Open(Channel::Reliable)) <= 290 * MS, "{:?}", pair.events);
     }
 
     #[test]
@@ -545,17 +531,12 @@ mod tests {
             pair.peer.send(pair.now, Channel::Reliable, &number.to_be_bytes()).unwrap();
         }
         pair.run(10_000 * MS);
-<<<<<<< HEAD
-        let numbers: Vec<u32> =
-            pair.at_server.iter().map(|(_, m)| u32::from_be_bytes(m[..].try_into().unwrap())).collect();
-=======
         let numbers: Vec<u32> = pair
             .at_server
             .iter()
             .skip(1)
             .map(|(_, m)| u32::from_be_bytes(m[..].try_into().unwrap()))
             .collect();
->>>>>>> load
         assert_eq!(numbers, (0..200).collect::<Vec<_>>());
     }
 

@@ -374,7 +374,8 @@ impl Sender {
         }
     }
 
-    fn note_gap(&mut self, stream: StreamKey, count: u32) {
+    /// Notes that `count` messages of a stream are missing at this place.
+    pub fn note_gap(&mut self, stream: StreamKey, count: u32) {
         self.dropped += u64::from(count);
         let whole_room = self.gaps.len() >= GAPS_APART && !self.gaps.contains_key(&stream);
         let stream = if whole_room { (stream.0, 0, 0) } else { stream };

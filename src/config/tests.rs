@@ -218,7 +218,7 @@ fn what_is_not_plain_yaml_is_refused_with_its_place() {
 #[test]
 fn a_value_out_of_range_or_at_odds_with_another_is_refused() {
     for (text, message) in [
-        ("rtc:\n  shards: 0\n", "switchyard.yaml:2:11: `rtc.shards`: expected 1–256, got 0"),
+        ("rtc:\n  shards: 0\n", "switchyard.yaml:2:11: `rtc.shards`: expected 1–64, got 0"),
         (
             "limits:\n  participants_per_room: 0\n",
             "switchyard.yaml:2:26: `limits.participants_per_room`: expected 1–100000, got 0; default 50",

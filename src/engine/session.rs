@@ -258,6 +258,13 @@ impl Session {
         self.out.push(handle, message.clone())
     }
 
+    /// Reliable messages of a stream did not reach this shard; the client is told by a gap.
+    pub fn miss(&mut self, handle: u16, sender: u32, stream: u16, count: u32) {
+        if self.rooms.contains_key(&handle) {
+            self.out.note_gap((handle, sender, stream), count);
+        }
+    }
+
     /// Takes a lossy delivery; the oldest are dropped when too much waits.
     pub fn push_lossy(&mut self, handle: u16, seq: u32, message: &Arc<lane::Message>) {
         self.lossy_bytes += message.payload.len();

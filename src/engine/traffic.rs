@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     room::{Action, Delivery, Lane, Receiver},
-    router::{Arrival, RoomPlace},
+    router::{Arrival, Missed, RoomPlace},
 };
 
 impl Shard {
@@ -27,7 +27,15 @@ impl Shard {
         for event in events.drain(..) {
             match event {
                 Event::Act(place, action) => {
-                    self.router.act(session, place, action, now);
+                    if !self.router.act(session, place, action, now)
+                        && let Some(entry) = self.entry(slot)
+                    {
+                        entry.refuse(
+                            None,
+                            Code::Overloaded,
+                            "the room's shard does not keep up; the message was dropped",
+                        );
+                    }
                     self.settle(now);
                 }
                 Event::Attached => {
@@ -92,6 +100,7 @@ impl Shard {
         while let Some(arrival) = self.router.poll_arrival() {
             match arrival {
                 Arrival::Deliver(delivery) => self.deliver(&delivery, now),
+                Arrival::Missed(missed) => self.missed(&missed),
                 Arrival::Admitted(receiver, place) => self.admitted(receiver, place, now),
                 Arrival::Dismissed(receiver) => {
                     if let Some(entry) = self.session(receiver.session) {
@@ -110,6 +119,17 @@ impl Shard {
             // It ended while the join was on its way.
             let leave = Action::Leave { reason: Code::Timeout, tell: false };
             self.router.act(receiver.session, place, leave, now);
+        }
+    }
+
+    fn missed(&mut self, missed: &Missed) {
+        for receiver in missed.receivers.iter().filter(|receiver| Some(receiver.session) != missed.except) {
+            if receiver.session.shard == self.config.shard
+                && let Some(entry) = self.session(receiver.session)
+            {
+                entry.session.miss(receiver.handle, missed.sender, missed.stream, missed.count);
+                self.mark_session(receiver.session.slot);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! A room never touches a peer or a pipe. It knows sessions by name only and says "deliver this to those"; finding
 //! them is the work of `src/router.rs`, and bringing it over is that of `src/engine/session.rs`. Every action is
-//! checked here, in [`Room::permit`], whatever door it came through (D10).
+//! checked here, in one function, whatever door it came through (D10).
 
 pub mod permission;
 
@@ -134,8 +134,11 @@ pub enum Output {
     Deliver(Delivery),
     /// The join succeeded; messages under this handle may come.
     Admitted(Receiver),
-    /// The join failed, or membership ended: the handle is free. Comes after what told the session so.
-    Dismissed(Receiver),
+    /// The join was refused, or membership ended for this reason: the handle is free. Comes after what told the
+    /// session so.
+    Dismissed(Receiver, Option<Code>),
+    /// Something was refused, for the count.
+    Refused(Code),
 }
 
 /// A room with its members.
@@ -164,7 +167,7 @@ struct Member {
 }
 
 /// A request that was refused.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Refused(Code, &'static str);
 
 impl Room {
@@ -243,6 +246,7 @@ impl Room {
     }
 
     fn join(&mut self, receiver: Receiver, id: u32, grant: Grant, now: Instant) {
+        let _span = tracing::debug_span!("room", id = %self.key.room, tenant = %self.key.tenant).entered();
         if let Some(&number) = self.by_session.get(&receiver.session) {
             let member = self.members.get_mut(&number).expect("by_session names members");
             self.expiry.remove(&(member.grant.expires, number));
@@ -253,11 +257,12 @@ impl Room {
         }
         if let Err(Refused(code, sentence)) = self.admits(&grant) {
             self.refuse(receiver, Some(id), None, Refused(code, sentence), now);
-            self.outputs.push_back(Output::Dismissed(receiver));
+            self.outputs.push_back(Output::Dismissed(receiver, None));
             return;
         }
         let number = self.next_member;
         self.next_member += 1;
+        tracing::debug!(member = number, user = %grant.user, role = grant.role.name(), "joined");
         self.by_session.insert(receiver.session, number);
         self.by_user.entry(grant.user.clone()).or_default().insert(number);
         self.expiry.insert((grant.expires, number));
@@ -288,6 +293,7 @@ impl Room {
         let Some(member) = self.members.remove(&number) else {
             return;
         };
+        tracing::debug!(room = %self.key.room, member = number, user = %member.grant.user, %reason, "left");
         self.by_session.remove(&member.receiver.session);
         self.expiry.remove(&(member.grant.expires, number));
         remove_from(&mut self.by_user, &member.grant.user, number);
@@ -298,7 +304,7 @@ impl Room {
         if tell {
             self.tell(member.receiver, &ServerControl::Left { reason }, now);
         }
-        self.outputs.push_back(Output::Dismissed(member.receiver));
+        self.outputs.push_back(Output::Dismissed(member.receiver, Some(reason)));
         self.announce(None, &ServerControl::MemberLeft { member: number, reason }, now);
     }
 
@@ -472,6 +478,7 @@ impl Room {
 
     fn refuse(&mut self, to: Receiver, id: Option<u32>, stream: Option<u16>, refused: Refused, now: Instant) {
         let Refused(code, message) = refused;
+        self.outputs.push_back(Output::Refused(code));
         let message = message.to_owned();
         self.tell(to, &ServerControl::Refused { id, stream, code, message, retry_after_ms: None }, now);
     }

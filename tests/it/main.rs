@@ -18,20 +18,11 @@ use world::World;
 const MS: Duration = Duration::from_millis(1);
 
 fn link() -> LinkConfig {
-    LinkConfig {
-        delay: 20 * MS,
-        ..LinkConfig::default()
-    }
+    LinkConfig { delay: 20 * MS, ..LinkConfig::default() }
 }
 
 fn bad_link() -> LinkConfig {
-    LinkConfig {
-        delay: 20 * MS,
-        jitter: 15 * MS,
-        reorder: true,
-        loss: 0.05,
-        ..LinkConfig::default()
-    }
+    LinkConfig { delay: 20 * MS, jitter: 15 * MS, reorder: true, loss: 0.05, ..LinkConfig::default() }
 }
 
 #[test]
@@ -55,11 +46,7 @@ fn pipe_changes_at_random_instants_lose_and_double_nothing() {
         world.run(5_000 * MS);
         let mut rng = Rng::new(seed);
         for _ in 0..60 {
-            let pipe = if rng.chance(0.5) {
-                Pipe::Socket
-            } else {
-                Pipe::Channel
-            };
+            let pipe = if rng.chance(0.5) { Pipe::Socket } else { Pipe::Channel };
             world.attach(rng.below(3) as usize, pipe);
             world.run_sending(MS * (1 + rng.below(150) as u32), 5 * MS, 500);
         }

@@ -1,0 +1,3 @@
+//! What must hold in any world, whatever the seed.
+
+mod sockets;

@@ -207,7 +207,7 @@ impl Sender {
         let count = ack.wrapping_sub(first).wrapping_add(1);
         if count as usize > self.sent.len() {
             // An old acknowledgement wraps to a huge count as well; it tells nothing new.
-            return first.wrapping_sub(ack) < 1 << 31;
+            return (1..1 << 31).contains(&first.wrapping_sub(ack));
         }
         for sent in self.sent.drain(..count as usize) {
             self.held -= sent.cost();

@@ -15,6 +15,7 @@ use super::{
     ice::Credentials,
     outbox::Outbox,
     peer::{Identity, Peer},
+    peers::Outcome,
     sdp::{self, Offer},
     session::{Session, Via},
     welcome,
@@ -114,7 +115,10 @@ impl Shard {
         let Some(entry) = self.entry(slot) else { return };
         match result {
             Ok(sdp) => entry.text(&ServerText::Answer(Description { pc: offer.pc, sdp })),
-            Err(sentence) => entry.refuse(id, Code::BadOffer, &sentence),
+            Err(sentence) => {
+                entry.refuse(id, Code::BadOffer, &sentence);
+                self.note(Outcome::BadOffer);
+            }
         }
     }
 

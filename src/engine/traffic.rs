@@ -9,7 +9,7 @@ use super::{
     CHANNEL_BATCH, LATENCIES, Shard,
     outbox::Outbox,
     peer::{Channel, PeerEvent},
-    peers,
+    peers::{self, Outcome},
     session::{Event, Session, Via},
     timers::Timer,
 };
@@ -68,9 +68,10 @@ impl Shard {
             match entry.peer.poll_event() {
                 Some(PeerEvent::Open) => {
                     entry.opened();
+                    self.note(Outcome::Opened);
                     self.mark_session(slot);
                 }
-                Some(PeerEvent::Closed) => return self.peer_lost(peer, now),
+                Some(PeerEvent::Closed) => return self.peer_lost(peer, false, now),
                 None => break,
             }
         }

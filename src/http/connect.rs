@@ -281,7 +281,7 @@ impl Connection {
         let verified = match token::verify(token, &self.app.keys, &room, unix) {
             Ok(verified) => verified,
             Err(error) => {
-                self.app.metrics.rooms.refused(error.code().as_str());
+                self.app.metrics.rooms.refused(error.code().as_str(), 1);
                 return self.refuse(Some(id), error.code(), &error.to_string());
             }
         };

@@ -119,7 +119,7 @@ impl Shards {
                 population: population.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
-            threads.push(thread.spawn(move || shell.run()).context("cannot start a shard's thread")?);
+            threads.push(thread.spawn(move || run_or_abort(shell)).context("cannot start a shard's thread")?);
         }
         Ok(Self {
             inputs,
@@ -172,6 +172,14 @@ impl Shards {
         if !joined.await.unwrap_or(false) {
             tracing::error!("a shard has panicked");
         }
+    }
+}
+
+/// A shard that panics has lost its sessions and would leave the server half alive: better all of it is started anew.
+fn run_or_abort(shell: shard::Shell) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run())).is_err() {
+        tracing::error!("a shard has panicked; this is a defect of the server");
+        std::process::abort();
     }
 }
 

@@ -41,6 +41,7 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @property {{ unconfirmed: number }} rejoined the session was lost and made anew: members have new numbers, messages
  *   of others may have been missed, and so many of one's own may or may not have arrived
  * @property {{ reason: string }} left
+ * @property {{ topics: string[] }} subscribed the server has taken a change of topics: all there are now
  *
  * @typedef {object} SendOptions
  * @property {number} [stream] 0–65535; order holds within a stream, streams do not wait for each other

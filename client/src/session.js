@@ -470,6 +470,12 @@ export class Session extends Emitter {
       this.#joined(message);
       return;
     }
+    const join = message?.type === 'refused' ? this.#joins.get(Number(message.id)) : undefined;
+    if (message && join) {
+      // The room refused, not the server: an offer that came with the join stands.
+      this.#joinFailed({ ...join, offer: false }, new SwitchyardError(text(message.code), text(message.message)));
+      return;
+    }
     if (!message || !room) {
       if (!message) this.#counters.badMessages += 1;
       return;
@@ -484,7 +490,7 @@ export class Session extends Emitter {
         break;
       }
       case 'member_left':
-        this.#assembly.forget(handle, Number(message.member));
+        // Its last messages may still follow, for control messages go first; the server has them whole.
         room.memberLeft(Number(message.member), text(message.reason));
         break;
       case 'signal': {
@@ -492,6 +498,9 @@ export class Session extends Emitter {
         room.emit('signal', { from: { ...known, user: text(message.user) }, data: message.data });
         break;
       }
+      case 'subscribed':
+        room.emit('subscribed', { topics: list(message.topics).map(text) });
+        break;
       case 'refused':
         this.#refused(room, message);
         break;

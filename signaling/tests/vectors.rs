@@ -33,29 +33,16 @@ fn frames_decode_and_encode_as_the_vectors_say() {
             let mut out = BytesMut::new();
             put(&decoded, &mut out);
             assert_eq!(out[2..], raw[..], "{name}, encoded");
-            assert_eq!(
-                out[..2],
-                u16::try_from(raw.len()).unwrap().to_be_bytes(),
-                "{name}, length"
-            );
+            assert_eq!(out[..2], u16::try_from(raw.len()).unwrap().to_be_bytes(), "{name}, length");
         }
     }
     for vector in list(&vectors["more_frames"]) {
         let raw = unhex(&vector["hex"]);
         let decoded = frame::decode(raw.clone()).unwrap().unwrap();
-        assert_eq!(
-            describe(&decoded, &raw),
-            expand(&vector["frame"]),
-            "{}",
-            vector["name"]
-        );
+        assert_eq!(describe(&decoded, &raw), expand(&vector["frame"]), "{}", vector["name"]);
     }
     for vector in list(&vectors["bad_frames"]) {
-        assert!(
-            frame::decode(unhex(&vector["hex"])).is_err(),
-            "{}",
-            vector["name"]
-        );
+        assert!(frame::decode(unhex(&vector["hex"])).is_err(), "{}", vector["name"]);
     }
 }
 
@@ -65,10 +52,8 @@ fn pipe_messages_split_as_the_vectors_say() {
     for (field, good) in [("pipe_messages", true), ("bad_pipe_messages", false)] {
         for vector in list(&vectors[field]) {
             let name = text(&vector["name"]);
-            let expected: Vec<Frame> = list(&vector["frames"])
-                .iter()
-                .filter_map(|hex| frame::decode(unhex(hex)).unwrap())
-                .collect();
+            let expected: Vec<Frame> =
+                list(&vector["frames"]).iter().filter_map(|hex| frame::decode(unhex(hex)).unwrap()).collect();
             let mut split = Frames::new(unhex(&vector["hex"]));
             let frames: Vec<Frame> = split.by_ref().map_while(Result::ok).collect();
             assert_eq!(frames, expected, "{name}");
@@ -116,11 +101,7 @@ impl Lane {
             }
             "replay" => {
                 let possible = self.sender.attach(number(&step["ack"]));
-                assert_eq!(
-                    if possible { "ok" } else { "impossible" },
-                    text(expect),
-                    "{label}"
-                );
+                assert_eq!(if possible { "ok" } else { "impossible" }, text(expect), "{label}");
             }
             "receive" => {
                 let arrival = self.receive(number(&step["seq"]), step);
@@ -146,17 +127,9 @@ impl Lane {
                 });
                 assert_eq!(ack.map(u64::from), expect.as_u64(), "{label}");
             }
-            "held" => assert_eq!(
-                self.sender.held_bytes() as u64,
-                expect.as_u64().unwrap(),
-                "{label}"
-            ),
+            "held" => assert_eq!(self.sender.held_bytes() as u64, expect.as_u64().unwrap(), "{label}"),
             "unacknowledged" => {
-                assert_eq!(
-                    self.sender.unacknowledged() as u64,
-                    expect.as_u64().unwrap(),
-                    "{label}"
-                );
+                assert_eq!(self.sender.unacknowledged() as u64, expect.as_u64().unwrap(), "{label}");
             }
             other => panic!("unknown step {other}"),
         }
@@ -179,9 +152,7 @@ impl Lane {
             at: self.begin,
         };
         let room = step["room"].as_u64().unwrap_or(DATA_ROOM);
-        self.sender
-            .push(u16::try_from(room).unwrap(), Arc::new(message))
-            .unwrap();
+        self.sender.push(u16::try_from(room).unwrap(), Arc::new(message)).unwrap();
         "ok"
     }
 
@@ -197,11 +168,7 @@ impl Lane {
         let raw = out.freeze().slice(2..);
         let decoded = frame::decode(raw.clone()).unwrap().unwrap();
         let mut seen = describe(&decoded, &raw);
-        if let Frame::Reliable {
-            body: Reliable::Chunk(_, payload),
-            ..
-        } = &decoded
-        {
+        if let Frame::Reliable { body: Reliable::Chunk(_, payload), .. } = &decoded {
             seen["length"] = payload.len().into();
         }
         seen["bytes"] = raw.len().into();
@@ -223,11 +190,7 @@ impl Lane {
 /// A frame in the words of the vectors. The flags are read from the raw bytes, for the types name them otherwise.
 fn describe(frame: &Frame, raw: &Bytes) -> Value {
     match frame {
-        Frame::Reliable {
-            lane_seq,
-            ack,
-            body: Reliable::Chunk(header, payload),
-        } => {
+        Frame::Reliable { lane_seq, ack, body: Reliable::Chunk(header, payload) } => {
             let mut value = serde_json::json!({
                 "kind": if header.kind == Kind::Data { "data" } else { "control" },
                 "flags": raw[1], "lane_seq": lane_seq, "ack": ack, "room": header.room,
@@ -243,20 +206,12 @@ fn describe(frame: &Frame, raw: &Bytes) -> Value {
             }
             value
         }
-        Frame::Reliable {
-            lane_seq,
-            ack,
-            body:
-                Reliable::Gap {
-                    room,
-                    sender,
-                    stream,
-                    count,
-                },
-        } => serde_json::json!({
-            "kind": "gap", "lane_seq": lane_seq, "ack": ack, "room": room, "sender": sender, "stream": stream,
-            "count": count,
-        }),
+        Frame::Reliable { lane_seq, ack, body: Reliable::Gap { room, sender, stream, count } } => {
+            serde_json::json!({
+                "kind": "gap", "lane_seq": lane_seq, "ack": ack, "room": room, "sender": sender, "stream": stream,
+                "count": count,
+            })
+        }
         Frame::Lossy(header, payload) => serde_json::json!({
             "kind": "lossy", "flags": u8::from(header.text), "room": header.room, "sender": header.sender,
             "stream": header.stream, "seq": header.seq, "target": describe_target(&header.target),
@@ -276,11 +231,7 @@ fn describe(frame: &Frame, raw: &Bytes) -> Value {
 
 fn put(frame: &Frame, out: &mut BytesMut) {
     match frame {
-        Frame::Reliable {
-            lane_seq,
-            ack,
-            body: Reliable::Chunk(header, payload),
-        } => frame::put_chunk(
+        Frame::Reliable { lane_seq, ack, body: Reliable::Chunk(header, payload) } => frame::put_chunk(
             out,
             header.kind,
             header.text,
@@ -292,17 +243,7 @@ fn put(frame: &Frame, out: &mut BytesMut) {
             header.last,
             payload,
         ),
-        Frame::Reliable {
-            lane_seq,
-            ack,
-            body:
-                Reliable::Gap {
-                    room,
-                    sender,
-                    stream,
-                    count,
-                },
-        } => {
+        Frame::Reliable { lane_seq, ack, body: Reliable::Gap { room, sender, stream, count } } => {
             frame::put_gap(out, (*lane_seq, *ack), *room, *sender, *stream, *count);
         }
         Frame::Lossy(header, payload) => frame::put_lossy(out, header, payload),
@@ -326,9 +267,9 @@ fn target(value: &Value) -> Target {
     if let Some(topic) = value["topic"].as_str() {
         return Target::Topic(topic.to_owned());
     }
-    value["users"].as_array().map_or(Target::Room, |users| {
-        Target::Users(users.iter().map(|user| text(user).to_owned()).collect())
-    })
+    value["users"]
+        .as_array()
+        .map_or(Target::Room, |users| Target::Users(users.iter().map(|user| text(user).to_owned()).collect()))
 }
 
 /// The frame of a vector, its payload written out.

@@ -49,7 +49,7 @@ impl Shard {
                 self.router.join(session, room, Action::Join { handle, id, grant }, now);
                 self.settle(now);
                 if let Some(offer) = offer {
-                    self.offer(slot, Some(id), &offer, now);
+                    self.offer(slot, &offer, now);
                 }
             }
             Err(code) => entry.refuse(Some(id), code, "the session is in as many rooms as it may be"),
@@ -101,10 +101,10 @@ impl Shard {
         self.sockets.insert(socket, session.slot);
     }
 
-    pub(super) fn offer(&mut self, slot: u32, id: Option<u32>, offer: &Description, now: Instant) {
+    pub(super) fn offer(&mut self, slot: u32, offer: &Description, now: Instant) {
         let Some(identity) = self.config.identity.clone() else {
             if let Some(entry) = self.entry(slot) {
-                entry.refuse(id, Code::WebrtcDisabled, "this server runs without WebRTC");
+                entry.refuse(None, Code::WebrtcDisabled, "this server runs without WebRTC");
             }
             return;
         };
@@ -116,7 +116,7 @@ impl Shard {
         match result {
             Ok(sdp) => entry.text(&ServerText::Answer(Description { pc: offer.pc, sdp })),
             Err(sentence) => {
-                entry.refuse(id, Code::BadOffer, &sentence);
+                entry.refuse(None, Code::BadOffer, &sentence);
                 self.note(Outcome::BadOffer);
             }
         }

@@ -277,7 +277,7 @@ impl Shard {
             Command::Resume { socket, outbox, session, key } => self.resume(socket, outbox, session, &key),
             Command::Offer(socket, offer) => {
                 if let Some(slot) = self.slot_of(socket, None) {
-                    self.offer(slot, None, &offer, now);
+                    self.offer(slot, &offer, now);
                 }
             }
             Command::Frames(socket, message) => {

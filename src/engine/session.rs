@@ -64,6 +64,8 @@ pub enum Event {
     Act(RoomPlace, Action),
     /// The client moved to the pipe on which the message came.
     Attached,
+    /// A probe of a pipe that is not the attached one: to be answered there, at once.
+    Pong(u32),
     /// The message or its pipe is wrong; the client is told by a text.
     Problem(Code, String),
 }
@@ -418,7 +420,7 @@ impl Session {
                     return events
                         .push(Event::Problem(Code::BadFrame, "an ack of what was never sent".into()));
                 }
-                self.handle_reliable(lane_seq, body, now, events);
+                self.handle_reliable(via, lane_seq, body, now, events);
             }
             Frame::Lossy(header, payload) => self.handle_lossy(header, payload, now, events),
             Frame::Ack(ack) => {
@@ -426,7 +428,8 @@ impl Session {
                     events.push(Event::Problem(Code::BadFrame, "an ack of what was never sent".into()));
                 }
             }
-            Frame::Ping(nonce) => self.pong = Some(nonce),
+            Frame::Ping(nonce) if via == self.attached => self.pong = Some(nonce),
+            Frame::Ping(nonce) => events.push(Event::Pong(nonce)),
             Frame::Pong(nonce) => {
                 if let Some((expected, sent)) = self.probe
                     && expected == nonce
@@ -453,7 +456,14 @@ impl Session {
         }
     }
 
-    fn handle_reliable(&mut self, lane_seq: u32, body: Reliable, now: Instant, events: &mut Vec<Event>) {
+    fn handle_reliable(
+        &mut self,
+        via: Via,
+        lane_seq: u32,
+        body: Reliable,
+        now: Instant,
+        events: &mut Vec<Event>,
+    ) {
         let bytes = if let Reliable::Chunk(_, payload) = &body { payload.len() } else { 0 };
         match self.arrivals.handle(lane_seq, bytes, now) {
             lane::Arrival::Next => {}
@@ -461,6 +471,8 @@ impl Session {
                 self.counts.duplicates += 1;
                 return;
             }
+            // The pipe that was left lost something and delivers on; all of it is replayed on the attached one.
+            lane::Arrival::Ahead if via != self.attached => return,
             lane::Arrival::Ahead => {
                 let told = format!("expected {}, got {lane_seq}", self.arrivals.ack().wrapping_add(1));
                 return events.push(Event::Problem(Code::LaneGap, told));

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use switchyard_signaling::{Code, limits};
+use switchyard_signaling::{Code, frame, limits};
 
 use super::{
     CHANNEL_BATCH, LATENCIES, Shard,
@@ -38,6 +38,7 @@ impl Shard {
                     }
                     self.settle(now);
                 }
+                Event::Pong(nonce) => self.pong(slot, via, nonce, now),
                 Event::Attached => {
                     if let Some(entry) = self.entry(slot) {
                         entry.session.alone_since = None;
@@ -52,6 +53,27 @@ impl Shard {
         }
         self.events = events;
         self.mark_session(slot);
+    }
+
+    /// Answers a probe on the pipe it came by.
+    fn pong(&mut self, slot: u32, via: Via, nonce: u32, now: Instant) {
+        let mut pong = BytesMut::new();
+        frame::put_pong(&mut pong, nonce);
+        let Some(entry) = self.sessions.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        match (via, &entry.socket, entry.peer) {
+            (Via::Socket, Some((_, outbox)), _) if outbox.room() >= pong.len() => {
+                outbox.push_frames(&pong, false)
+            }
+            (Via::Channel, _, Some(peer)) => {
+                if let Some(entry) = self.peers.get(peer)
+                    && entry.room(Channel::Reliable) >= pong.len()
+                {
+                    let _ = entry.peer.send(Channel::Reliable, pong, now);
+                }
+                self.mark_peer(peer);
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn read_peers(&mut self, now: Instant) {

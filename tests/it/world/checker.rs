@@ -69,11 +69,7 @@ pub(crate) struct Verdict {
 
 /// A message of this length: a stamp, and bytes that follow from it.
 pub(crate) fn payload(sender: u32, seq: u32, at: Duration, size: usize) -> Bytes {
-    let stamp = Stamp {
-        sender,
-        seq,
-        scheduled: at,
-    };
+    let stamp = Stamp { sender, seq, scheduled: at };
     let mut message = BytesMut::from(&stamp.message(size)[..]);
     for (index, byte) in message.iter_mut().enumerate().skip(STAMP_BYTES) {
         *byte = (index as u32 ^ (index as u32 >> 8) ^ seq ^ sender) as u8;
@@ -101,9 +97,7 @@ fn check_histories(histories: &[&[Seen]], sent: &Sent, complete: &[bool]) -> Res
             verdict: Verdict::default(),
         };
         for seen in *history {
-            receiver
-                .take(seen)
-                .map_err(|reason| format!("client {number} at {:?}: {reason}", seen.at))?;
+            receiver.take(seen).map_err(|reason| format!("client {number} at {:?}: {reason}", seen.at))?;
         }
         if complete[number] {
             receiver.finish().map_err(|reason| format!("client {number} at the end: {reason}"))?;
@@ -164,12 +158,8 @@ impl Receiver<'_> {
                 if self.rooms.get(handle).is_some_and(|old| old.member == *member) {
                     return Ok(());
                 }
-                let membership = Membership {
-                    room: room.clone(),
-                    member: *member,
-                    since: seen.at,
-                    missing: 0,
-                };
+                let membership =
+                    Membership { room: room.clone(), member: *member, since: seen.at, missing: 0 };
                 if let Some(old) = self.rooms.insert(*handle, membership) {
                     return Err(format!("handle {handle} was that of {} until now", old.room));
                 }
@@ -183,20 +173,10 @@ impl Receiver<'_> {
                     None => Err(format!("left room {handle}, which it was not in")),
                 }
             }
-            What::Message {
-                room,
-                member,
-                stream,
-                lane,
-                stamp,
-                intact,
-            } => self.message((*room, *member, *stream, *lane), *stamp, *intact),
-            What::Gap {
-                room,
-                member,
-                stream,
-                count,
-            } => self.gap(*room, *member, *stream, *count),
+            What::Message { room, member, stream, lane, stamp, intact } => {
+                self.message((*room, *member, *stream, *lane), *stamp, *intact)
+            }
+            What::Gap { room, member, stream, count } => self.gap(*room, *member, *stream, *count),
             What::Other(Event::Violation(what)) => Err(format!("the server broke the protocol: {what}")),
             What::Other(Event::SessionLost) => {
                 self.rooms.clear();
@@ -223,12 +203,7 @@ impl Receiver<'_> {
         if !self.owners.contains(&(membership.room.clone(), member, sender)) {
             return Err(format!("member {member} did not send message {} of client {sender}", stamp.seq));
         }
-        let key = SentKey {
-            client: sender,
-            room: membership.room.clone(),
-            stream,
-            lane,
-        };
+        let key = SentKey { client: sender, room: membership.room.clone(), stream, lane };
         if !self.sent.is_for(&key, self.number) {
             return Err(format!("a message on {key:?} that is not for it"));
         }
@@ -267,10 +242,7 @@ impl Receiver<'_> {
             ));
         }
         membership.missing -= hole.max(0) as u32;
-        *position = Position {
-            last: stamp.seq,
-            missing: 0,
-        };
+        *position = Position { last: stamp.seq, missing: 0 };
         Ok(())
     }
 
@@ -297,7 +269,9 @@ impl Receiver<'_> {
         for (&handle, membership) in &self.rooms {
             let mut silently = 0;
             let keys = self.sent.times.iter().filter(|(key, _)| {
-                key.lane == Lane::Reliable && key.room == membership.room && self.sent.is_for(key, self.number)
+                key.lane == Lane::Reliable
+                    && key.room == membership.room
+                    && self.sent.is_for(key, self.number)
             });
             for (key, times) in keys {
                 let none = Position::default();

@@ -29,29 +29,13 @@ pub(crate) struct Seen {
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     /// It is in a room, or its token was refreshed.
-    Joined {
-        room: String,
-        handle: u16,
-        member: u32,
-    },
+    Joined { room: String, handle: u16, member: u32 },
     /// It is not in a room any more.
     Left { handle: u16, code: Code },
     /// A message: who says to have sent it, who it says that it is from, and whether its content is as it was.
-    Message {
-        room: u16,
-        member: u32,
-        stream: u16,
-        lane: Lane,
-        stamp: Option<Stamp>,
-        intact: bool,
-    },
+    Message { room: u16, member: u32, stream: u16, lane: Lane, stamp: Option<Stamp>, intact: bool },
     /// Messages are missing.
-    Gap {
-        room: u16,
-        member: u32,
-        stream: u16,
-        count: u32,
-    },
+    Gap { room: u16, member: u32, stream: u16, count: u32 },
     /// The server closed the WebSocket.
     Closed(Code),
     /// Anything else.
@@ -113,12 +97,7 @@ impl Client {
 
     fn understand(&mut self, event: Event) -> What {
         match event {
-            Event::Control(
-                _,
-                ServerControl::Joined {
-                    room, handle, member, ..
-                },
-            ) => {
+            Event::Control(_, ServerControl::Joined { room, handle, member, .. }) => {
                 self.rooms.insert(room.clone(), handle);
                 What::Joined { room, handle, member }
             }
@@ -141,19 +120,14 @@ impl Client {
                     intact,
                 }
             }
-            Event::Gap {
-                room,
-                sender: member,
-                stream,
-                count,
-            } => What::Gap {
-                room,
-                member,
-                stream,
-                count,
-            },
+            Event::Gap { room, sender: member, stream, count } => What::Gap { room, member, stream, count },
             event => What::Other(event),
         }
+    }
+
+    /// Its place in the network.
+    pub(crate) fn host(&self) -> HostId {
+        self.host.unwrap()
     }
 
     // ---- reading the history
@@ -191,11 +165,7 @@ impl Client {
     /// From sending to receiving, of every reliable message.
     pub(crate) fn delays(&self) -> Vec<Duration> {
         let delay = |seen: &Seen| match seen.what {
-            What::Message {
-                lane: Lane::Reliable,
-                stamp: Some(stamp),
-                ..
-            } => Some(seen.at - stamp.scheduled),
+            What::Message { lane: Lane::Reliable, stamp: Some(stamp), .. } => Some(seen.at - stamp.scheduled),
             _ => None,
         };
         self.history.iter().filter_map(delay).collect()

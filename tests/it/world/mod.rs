@@ -1,6 +1,6 @@
 //! A world: shards with letters between them, simulated browsers, their WebSockets and the network, under one clock.
 //!
-//! Nothing in it reads the real clock but [`World::busy`], which is for measuring what a shard's work costs. Whoever
+//! Nothing in it reads the real clock but [`World::turns`], which measures what a shard's work costs. Whoever
 //! drives a world commands its clients and lets time pass with [`World::run`]; [`checker`] judges what they received.
 
 pub(crate) mod checker;
@@ -9,7 +9,7 @@ pub(crate) mod wire;
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
@@ -34,11 +34,7 @@ use switchyard_loadtest::{
     netsim::{self, HostId, LinkConfig, Network},
     rng::Rng,
 };
-use switchyard_signaling::{
-    frame::Target,
-    limits::Limits,
-    message::ClientControl,
-};
+use switchyard_signaling::{frame::Target, limits::Limits, message::ClientControl};
 
 use self::{
     checker::{Sent, SentKey, Verdict},
@@ -79,14 +75,8 @@ impl Setup {
                 messages_per_second: 0,
                 message_burst: 1,
             },
-            rooms: RoomLimits {
-                participants: 200,
-                topics: 32,
-            },
-            timeouts: PeerTimeouts {
-                handshake: Duration::from_secs(10),
-                consent: Duration::from_secs(30),
-            },
+            rooms: RoomLimits { participants: 200, topics: 32 },
+            timeouts: PeerTimeouts { handshake: Duration::from_secs(10), consent: Duration::from_secs(30) },
             letters: Duration::from_micros(200),
             webrtc: true,
         }
@@ -112,15 +102,20 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) network: Network,
     pub(crate) sent: Sent,
-    /// Real time of each turn of a shard, if it is measured.
+    /// Real time that shards took at each instant at which they had a client's datagram to handle, if measured.
     pub(crate) turns: Option<Vec<Duration>>,
     /// The most that shards have held for receivers at any time.
     pub(crate) held_most: usize,
-    /// Segment length and datagrams of every batch that left, if they are watched.
-    pub(crate) batches: Option<Vec<(Path, usize, usize)>>,
+    /// Every batch that left, if they are watched: in which flush, on which path, its bytes.
+    pub(crate) batches: Option<Vec<(u64, Path, usize)>>,
     /// Datagrams to addresses that are no client's.
     pub(crate) strays: Vec<(SocketAddr, Vec<u8>)>,
-    pub(crate) keep_strays: bool,
+    /// The first DTLS datagram that a client has sent: a ClientHello.
+    pub(crate) client_hello: Option<Vec<u8>>,
+    /// Whether a client's datagram is among what is handled at this instant.
+    serves: bool,
+    worked: Duration,
+    flushes: u64,
     server: HostId,
     letters: Vec<VecDeque<(Instant, Letter)>>,
     /// WebSockets that the client has lost and the server has not noticed: when it will, and whose it was.
@@ -128,6 +123,9 @@ pub(crate) struct World {
     next_socket: u64,
     busy: Vec<bool>,
 }
+
+/// Clients of a world have lower addresses; what comes from higher ones is injected.
+const CLIENTS_BELOW: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 0));
 
 /// Where a shard listens.
 pub(crate) fn shard_address(shard: usize) -> SocketAddr {
@@ -142,10 +140,7 @@ impl World {
                 let config = ShardConfig {
                     shard: ShardId(shard),
                     shards: setup.shards,
-                    candidates: vec![HostCandidate {
-                        address: shard_address(shard as usize),
-                        tcp: false,
-                    }],
+                    candidates: vec![HostCandidate { address: shard_address(shard as usize), tcp: false }],
                     identity: identity.clone(),
                     timeouts: setup.timeouts,
                     sessions: Arc::new(setup.limits.clone()),
@@ -174,7 +169,10 @@ impl World {
             held_most: 0,
             batches: None,
             strays: Vec::new(),
-            keep_strays: false,
+            client_hello: None,
+            serves: false,
+            worked: Duration::ZERO,
+            flushes: 0,
             server,
             letters: shards.iter().map(|_| VecDeque::new()).collect(),
             ghosts: Vec::new(),
@@ -207,8 +205,7 @@ impl World {
             ..BrowserConfig::default()
         };
         let browser = Browser::new(self.now, config);
-        self.clients
-            .push(Client::new(browser, format!("u{number}"), host, address, kind.wire.clone()));
+        self.clients.push(Client::new(browser, format!("u{number}"), host, address, kind.wire.clone()));
         self.open(number);
         number
     }
@@ -266,22 +263,10 @@ impl World {
         let Some(&handle) = self.clients[client].rooms.get(room) else {
             return Err(SendError::NoSession);
         };
-        let key = SentKey {
-            client,
-            room: room.to_owned(),
-            stream,
-            lane,
-        };
+        let key = SentKey { client, room: room.to_owned(), stream, lane };
         let seq = self.sent.count(&key) + 1;
         let payload = checker::payload(client as u32, seq, self.elapsed(), size);
-        let message = Outgoing {
-            room: handle,
-            lane,
-            stream,
-            target,
-            text: false,
-            payload,
-        };
+        let message = Outgoing { room: handle, lane, stream, target, text: false, payload };
         let now = self.now;
         self.on(client, |browser| browser.send(now, message))?;
         self.sent.add(key, now - self.start);
@@ -326,7 +311,7 @@ impl World {
         self.on(client, |browser| browser.change_address(now, new));
     }
 
-    /// The address of the client changes and nothing of it knows: a NAT has rebound.
+    /// Hands a shard a command of a door of the test's own.
     pub(crate) fn handle_on_shard(&mut self, shard: usize, command: Command) {
         let now = self.now;
         self.turn(shard, |shard| shard.handle_command(command, now));
@@ -335,12 +320,7 @@ impl World {
     /// Hands a shard a datagram from anywhere.
     pub(crate) fn inject(&mut self, shard: usize, from: SocketAddr, contents: &[u8]) {
         let (now, contents) = (self.now, BytesMut::from(contents));
-        let datagram = Datagram {
-            path: Path::Udp(from),
-            source: from,
-            local_ip: None,
-            contents,
-        };
+        let datagram = Datagram { path: Path::Udp(from), source: from, local_ip: None, contents };
         self.turn(shard, |shard| shard.handle_datagram(datagram, now));
     }
 
@@ -356,7 +336,21 @@ impl World {
     pub(crate) fn verdict_of(&self, complete: &[bool]) -> Verdict {
         match checker::check(&self.clients, &self.sent, complete) {
             Ok(verdict) => verdict,
-            Err(reason) => panic!("seed {}: {reason}", self.setup.seed),
+            Err(reason) => {
+                if std::env::var_os("HISTORY").is_some() {
+                    self.print_histories();
+                }
+                panic!("seed {}: {reason}; HISTORY=1 prints what everybody saw", self.setup.seed)
+            }
+        }
+    }
+
+    fn print_histories(&self) {
+        for (number, client) in self.clients.iter().enumerate() {
+            eprintln!("client {number}, on {:?}:", client.browser.attached());
+            for seen in &client.history {
+                eprintln!("  {:?} {:?}", seen.at, seen.what);
+            }
         }
     }
 
@@ -367,9 +361,10 @@ impl World {
 
     /// Sums of rooms, members, sessions, peers.
     pub(crate) fn population(&self) -> (usize, usize, usize, usize) {
-        self.shards.iter().map(Shard::population).fold((0, 0, 0, 0), |a, b| {
-            (a.0 + b.0, a.1 + b.1, a.2 + b.2, a.3 + b.3)
-        })
+        self.shards
+            .iter()
+            .map(Shard::population)
+            .fold((0, 0, 0, 0), |a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2, a.3 + b.3))
     }
 
     /// The shard where a room lives.
@@ -386,9 +381,17 @@ impl World {
     }
 
     /// Lets time pass until the condition holds; panics if it does not within the span. Returns the time it took.
-    pub(crate) fn run_to(&mut self, span: Duration, what: &str, condition: impl FnMut(&Self) -> bool) -> Duration {
+    pub(crate) fn run_to(
+        &mut self,
+        span: Duration,
+        what: &str,
+        condition: impl FnMut(&Self) -> bool,
+    ) -> Duration {
         let begin = self.now;
         let reached = self.run_until(begin + span, condition);
+        if !reached && std::env::var_os("HISTORY").is_some() {
+            self.print_histories();
+        }
         assert!(reached, "seed {}: not within {span:?}: {what}", self.setup.seed);
         self.now - begin
     }
@@ -449,11 +452,7 @@ impl World {
     /// Moves everything that can move at this instant.
     fn settle(&mut self) {
         for round in 0.. {
-            assert!(
-                round < 10_000,
-                "seed {}: the world does not come to rest",
-                self.setup.seed
-            );
+            assert!(round < 10_000, "seed {}: the world does not come to rest", self.setup.seed);
             let arrived = self.carry_datagrams() | self.carry_letters();
             if !(arrived | self.carry_wires() | self.flush()) {
                 break;
@@ -464,6 +463,12 @@ impl World {
                 client.due = client.browser.poll_timeout();
             }
         }
+        let worked = std::mem::take(&mut self.worked);
+        if std::mem::take(&mut self.serves)
+            && let Some(turns) = &mut self.turns
+        {
+            turns.push(worked);
+        }
     }
 
     fn carry_datagrams(&mut self) -> bool {
@@ -471,6 +476,10 @@ impl World {
         while let Some((host, datagram)) = self.network.poll(now) {
             moved = true;
             if host == self.server {
+                self.serves = true;
+                if self.client_hello.is_none() && datagram.payload.first() == Some(&22) {
+                    self.client_hello = Some(datagram.payload.to_vec());
+                }
                 let shard = (datagram.to.port() - shard_address(0).port()) as usize;
                 self.inject(shard, datagram.from, &datagram.payload);
             } else if let Some(client) = self.clients.iter_mut().find(|client| client.host == Some(host)) {
@@ -504,8 +513,13 @@ impl World {
                 }
             }
             let Some(wire) = &mut client.wire else { continue };
-            let (touched, closed) =
-                wire.carry(&mut client.browser, (now, self.start), &self.setup, client.touched, &mut commands);
+            let (touched, closed) = wire.carry(
+                &mut client.browser,
+                (now, self.start),
+                &self.setup,
+                client.touched,
+                &mut commands,
+            );
             client.touched |= touched;
             moved |= touched;
             if let Some(code) = closed {
@@ -530,25 +544,22 @@ impl World {
             }
             moved = true;
             let now = self.now;
+            self.flushes += 1;
             self.turn(from, |shard| shard.flush(now));
             self.busy[from] = false;
             self.held_most = self.held_most.max(self.held());
             for transmit in self.shards[from].transmits() {
                 let Path::Udp(to) = transmit.path else { continue };
                 if let Some(batches) = &mut self.batches {
-                    let count = transmit.contents.len().div_ceil(transmit.segment);
-                    batches.push((transmit.path, transmit.segment, count));
+                    batches.push((self.flushes, transmit.path, transmit.contents.len()));
                 }
                 for payload in transmit.contents.chunks(transmit.segment) {
-                    if self.keep_strays && !self.clients.iter().any(|client| client.address == to) {
+                    if to.ip() > CLIENTS_BELOW {
                         self.strays.push((to, payload.to_vec()));
                         continue;
                     }
-                    let datagram = netsim::Datagram {
-                        from: shard_address(from),
-                        to,
-                        payload: payload.to_vec().into(),
-                    };
+                    let datagram =
+                        netsim::Datagram { from: shard_address(from), to, payload: payload.to_vec().into() };
                     self.network.send(now, datagram);
                 }
             }
@@ -574,12 +585,12 @@ impl World {
 
     fn turn(&mut self, shard: usize, act: impl FnOnce(&mut Shard)) {
         self.busy[shard] = true;
-        let Some(turns) = &mut self.turns else {
+        if self.turns.is_none() {
             return act(&mut self.shards[shard]);
-        };
+        }
         let begin = Instant::now();
         act(&mut self.shards[shard]);
-        turns.push(begin.elapsed());
+        self.worked += begin.elapsed();
     }
 
     // ---- conditions
@@ -602,10 +613,7 @@ impl World {
 
 /// The key of a room of the worlds' tenant.
 pub(crate) fn room_key(room: &str) -> RoomKey {
-    RoomKey {
-        tenant: TENANT.into(),
-        room: room.into(),
-    }
+    RoomKey { tenant: TENANT.into(), room: room.into() }
 }
 
 /// A room's name that lives on this shard.

@@ -23,7 +23,7 @@ use switchyard_loadtest::{
 };
 use switchyard_signaling::{
     Code,
-    message::{self, ClientText, Refusal, ServerText},
+    message::{self, ClientText, Description, Refusal, ServerText},
 };
 
 use super::{Setup, room_key};
@@ -35,6 +35,8 @@ pub(crate) struct WireConfig {
     pub(crate) jitter: Duration,
     /// Bytes that are on their way in one direction at most: TCP's buffers.
     pub(crate) capacity: usize,
+    /// What the client's offers are changed to.
+    pub(crate) edit_offer: Option<fn(String) -> String>,
 }
 
 impl Default for WireConfig {
@@ -43,6 +45,7 @@ impl Default for WireConfig {
             delay: Duration::from_millis(20),
             jitter: Duration::ZERO,
             capacity: 256 * 1024,
+            edit_offer: None,
         }
     }
 }
@@ -77,15 +80,17 @@ pub(crate) struct Wire {
     writing: Option<ToClient>,
     capacity: usize,
     is_closing: bool,
+    edit_offer: Option<fn(String) -> String>,
+    /// Answers that the browser is not to see, if they are kept from it.
+    pub(crate) answers: Option<Vec<String>>,
+    /// The last offer and answer.
+    pub(crate) offer: Option<Description>,
+    pub(crate) answer: Option<String>,
 }
 
 impl Wire {
     pub(crate) fn new(id: SocketId, config: &WireConfig, seed: u64) -> Self {
-        let link = LinkConfig {
-            delay: config.delay,
-            jitter: config.jitter,
-            ..LinkConfig::default()
-        };
+        let link = LinkConfig { delay: config.delay, jitter: config.jitter, ..LinkConfig::default() };
         Self {
             id,
             home: None,
@@ -97,6 +102,10 @@ impl Wire {
             writing: None,
             capacity: config.capacity,
             is_closing: false,
+            edit_offer: config.edit_offer,
+            answers: None,
+            offer: None,
+            answer: None,
         }
     }
 
@@ -129,7 +138,7 @@ impl Wire {
         while let Some(output) = self.up.poll(now) {
             self.up_bytes -= len(&output);
             if !self.is_closing {
-                self.receive(output, (now, start), setup, commands);
+                self.receive(output, start, setup, commands);
             }
             moved = true;
         }
@@ -166,7 +175,16 @@ impl Wire {
             moved = true;
             self.down_bytes -= message.len();
             match message {
-                ToClient::Text(text) => browser.handle_text(now, &text),
+                ToClient::Text(text) => {
+                    if let Ok(ServerText::Answer(answer)) = serde_json::from_str(&text) {
+                        self.answer = Some(answer.sdp.clone());
+                        if let Some(answers) = &mut self.answers {
+                            answers.push(answer.sdp);
+                            continue;
+                        }
+                    }
+                    browser.handle_text(now, &text);
+                }
                 ToClient::Binary(message) => browser.handle_binary(now, message),
                 ToClient::Close(code) => return (true, Some(code)),
             }
@@ -194,7 +212,7 @@ impl Wire {
     fn receive(
         &mut self,
         output: SocketOutput,
-        (now, start): (Instant, Instant),
+        start: Instant,
         setup: &Setup,
         commands: &mut Vec<(ShardId, Command)>,
     ) {
@@ -219,20 +237,15 @@ impl Wire {
                 };
                 commands.push((session.shard, command));
             }
-            (ClientText::Join { id, room, token, offer }, home) => {
+            (ClientText::Join { id, room, token, mut offer }, home) => {
+                if let (Some(edit), Some(offer)) = (self.edit_offer, &mut offer) {
+                    offer.sdp = edit(std::mem::take(&mut offer.sdp));
+                }
+                self.offer = offer.clone().or(self.offer.take());
                 let room = room_key(&room);
                 let home = *self.home.insert(home.unwrap_or_else(|| room.shard(setup.shards)));
-                let request = JoinRequest {
-                    id,
-                    room,
-                    grant: grant(&token, start),
-                    offer,
-                };
-                let command = Command::Join {
-                    socket: self.id,
-                    outbox: self.outbox.clone(),
-                    request,
-                };
+                let request = JoinRequest { id, room, grant: grant(&token, start), offer };
+                let command = Command::Join { socket: self.id, outbox: self.outbox.clone(), request };
                 commands.push((home, command));
             }
             (ClientText::Ping { t }, _) => self.say(&ServerText::Pong { t }),
@@ -241,7 +254,6 @@ impl Wire {
             (ClientText::Bye, Some(home)) => commands.push((home, Command::Bye(self.id))),
             (ClientText::Offer(_) | ClientText::Bye, None) => self.refuse(Code::JoinFirst),
         }
-        let _ = now;
     }
 
     fn refuse(&self, code: Code) {

@@ -82,7 +82,8 @@ fn websockets_that_break_and_resume_at_random_lose_and_double_nothing() {
 fn a_world_of_modelled_pipes_is_a_function_of_its_seed() {
     let tell = |seed| {
         let world = restless(seed);
-        let histories: Vec<String> = world.clients.iter().map(|client| format!("{:?}", client.history)).collect();
+        let histories: Vec<String> =
+            world.clients.iter().map(|client| format!("{:?}", client.history)).collect();
         histories
     };
     assert_eq!(tell(7), tell(7));

@@ -72,8 +72,14 @@ impl Shard {
         let key = format!("{:016x}{:016x}", (self.random)(), (self.random)());
         let text = ServerText::Session { session: id.to_wire(), key: key.clone() };
         let session = Session::new(id, owner, key.into(), self.config.sessions.clone(), now);
-        let entry =
-            Entry { session, socket: Some((socket, outbox)), peer: None, is_dirty: false, timer: None };
+        let entry = Entry {
+            session,
+            socket: Some((socket, outbox)),
+            peer: None,
+            awaits_attach: false,
+            is_dirty: false,
+            timer: None,
+        };
         entry.text(&text);
         self.sockets.insert(socket, slot);
         self.sessions[slot as usize] = Some(entry);
@@ -94,6 +100,7 @@ impl Shard {
             return outbox.push_text(message::to_json(&welcome(false, limits)));
         };
         outbox.push_text(message::to_json(&welcome(true, limits)));
+        entry.awaits_attach = true;
         if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
             old.close(Code::Replaced);
             self.sockets.remove(&replaced);
@@ -108,6 +115,13 @@ impl Shard {
             }
             return;
         };
+        if let Some(entry) = self.entry(slot)
+            && let Err(retry) = entry.session.take_offer(now)
+        {
+            let mut refusal = Refusal::new(None, Code::RateLimited, "too many offers");
+            refusal.retry_after_ms = Some(retry.as_millis() as u64 + 1);
+            return entry.text(&ServerText::Error(refusal));
+        }
         let fresh = Credentials::generate(self.config.shard.0, &mut self.random);
         let result = Offer::parse(&offer.sdp, limits::CHANNEL_MESSAGE_BYTES)
             .map_err(|error| error.to_string())

@@ -59,6 +59,7 @@ impl Shard {
     pub(super) fn leave_channel(&mut self, slot: u32, now: Instant) {
         let Some(entry) = self.entry(slot) else { return };
         if entry.socket.is_some() {
+            entry.awaits_attach = false;
             entry.session.fall_back(Via::Socket);
         } else if entry.peer.is_none() {
             entry.session.attached = Via::Socket;

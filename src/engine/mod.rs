@@ -224,6 +224,8 @@ struct Entry {
     session: Session,
     socket: Option<(SocketId, Arc<Outbox>)>,
     peer: Option<u32>,
+    /// The socket resumed the session, and the client has not said ATTACH on it yet: what it has is not known.
+    awaits_attach: bool,
     is_dirty: bool,
     timer: Option<Instant>,
 }
@@ -487,7 +489,7 @@ impl Shard {
 impl Entry {
     fn has_pipe(&self) -> bool {
         match self.session.attached {
-            Via::Socket => self.socket.is_some(),
+            Via::Socket => self.socket.is_some() && !self.awaits_attach,
             Via::Channel => self.peer.is_some(),
         }
     }

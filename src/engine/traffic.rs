@@ -42,11 +42,16 @@ impl Shard {
                 Event::Attached => {
                     if let Some(entry) = self.entry(slot) {
                         entry.session.alone_since = None;
+                        entry.awaits_attach = false;
                     }
                 }
                 Event::Problem(code, sentence) => {
-                    if let Some(entry) = self.entry(slot) {
-                        entry.refuse(None, code, &sentence);
+                    let Some(entry) = self.entry(slot) else { break };
+                    entry.refuse(None, code, &sentence);
+                    // A late ATTACH is a race that honest clients lose now and then.
+                    if code != Code::StaleAttach && entry.session.is_abusive(now) {
+                        self.end_session(slot, Code::Removed, Code::Abuse, now);
+                        break;
                     }
                 }
             }
@@ -197,7 +202,9 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         let gaps = entry.session.gaps();
         match (entry.session.attached, &entry.socket, entry.peer) {
-            (Via::Socket, Some((_, outbox)), _) => fill_socket(&mut entry.session, outbox, now, &mut buffer),
+            (Via::Socket, Some((_, outbox)), _) if !entry.awaits_attach => {
+                fill_socket(&mut entry.session, outbox, now, &mut buffer);
+            }
             (Via::Channel, _, Some(peer)) => {
                 if let Some(peer_entry) = self.peers.get(peer) {
                     fill_channels(&mut entry.session, peer_entry, now, &mut buffer);

@@ -235,6 +235,7 @@ fn session_limits(config: &Config) -> SessionLimits {
         lossy_queue_bytes: limits.lossy_queue_bytes,
         messages_per_second: limits.messages_per_second,
         message_burst: limits.messages_burst,
+        problems: limits.malformed_before_close.max(1),
     }
 }
 

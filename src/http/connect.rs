@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     extract::{
         State,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code},
@@ -25,7 +26,10 @@ use switchyard_signaling::{
 };
 use tokio::time::{Instant as TokioInstant, sleep_until, timeout};
 
-use super::{App, problem, unix_now};
+use super::{
+    App, problem, unix_now,
+    wire::{ConnectionWire, Wire},
+};
 use crate::{
     engine::{
         Command, JoinRequest, SocketId,
@@ -52,6 +56,7 @@ const SUBPROTOCOL: &str = "switchyard.v1";
 /// Upgrades to a WebSocket, unless the page or the server's state forbids it.
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
+    Extension(ConnectionWire(wire)): Extension<ConnectionWire>,
     headers: HeaderMap,
     socket: WebSocketUpgrade,
 ) -> Response {
@@ -76,10 +81,10 @@ pub(super) async fn upgrade(
         .write_buffer_size(0)
         .max_message_size(limits::SOCKET_MESSAGE_BYTES)
         .max_frame_size(limits::SOCKET_MESSAGE_BYTES)
-        .on_upgrade(move |socket| serve(app, socket))
+        .on_upgrade(move |socket| serve(app, wire, socket))
 }
 
-async fn serve(app: Arc<App>, socket: WebSocket) {
+async fn serve(app: Arc<App>, wire: Arc<Wire>, socket: WebSocket) {
     let id = SocketId(app.next_socket.fetch_add(1, Ordering::Relaxed));
     app.sockets.fetch_add(1, Ordering::Relaxed);
     app.metrics.http.websockets.inc();
@@ -88,7 +93,8 @@ async fn serve(app: Arc<App>, socket: WebSocket) {
     let mut connection = Connection {
         id,
         home: None,
-        outbox: Arc::new(Outbox::default()),
+        outbox: Arc::new(Outbox::direct(wire.clone())),
+        wire,
         greeted: false,
         malformed: 0,
         signals: Tokens::new(limits.signals_per_second, limits.signals_burst, now),
@@ -128,6 +134,7 @@ impl End {
 struct Connection {
     app: Arc<App>,
     id: SocketId,
+    wire: Arc<Wire>,
     outbox: Arc<Outbox>,
     /// The shard of the session, once there is one.
     home: Option<ShardId>,
@@ -171,21 +178,27 @@ impl Connection {
     }
 
     async fn write(&mut self, socket: &mut WebSocket, outgoing: Outgoing) -> Option<End> {
-        let (message, frames) = match outgoing {
-            Outgoing::Text(text) => (Message::Text(text.into()), false),
-            Outgoing::Frames(frames) => (Message::Binary(frames.freeze()), true),
+        let message = match outgoing {
+            Outgoing::Text(text) => Some(Message::Text(text.into())),
+            Outgoing::Frames(frames) => Some(Message::Binary(frames.freeze())),
+            Outgoing::Drain => None,
             Outgoing::Close(code) => {
                 close(socket, code).await;
                 return Some(End::Closed);
             }
         };
-        match timeout(WRITE, socket.send(message)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Some(self.last_words(socket).await),
+        let writing = async {
+            match message {
+                Some(message) => socket.send(message).await.is_ok(),
+                None => poll_fn(|cx| self.wire.poll_drain(cx)).await.is_ok(),
+            }
+        };
+        match timeout(WRITE, writing).await {
+            Ok(true) => {}
+            Ok(false) => return Some(self.last_words(socket).await),
             Err(_) => return Some(End::Broken),
         }
-        if frames
-            && self.outbox.written()
+        if self.outbox.written()
             && let Some(home) = self.home
         {
             self.app.shards.send(home, Command::Writable(self.id)).await;

@@ -43,9 +43,12 @@ test('screenshots', async () => {
     await lobby.close();
     for (const [file, browser, view, dark] of SHOTS) {
       const ada = /** @type {Demo} */ (await Demo.open(browsers[browser], server.url, view));
+      await isUser(ada, 'ada');
       if (dark) await ada.page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'dark' }]);
       await ada.enter({ name: 'Ada Lovelace', room: 'house-plans' });
-      const grace = await Demo.join(chromium, server, { name: 'Grace Hopper', room: 'house-plans' });
+      const grace = /** @type {Demo} */ (await Demo.open(chromium, server.url));
+      await isUser(grace, 'grace');
+      await grace.enter({ name: 'Grace Hopper', room: 'house-plans' });
       await Promise.all([ada.onRung('udp'), grace.onRung('udp')]);
       await ada.say('Shall we put the door in the middle?');
       await grace.hears('Ada Lovelace', 'Shall we put the door in the middle?');
@@ -67,3 +70,8 @@ test('screenshots', async () => {
     await Promise.all([chromium.close(), firefox.close(), server.stop()]);
   }
 });
+
+/** The user's id decides on the colour. @param {Demo} window @param {string} user */
+async function isUser(window, user) {
+  await window.evaluate((id) => sessionStorage.setItem('switchyard.demo', JSON.stringify({ user: id })), user);
+}

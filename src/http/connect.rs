@@ -120,6 +120,16 @@ enum End {
     Broken,
 }
 
+impl End {
+    /// By the client's close frame.
+    fn of(frame: Option<&CloseFrame>) -> Self {
+        match frame.map(|frame| frame.code) {
+            Some(close_code::NORMAL | close_code::AWAY) => Self::Clean,
+            _ => Self::Broken,
+        }
+    }
+}
+
 /// One WebSocket.
 struct Connection {
     app: Arc<App>,
@@ -150,11 +160,7 @@ impl Connection {
                 incoming = socket.recv() => {
                     let now = Instant::now();
                     match incoming {
-                        Some(Ok(Message::Close(frame))) => {
-                            let code = frame.map_or(close_code::ABNORMAL, |frame| frame.code);
-                            let clean = matches!(code, close_code::NORMAL | close_code::AWAY);
-                            return if clean { End::Clean } else { End::Broken };
-                        }
+                        Some(Ok(Message::Close(frame))) => return End::of(frame.as_ref()),
                         Some(Ok(message)) => self.read(message, now).await,
                         Some(Err(error)) => {
                             tracing::debug!(%error, "a WebSocket broke");
@@ -187,8 +193,10 @@ impl Connection {
                 None => poll_fn(|cx| self.wire.poll_drain(cx)).await.is_ok(),
             }
         };
-        if !matches!(timeout(WRITE, writing).await, Ok(true)) {
-            return Some(End::Broken);
+        match timeout(WRITE, writing).await {
+            Ok(true) => {}
+            Ok(false) => return Some(self.last_words(socket).await),
+            Err(_) => return Some(End::Broken),
         }
         if self.outbox.written()
             && let Some(home) = self.home
@@ -196,6 +204,21 @@ impl Connection {
             self.app.shards.send(home, Command::Writable(self.id)).await;
         }
         None
+    }
+
+    /// What came before it broke. A page that goes says goodbye and closes at once: its words may lie unread when
+    /// something is written to it.
+    async fn last_words(&mut self, socket: &mut WebSocket) -> End {
+        let reading = async {
+            loop {
+                match socket.recv().await {
+                    Some(Ok(Message::Close(frame))) => return End::of(frame.as_ref()),
+                    Some(Ok(message)) => self.read(message, Instant::now()).await,
+                    Some(Err(_)) | None => return End::Broken,
+                }
+            }
+        };
+        timeout(CLOSING, reading).await.unwrap_or(End::Broken)
     }
 
     async fn read(&mut self, message: Message, now: Instant) {

@@ -137,8 +137,7 @@ mod tests {
     fn a_minted_token_names_the_room_and_the_user_and_verifies() {
         let token = mint("devkey", "secret", "room-1", "user-2", UNIX_EPOCH);
         let parts: Vec<&str> = token.split('.').collect();
-        let claims: Value =
-            serde_json::from_slice(&BASE64URL.decode(parts[1].as_bytes()).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&BASE64URL.decode(parts[1].as_bytes()).unwrap()).unwrap();
         assert_eq!(
             (&claims["iss"], &claims["sub"]),
             (&json!("devkey"), &json!("user-2"))

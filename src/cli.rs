@@ -105,25 +105,12 @@ impl Serve {
         environment: Vec<(OsString, OsString)>,
         random: &[u8; 32],
     ) -> Result<Config, ConfigError> {
-        let flags = [
-            ("--bind", "http.bind", &self.bind),
-            ("--port", "http.port", &self.port),
-        ];
+        let flags = [("--bind", "http.bind", &self.bind), ("--port", "http.port", &self.port)];
         let flags = flags
             .into_iter()
-            .filter_map(|(name, key, value)| {
-                Some(Flag {
-                    name,
-                    key,
-                    value: value.clone()?,
-                })
-            })
+            .filter_map(|(name, key, value)| Some(Flag { name, key, value: value.clone()? }))
             .collect();
-        let mut config = Config::load(&Sources {
-            file: self.config.clone(),
-            environment,
-            flags,
-        })?;
+        let mut config = Config::load(&Sources { file: self.config.clone(), environment, flags })?;
         config.add_development_key(random);
         Ok(config)
     }
@@ -208,11 +195,7 @@ impl Token {
     ) -> Result<String, MintError> {
         let config = match self.secret {
             Some(_) => Config::default(),
-            None => Config::load(&Sources {
-                file: self.config.clone(),
-                environment,
-                flags: Vec::new(),
-            })?,
+            None => Config::load(&Sources { file: self.config.clone(), environment, flags: Vec::new() })?,
         };
         let (keys, key) = self.signer(&config)?;
         let grant = Grant {
@@ -244,10 +227,7 @@ impl Token {
             (_, []) => return Err(MintError::NoKey),
             (Some(asked), known) if known.contains(asked) => asked.clone(),
             (Some(asked), _) => {
-                return Err(MintError::NoSuchKey {
-                    asked: asked.clone(),
-                    known,
-                });
+                return Err(MintError::NoSuchKey { asked: asked.clone(), known });
             }
             (None, [only]) => only.clone(),
             (None, _) => return Err(MintError::WhichKey(known)),
@@ -318,10 +298,7 @@ mod tests {
     }
 
     fn mint(line: &str, environment: &[(&str, &str)]) -> Result<String, MintError> {
-        let environment = environment
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()))
-            .collect();
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         match parse(line) {
             Command::Token(token) => token.mint(environment, NOW, &[1; 16]),
             other => panic!("{other:?}"),
@@ -337,10 +314,7 @@ mod tests {
     fn no_command_serves_and_takes_the_flags_of_serving() {
         for line in ["switchyard --port 8080", "switchyard serve --port 8080"] {
             let config = serve(line).unwrap();
-            assert_eq!(
-                config.http_address(),
-                "127.0.0.1:8080".parse::<std::net::SocketAddr>().unwrap()
-            );
+            assert_eq!(config.http_address(), "127.0.0.1:8080".parse::<std::net::SocketAddr>().unwrap());
             assert!(config.keys.contains_key(DEVELOPMENT_KEY));
         }
     }
@@ -360,21 +334,12 @@ mod tests {
 
     #[test]
     fn a_token_is_signed_by_the_only_key_of_the_configuration() {
-        let environment = [
-            ("SWITCHYARD__MODE", "production"),
-            ("SWITCHYARD__KEYS__APP__SECRET", SECRET),
-        ];
-        let token = mint(
-            "switchyard token --room lab --user ada --role viewer --ttl 5m",
-            &environment,
-        )
-        .unwrap();
+        let environment = [("SWITCHYARD__MODE", "production"), ("SWITCHYARD__KEYS__APP__SECRET", SECRET)];
+        let token =
+            mint("switchyard token --room lab --user ada --role viewer --ttl 5m", &environment).unwrap();
         let keys = Keys::new([("app", SECRET.as_bytes())]);
         let verified = token::verify(&token, &keys, "lab", NOW).unwrap();
-        assert_eq!(
-            (&*verified.tenant, &*verified.user, verified.role),
-            ("app", "ada", Role::Viewer)
-        );
+        assert_eq!((&*verified.tenant, &*verified.user, verified.role), ("app", "ada", Role::Viewer));
         assert_eq!(verified.expires_at, NOW + 300 + token::LEEWAY_SECONDS);
         assert_eq!(verified.id.as_deref(), Some("01010101010101010101010101010101"));
     }
@@ -390,14 +355,8 @@ mod tests {
 
     #[test]
     fn without_a_key_the_error_says_where_one_may_come_from() {
-        let error = mint("switchyard token --room lab --user ada", &[])
-            .unwrap_err()
-            .to_string();
-        for way in [
-            "--config FILE",
-            "SWITCHYARD__KEYS__DEV__SECRET",
-            "--api-key KEY --secret SECRET",
-        ] {
+        let error = mint("switchyard token --room lab --user ada", &[]).unwrap_err().to_string();
+        for way in ["--config FILE", "SWITCHYARD__KEYS__DEV__SECRET", "--api-key KEY --secret SECRET"] {
             assert!(error.contains(way), "{error}");
         }
     }
@@ -415,9 +374,7 @@ mod tests {
             "there are several API keys; choose one: --api-key a | b"
         );
         assert_eq!(
-            mint(&format!("{line} --api-key c"), &environment)
-                .unwrap_err()
-                .to_string(),
+            mint(&format!("{line} --api-key c"), &environment).unwrap_err().to_string(),
             "the configuration has no API key `c`; it has: a, b"
         );
         let token = mint(&format!("{line} --api-key b"), &environment).unwrap();
@@ -426,32 +383,20 @@ mod tests {
 
     #[test]
     fn a_link_carries_room_and_token_where_no_server_sees_them() {
-        let environment = [
-            ("SWITCHYARD__MODE", "development"),
-            ("SWITCHYARD__KEYS__A__SECRET", "x"),
-        ];
+        let environment = [("SWITCHYARD__MODE", "development"), ("SWITCHYARD__KEYS__A__SECRET", "x")];
         let line = "switchyard token --room a/b&c=ü --user ada";
         let link = mint(&format!("{line} --url"), &environment).unwrap();
-        assert!(
-            link.starts_with("http://127.0.0.1:7880/#room=a%2Fb%26c%3D%C3%BC&token=ey"),
-            "{link}"
-        );
+        assert!(link.starts_with("http://127.0.0.1:7880/#room=a%2Fb%26c%3D%C3%BC&token=ey"), "{link}");
         let link = mint(&format!("{line} --url=https://live.example.com/"), &environment).unwrap();
         assert!(link.starts_with("https://live.example.com/#room="), "{link}");
     }
 
     #[test]
     fn a_user_that_no_server_would_accept_gets_no_token() {
-        let environment = [
-            ("SWITCHYARD__MODE", "development"),
-            ("SWITCHYARD__KEYS__A__SECRET", "x"),
-        ];
+        let environment = [("SWITCHYARD__MODE", "development"), ("SWITCHYARD__KEYS__A__SECRET", "x")];
         let line = format!("switchyard token --room lab --user {}", "u".repeat(200));
         let error = mint(&line, &environment).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the token's claims are wrong: `sub` is longer than 128 bytes"
-        );
+        assert_eq!(error, "the token's claims are wrong: `sub` is longer than 128 bytes");
     }
 
     #[test]
@@ -467,23 +412,12 @@ mod tests {
     fn every_flag_and_command_is_explained_with_examples() {
         let mut root = Cli::command();
         root.build();
-        for command in root
-            .get_subcommands_mut()
-            .filter(|command| command.get_name() != "help")
-        {
+        for command in root.get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n  "), "{help}");
-            assert!(
-                help.contains(".\n\n"),
-                "no paragraph says more than the summary: {help}"
-            );
+            assert!(help.contains(".\n\n"), "no paragraph says more than the summary: {help}");
             for flag in command.get_arguments() {
-                assert!(
-                    flag.get_help().is_some(),
-                    "{} {}",
-                    command.get_name(),
-                    flag.get_id()
-                );
+                assert!(flag.get_help().is_some(), "{} {}", command.get_name(), flag.get_id());
             }
         }
     }

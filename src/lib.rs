@@ -61,21 +61,14 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address} (http.bind, http.port)"))?;
-    let address = listener
-        .local_addr()
-        .context("cannot ask for the address of HTTP")?;
+    let address = listener.local_addr().context("cannot ask for the address of HTTP")?;
     let shards = Shards::start(&config, &metrics).await?;
     let app = Arc::new(App::new(config, metrics, shards));
     let (stop_http, stopped) = oneshot::channel();
     let serve = axum::serve(NoDelay(listener), http::routes(app.clone())).with_graceful_shutdown(async {
         let _ = stopped.await;
     });
-    Ok(Running {
-        address,
-        app,
-        stop_http,
-        http: tokio::spawn(serve.into_future()),
-    })
+    Ok(Running { address, app, stop_http, http: tokio::spawn(serve.into_future()) })
 }
 
 impl Running {
@@ -84,9 +77,7 @@ impl Running {
     /// # Errors
     /// If HTTP had failed before.
     pub async fn drain(self) -> anyhow::Result<()> {
-        let Self {
-            app, stop_http, http, ..
-        } = self;
+        let Self { app, stop_http, http, .. } = self;
         tracing::info!(sockets = app.open_sockets(), "draining");
         app.begin_drain();
         app.shards.drain(RETRY_AFTER).await;

@@ -30,22 +30,14 @@ fn serve(args: &Serve) -> anyhow::Result<()> {
 }
 
 fn token(args: &Token) -> anyhow::Result<()> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .context("the clock is before 1970")?;
-    println!(
-        "{}",
-        args.mint(std::env::vars_os().collect(), now.as_secs(), &random()?)?
-    );
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+    println!("{}", args.mint(std::env::vars_os().collect(), now.as_secs(), &random()?)?);
     Ok(())
 }
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .ok()
-        .context("the system has no random numbers")?;
+    SystemRandom::new().fill(&mut bytes).ok().context("the system has no random numbers")?;
     Ok(bytes)
 }
 

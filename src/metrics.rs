@@ -24,14 +24,12 @@ pub use label::{Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, 
 pub use shard::ShardCounters;
 
 /// Seconds from sender to receiver: fine where the aims lie (100 and 200 ms), coarse beyond.
-const DELIVERY_BUCKETS: [f64; 13] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0,
-];
+const DELIVERY_BUCKETS: [f64; 13] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0];
 
 /// Seconds of one turn of a shard's loop: from an idle turn to one that every peer of the shard feels.
-const LOOP_BUCKETS: [f64; 11] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0,
-];
+const LOOP_BUCKETS: [f64; 11] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
 
 /// Seconds of one HTTP request.
 const HTTP_BUCKETS: [f64; 8] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -155,27 +153,12 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let r = &registry;
-        let build = gauges(
-            r,
-            "switchyard_build_info",
-            "The version that runs; always 1.",
-            &["version"],
-        );
+        let build = gauges(r, "switchyard_build_info", "The version that runs; always 1.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let rooms = Rooms {
             joins: counter(r, "switchyard_joins_total", "Participants let into a room."),
-            leaves: counters(
-                r,
-                "switchyard_leaves_total",
-                "Participants gone, by reason.",
-                &["reason"],
-            ),
-            refusals: counters(
-                r,
-                "switchyard_refusals_total",
-                "Requests refused, by code.",
-                &["code"],
-            ),
+            leaves: counters(r, "switchyard_leaves_total", "Participants gone, by reason.", &["reason"]),
+            refusals: counters(r, "switchyard_refusals_total", "Requests refused, by code.", &["code"]),
         };
         let signalling = Signalling {
             messages: counters(
@@ -237,11 +220,7 @@ impl Metrics {
                 "Data messages that did not reach a receiver, by lane and cause.",
                 &["lane", "cause"],
             ),
-            gaps: counter(
-                r,
-                "switchyard_gaps_total",
-                "Receivers told that reliable messages are missing.",
-            ),
+            gaps: counter(r, "switchyard_gaps_total", "Receivers told that reliable messages are missing."),
             delivery: histogram(
                 r,
                 "switchyard_delivery_seconds",
@@ -265,12 +244,7 @@ impl Metrics {
             ),
             rooms: gauges(r, "switchyard_rooms", "Rooms with somebody in them.", &["shard"]),
             participants: gauges(r, "switchyard_participants", "Participants in rooms.", &["shard"]),
-            peers: gauges(
-                r,
-                "switchyard_peers",
-                "WebRTC peers, connected or connecting.",
-                &["shard"],
-            ),
+            peers: gauges(r, "switchyard_peers", "WebRTC peers, connected or connecting.", &["shard"]),
             datagrams: counters(
                 r,
                 "switchyard_datagrams_total",
@@ -296,16 +270,7 @@ impl Metrics {
             "Sessions, by the way through the network that they use now.",
             &["rung"],
         );
-        let metrics = Self {
-            registry,
-            rooms,
-            signalling,
-            webrtc,
-            http,
-            messages,
-            shards,
-            sessions,
-        };
+        let metrics = Self { registry, rooms, signalling, webrtc, http, messages, shards, sessions };
         metrics.show_from_the_start();
         metrics
     }
@@ -319,9 +284,7 @@ impl Metrics {
     /// All metrics in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap_or_default()
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
     /// Makes series whose labels are known appear as 0 before the first event, because a rate over a series
@@ -359,25 +322,17 @@ fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGa
 }
 
 fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    register(
-        registry,
-        Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())),
-    )
+    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
 }
 
 fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-    register(
-        registry,
-        HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels),
-    )
+    register(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
 }
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
     let metric =
         metric.expect("names, labels and buckets are constants of this file that Prometheus accepts");
-    registry
-        .register(Box::new(metric.clone()))
-        .expect("no two metrics of this file have one name");
+    registry.register(Box::new(metric.clone())).expect("no two metrics of this file have one name");
     metric
 }
 

@@ -73,19 +73,9 @@ mod tests {
 
     #[test]
     fn a_session_id_survives_the_wire_and_garbage_is_none() {
-        let id = SessionId {
-            shard: ShardId(3),
-            slot: 70_000,
-            serial: u32::MAX,
-        };
+        let id = SessionId { shard: ShardId(3), slot: 70_000, serial: u32::MAX };
         assert_eq!(SessionId::from_wire(&id.to_wire()), Some(id));
-        for garbage in [
-            "",
-            "xyz",
-            "00030001117effffffffff",
-            "+0030001117effffffff",
-            "ééééééééée",
-        ] {
+        for garbage in ["", "xyz", "00030001117effffffffff", "+0030001117effffffff", "ééééééééée"] {
             assert_eq!(SessionId::from_wire(garbage), None, "{garbage}");
         }
     }
@@ -94,16 +84,8 @@ mod tests {
     fn rooms_spread_over_the_shards() {
         let mut count = [0; 4];
         for n in 0..4000 {
-            count[RoomKey {
-                tenant: "t".into(),
-                room: n.to_string().into(),
-            }
-            .shard(4)
-            .0 as usize] += 1;
+            count[RoomKey { tenant: "t".into(), room: n.to_string().into() }.shard(4).0 as usize] += 1;
         }
-        assert!(
-            count.iter().all(|&rooms| (800..1200).contains(&rooms)),
-            "{count:?}"
-        );
+        assert!(count.iter().all(|&rooms| (800..1200).contains(&rooms)), "{count:?}");
     }
 }

@@ -6,14 +6,23 @@
 //! one on gives it back.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
     time::Instant,
 };
 
+use switchyard_signaling::{Code, frame::Kind};
+
 use crate::{
     names::{RoomKey, SessionId, ShardId},
-    room::{Action, Delivery, Output, Receiver, Room, RoomLimits},
+    room::{Action, Delivery, Lane, Output, Receiver, Room, RoomLimits},
 };
+
+/// Letters that may wait for another shard. Beyond it the shard is not keeping up: actions are refused, and deliveries
+/// become notices of what is missing.
+const LETTERS: usize = 65_536;
+/// Such notices that are kept apart by stream; beyond it they are for the room as a whole.
+const MISSED_APART: usize = 4096;
 
 /// Where a room lives, once a session has been admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,10 +58,40 @@ pub enum Letter {
     },
     /// A room's message for sessions of the receiving shard.
     Deliver(Delivery),
+    /// Messages for sessions of the receiving shard were dropped, because it does not keep up.
+    Missed(Missed),
     /// A session of the receiving shard is a member now.
     Admitted(Receiver, RoomPlace),
     /// A session of the receiving shard is no member, or none any more.
     Dismissed(Receiver),
+}
+
+/// Reliable messages of one stream that did not reach another shard.
+#[derive(Clone, Debug)]
+pub struct Missed {
+    /// Who would have received them.
+    pub receivers: Arc<[Receiver]>,
+    /// Not this one.
+    pub except: Option<SessionId>,
+    /// The author's member number; 0 with stream 0 for any of the room.
+    pub sender: u32,
+    /// The author's stream.
+    pub stream: u16,
+    /// How many.
+    pub count: u32,
+}
+
+/// What is counted about rooms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tally {
+    /// A session has become a member.
+    Joined,
+    /// A member has gone.
+    Left(Code),
+    /// A join, a request or a message was refused.
+    Refused(Code),
+    /// An action was refused or a delivery dropped because another shard does not keep up.
+    ShardBusy,
 }
 
 /// What the router has for the sessions of its own shard.
@@ -60,6 +99,8 @@ pub enum Letter {
 pub enum Arrival {
     /// Bring this to those of the receivers that live here.
     Deliver(Delivery),
+    /// Tell those of the receivers that live here what they miss.
+    Missed(Missed),
     /// This session is a member now.
     Admitted(Receiver, RoomPlace),
     /// This session is no member, or none any more.
@@ -80,6 +121,8 @@ pub struct Router {
     timer_of: HashMap<u32, Instant>,
     arrivals: VecDeque<Arrival>,
     letters: Vec<VecDeque<Letter>>,
+    missed: Vec<Vec<Missed>>,
+    tallies: BTreeMap<Tally, u64>,
     members: usize,
 }
 
@@ -98,6 +141,8 @@ impl Router {
             timer_of: HashMap::new(),
             arrivals: VecDeque::new(),
             letters: (0..shards).map(|_| VecDeque::new()).collect(),
+            missed: vec![Vec::new(); shards.into()],
+            tallies: BTreeMap::new(),
             members: 0,
         }
     }
@@ -105,51 +150,35 @@ impl Router {
     /// A session of this shard wants to join a room, wherever that lives.
     pub fn join(&mut self, session: SessionId, room: RoomKey, action: Action, now: Instant) {
         let shard = room.shard(self.shards);
-        self.dispatch(
-            shard,
-            Letter::Join {
-                room,
-                session,
-                action,
-            },
-            now,
-        );
+        self.dispatch(shard, Letter::Join { room, session, action }, now);
     }
 
-    /// A session of this shard acts in a room.
-    pub fn act(&mut self, session: SessionId, place: RoomPlace, action: Action, now: Instant) {
-        self.dispatch(
-            place.shard,
-            Letter::Act {
-                place,
-                session,
-                action,
-            },
-            now,
-        );
+    /// A session of this shard acts in a room. `false` if the room's shard does not keep up and the action, a message
+    /// or request, was dropped: its author is to be told.
+    pub fn act(&mut self, session: SessionId, place: RoomPlace, action: Action, now: Instant) -> bool {
+        let may_drop = !matches!(action, Action::Leave { .. });
+        if may_drop && place.shard != self.shard && self.waiting(place.shard) >= LETTERS {
+            self.tally(Tally::ShardBusy);
+            return false;
+        }
+        self.dispatch(place.shard, Letter::Act { place, session, action }, now);
+        true
     }
 
     /// Takes a letter from another shard.
     pub fn handle_letter(&mut self, letter: Letter, now: Instant) {
         match letter {
-            Letter::Join {
-                room,
-                session,
-                action,
-            } => {
+            Letter::Join { room, session, action } => {
                 let slot = self.slot_of(room);
                 self.room_acts(slot, session, action, now);
             }
-            Letter::Act {
-                place,
-                session,
-                action,
-            } => {
+            Letter::Act { place, session, action } => {
                 let there = self.rooms.get(place.slot as usize).and_then(Option::as_ref);
                 if there.is_some_and(|(serial, _)| *serial == place.serial) {
                     self.room_acts(place.slot, session, action, now);
                 }
             }
+            Letter::Missed(missed) => self.arrivals.push_back(Arrival::Missed(missed)),
             Letter::Deliver(delivery) => self.arrivals.push_back(Arrival::Deliver(delivery)),
             Letter::Admitted(receiver, place) => self.arrivals.push_back(Arrival::Admitted(receiver, place)),
             Letter::Dismissed(receiver) => self.arrivals.push_back(Arrival::Dismissed(receiver)),
@@ -182,7 +211,14 @@ impl Router {
 
     /// What there is for another shard.
     pub fn poll_letter(&mut self, to: ShardId) -> Option<Letter> {
-        self.letters[to.0 as usize].pop_front()
+        let letter = self.letters[to.0 as usize].pop_front();
+        // Notices come behind everything that waited when they arose, so at their place in each stream.
+        letter.or_else(|| self.missed[to.0 as usize].pop().map(Letter::Missed))
+    }
+
+    /// What was counted since the last call.
+    pub fn take_tallies(&mut self) -> BTreeMap<Tally, u64> {
+        std::mem::take(&mut self.tallies)
     }
 
     /// A letter that could not be passed on now.
@@ -198,6 +234,10 @@ impl Router {
     /// Rooms that live here, and their members.
     pub fn population(&self) -> (usize, usize) {
         (self.by_key.len(), self.members)
+    }
+
+    fn tally(&mut self, tally: Tally) {
+        *self.tallies.entry(tally).or_default() += 1;
     }
 
     fn dispatch(&mut self, to: ShardId, letter: Letter, now: Instant) {
@@ -235,28 +275,26 @@ impl Router {
         // Only these change who is in the room and when something is due.
         let cheap = matches!(action, Action::Send(..));
         room.handle(session, action, now);
-        if cheap {
-            self.outputs(slot)
-        } else {
-            self.collect(slot)
-        }
+        if cheap { self.outputs(slot) } else { self.collect(slot) }
     }
 
     fn outputs(&mut self, slot: u32) {
         let Some((serial, room)) = &mut self.rooms[slot as usize] else {
             return;
         };
-        let place = RoomPlace {
-            shard: self.shard,
-            slot,
-            serial: *serial,
-        };
+        let place = RoomPlace { shard: self.shard, slot, serial: *serial };
         while let Some(output) = room.poll() {
             match output {
                 Output::Deliver(delivery) => {
-                    deliver(&mut self.arrivals, &mut self.letters, self.shard, delivery);
+                    let here = deliver(&mut self.letters, &mut self.missed, self.shard, &delivery);
+                    *self.tallies.entry(Tally::ShardBusy).or_default() += here.dropped;
+                    if here.is_local {
+                        self.arrivals.push_back(Arrival::Deliver(delivery));
+                    }
                 }
+                Output::Refused(code) => *self.tallies.entry(Tally::Refused(code)).or_default() += 1,
                 Output::Admitted(receiver) => {
+                    *self.tallies.entry(Tally::Joined).or_default() += 1;
                     if receiver.session.shard == self.shard {
                         self.arrivals.push_back(Arrival::Admitted(receiver, place));
                     } else {
@@ -264,7 +302,10 @@ impl Router {
                             .push_back(Letter::Admitted(receiver, place));
                     }
                 }
-                Output::Dismissed(receiver) => {
+                Output::Dismissed(receiver, reason) => {
+                    if let Some(reason) = reason {
+                        *self.tallies.entry(Tally::Left(reason)).or_default() += 1;
+                    }
                     if receiver.session.shard == self.shard {
                         self.arrivals.push_back(Arrival::Dismissed(receiver));
                     } else {
@@ -303,29 +344,63 @@ impl Router {
     }
 }
 
-/// To this shard if a receiver lives here, and once to each other shard where one does.
+/// What became of a delivery beyond the letters written.
+struct Delivered {
+    is_local: bool,
+    dropped: u64,
+}
+
+/// Writes one letter to each other shard where a receiver lives.
 fn deliver(
-    arrivals: &mut VecDeque<Arrival>,
     letters: &mut [VecDeque<Letter>],
+    missed: &mut [Vec<Missed>],
     here: ShardId,
-    delivery: Delivery,
-) {
-    let mut local = false;
+    delivery: &Delivery,
+) -> Delivered {
     if letters.len() == 1 {
-        local = true;
-    } else {
-        let mut told = [false; 64];
-        for receiver in delivery.receivers.iter() {
-            let shard = receiver.session.shard;
-            if shard == here {
-                local = true;
-            } else if !std::mem::replace(&mut told[shard.0 as usize % 64], true) {
-                letters[shard.0 as usize].push_back(Letter::Deliver(delivery.clone()));
+        return Delivered { is_local: true, dropped: 0 };
+    }
+    let mut delivered = Delivered { is_local: false, dropped: 0 };
+    let mut told = 0_u64;
+    for receiver in delivery.receivers.iter() {
+        let shard = receiver.session.shard;
+        if shard == here {
+            delivered.is_local = true;
+            continue;
+        }
+        // The configuration allows 64 shards at most.
+        let bit = 1 << (shard.0 % 64);
+        if told & bit != 0 {
+            continue;
+        }
+        told |= bit;
+        let (letters, missed) = (&mut letters[shard.0 as usize], &mut missed[shard.0 as usize]);
+        // A stream of which something is missing already must not go on before that has been told.
+        let is_data = delivery.message.kind == Kind::Data;
+        if is_data && (letters.len() >= LETTERS || (!missed.is_empty() && delivery.lane == Lane::Reliable)) {
+            delivered.dropped += 1;
+            if delivery.lane == Lane::Reliable {
+                note_missed(missed, delivery);
             }
+        } else {
+            letters.push_back(Letter::Deliver(delivery.clone()));
         }
     }
-    if local {
-        arrivals.push_back(Arrival::Deliver(delivery));
+    delivered
+}
+
+fn note_missed(missed: &mut Vec<Missed>, delivery: &Delivery) {
+    let Delivery { receivers, except, message, .. } = delivery;
+    let is_apart = missed.len() < MISSED_APART;
+    let (sender, stream) = if is_apart { (message.sender, message.stream) } else { (0, 0) };
+    let except = except.filter(|_| is_apart);
+    let same = missed.iter_mut().rev().find(|missed| {
+        Arc::ptr_eq(&missed.receivers, receivers)
+            && (missed.except, missed.sender, missed.stream) == (except, sender, stream)
+    });
+    match same {
+        Some(same) => same.count = same.count.saturating_add(1),
+        None => missed.push(Missed { receivers: receivers.clone(), except, sender, stream, count: 1 }),
     }
 }
 
@@ -339,45 +414,23 @@ mod tests {
     use super::*;
     use crate::room::{Grant, Lane, Outbound, permission::Role};
 
-    const LIMITS: RoomLimits = RoomLimits {
-        participants: 50,
-        topics: 8,
-    };
+    const LIMITS: RoomLimits = RoomLimits { participants: 50, topics: 8 };
 
     fn session(shard: u16, slot: u32) -> SessionId {
-        SessionId {
-            shard: ShardId(shard),
-            slot,
-            serial: 1,
-        }
+        SessionId { shard: ShardId(shard), slot, serial: 1 }
     }
 
     fn join(user: &str, now: Instant) -> Action {
         let role = Role::Editor;
         let expires = now + Duration::from_secs(60);
-        let grant = Grant {
-            user: user.into(),
-            name: user.into(),
-            role,
-            permissions: role.permissions(),
-            expires,
-        };
-        Action::Join {
-            handle: 1,
-            id: 1,
-            grant,
-        }
+        let grant =
+            Grant { user: user.into(), name: user.into(), role, permissions: role.permissions(), expires };
+        Action::Join { handle: 1, id: 1, grant }
     }
 
     fn room_on(shard: u16, shards: u16) -> RoomKey {
-        let key = |n: u32| RoomKey {
-            tenant: "t".into(),
-            room: n.to_string().into(),
-        };
-        (0..)
-            .map(key)
-            .find(|key| key.shard(shards) == ShardId(shard))
-            .unwrap()
+        let key = |n: u32| RoomKey { tenant: "t".into(), room: n.to_string().into() };
+        (0..).map(key).find(|key| key.shard(shards) == ShardId(shard)).unwrap()
     }
 
     /// Carries letters between two routers until there are none; returns what arrived at each.
@@ -408,13 +461,7 @@ mod tests {
         let arrivals = settle(&mut routers, now);
         let places: Vec<RoomPlace> = arrivals[0]
             .iter()
-            .filter_map(|arrival| {
-                if let Arrival::Admitted(_, place) = arrival {
-                    Some(*place)
-                } else {
-                    None
-                }
-            })
+            .filter_map(|arrival| if let Arrival::Admitted(_, place) = arrival { Some(*place) } else { None })
             .collect();
         assert_eq!(places.len(), 3);
         assert_eq!(routers[1].population(), (1, 4));
@@ -425,12 +472,7 @@ mod tests {
             payload: Bytes::from_static(b"x"),
             at: now,
         };
-        routers[0].act(
-            session(0, 0),
-            places[0],
-            Action::Send(Lane::Reliable, outbound),
-            now,
-        );
+        routers[0].act(session(0, 0), places[0], Action::Send(Lane::Reliable, outbound), now);
         let arrivals = settle(&mut routers, now);
         assert_eq!(arrivals.each_ref().map(Vec::len), [1, 1]);
     }
@@ -442,40 +484,22 @@ mod tests {
         let key = room_on(0, 1);
         let place = |router: &mut Router| {
             std::iter::from_fn(|| router.poll_arrival())
-                .find_map(|arrival| {
-                    if let Arrival::Admitted(_, place) = arrival {
-                        Some(place)
-                    } else {
-                        None
-                    }
-                })
+                .find_map(
+                    |arrival| {
+                        if let Arrival::Admitted(_, place) = arrival { Some(place) } else { None }
+                    },
+                )
                 .unwrap()
         };
         router.join(session(0, 1), key.clone(), join("a", now), now);
         let first = place(&mut router);
-        router.act(
-            session(0, 1),
-            first,
-            Action::Leave {
-                reason: Code::Left,
-                tell: false,
-            },
-            now,
-        );
+        router.act(session(0, 1), first, Action::Leave { reason: Code::Left, tell: false }, now);
         assert_eq!(router.population(), (0, 0));
         assert_eq!(router.poll_timeout(), None);
         router.join(session(0, 2), key, join("b", now), now);
         let second = place(&mut router);
         assert_eq!(first.slot, second.slot);
-        router.act(
-            session(0, 2),
-            first,
-            Action::Leave {
-                reason: Code::Left,
-                tell: false,
-            },
-            now,
-        );
+        router.act(session(0, 2), first, Action::Leave { reason: Code::Left, tell: false }, now);
         assert_eq!(router.population(), (1, 1));
     }
 
@@ -488,5 +512,37 @@ mod tests {
         assert_eq!(due, now + Duration::from_secs(60));
         router.handle_timeout(due);
         assert_eq!(router.population(), (0, 0));
+    }
+
+    #[test]
+    fn a_shard_that_does_not_keep_up_costs_bounded_memory_and_its_sessions_learn_what_they_miss() {
+        let now = Instant::now();
+        let mut routers = [0, 1].map(|shard| Router::new(ShardId(shard), 2, LIMITS));
+        let key = room_on(1, 2);
+        routers[0].join(session(0, 7), key.clone(), join("far", now), now);
+        routers[1].join(session(1, 1), key, join("near", now), now);
+        let place = settle(&mut routers, now)[1].iter().find_map(admission).unwrap();
+        const EXCESS: usize = 1000;
+        for stream in 0..LETTERS + EXCESS {
+            let payload = Bytes::from_static(b"x");
+            let outbound =
+                Outbound { text: false, stream: (stream % 5) as u16, target: Target::Room, payload, at: now };
+            routers[1].act(session(1, 1), place, Action::Send(Lane::Reliable, outbound), now);
+            while routers[1].poll_arrival().is_some() {}
+        }
+        assert_eq!(routers[1].waiting(ShardId(0)), LETTERS);
+        let (mut delivered, mut missed) = (0, 0);
+        for arrival in &settle(&mut routers, now)[0] {
+            match arrival {
+                Arrival::Deliver(_) => delivered += 1,
+                Arrival::Missed(notice) => missed += notice.count as usize,
+                _ => {}
+            }
+        }
+        assert_eq!((delivered, missed), (LETTERS, EXCESS));
+    }
+
+    fn admission(arrival: &Arrival) -> Option<RoomPlace> {
+        if let Arrival::Admitted(_, place) = arrival { Some(*place) } else { None }
     }
 }

@@ -154,23 +154,13 @@ impl Keys {
             decoding: DecodingKey::from_secret(secret),
             encoding: EncodingKey::from_secret(secret),
         };
-        Self(
-            secrets
-                .into_iter()
-                .map(|(name, secret)| (name.into(), pair(secret)))
-                .collect(),
-        )
+        Self(secrets.into_iter().map(|(name, secret)| (name.into(), pair(secret))).collect())
     }
 
     /// The keys of a configuration.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        Self::new(
-            config
-                .keys
-                .iter()
-                .map(|(name, key)| (name.as_str(), key.secret.expose())),
-        )
+        Self::new(config.keys.iter().map(|(name, key)| (name.as_str(), key.secret.expose())))
     }
 
     /// The names of the keys, in order.
@@ -197,13 +187,8 @@ pub fn verify(token: &str, keys: &Keys, room: &str, now: u64) -> Result<Verified
     refuse_other_algorithms(token)?;
     let issuer: Issuer =
         jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| TokenError::Malformed)?;
-    let issuer = issuer
-        .iss
-        .ok_or_else(|| TokenError::Claims("`iss` is missing".to_owned()))?;
-    let (tenant, key) = keys
-        .0
-        .get_key_value(issuer.as_str())
-        .ok_or(TokenError::UnknownKey)?;
+    let issuer = issuer.iss.ok_or_else(|| TokenError::Claims("`iss` is missing".to_owned()))?;
+    let (tenant, key) = keys.0.get_key_value(issuer.as_str()).ok_or(TokenError::UnknownKey)?;
     let claims = match jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation()) {
         Ok(data) => data.claims,
         Err(error) => {
@@ -257,11 +242,7 @@ pub fn mint(keys: &Keys, key: &str, grant: &Grant) -> Result<String, TokenError>
         exp: grant.expires_at,
         nbf: grant.not_before,
         jti: grant.id.as_deref(),
-        room: RoomGrant {
-            name: grant.room.clone(),
-            role: grant.role,
-            permissions: grant.overrides,
-        },
+        room: RoomGrant { name: grant.room.clone(), role: grant.role, permissions: grant.overrides },
     };
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &pair.encoding)
         .map_err(|error| TokenError::Claims(error.to_string()))
@@ -462,14 +443,7 @@ impl VideoGrant {
         if !self.can_subscribe.unwrap_or(true) {
             deny = deny | Permission::Read;
         }
-        Ok(RoomGrant {
-            name,
-            role,
-            permissions: Overrides {
-                allow: Permissions::NONE,
-                deny,
-            },
-        })
+        Ok(RoomGrant { name, role, permissions: Overrides { allow: Permissions::NONE, deny } })
     }
 }
 
@@ -486,13 +460,7 @@ fn check_name(claim: &str, name: &str, most: usize) -> Result<(), TokenError> {
 /// serde quotes what it met; that is cut short, and cannot break a line of the log.
 fn claims_error(error: &serde_json::Error) -> TokenError {
     let sentence = error.to_string();
-    TokenError::Claims(
-        sentence
-            .chars()
-            .take(MAX_QUOTE)
-            .flat_map(char::escape_debug)
-            .collect(),
-    )
+    TokenError::Claims(sentence.chars().take(MAX_QUOTE).flat_map(char::escape_debug).collect())
 }
 
 #[cfg(test)]

@@ -125,11 +125,8 @@ impl Account {
 
     /// Holds what arrived against what was sent to this receiver: (sender, stream, how many).
     pub fn balance(&self, sent: impl IntoIterator<Item = (u32, u16, u64)>) -> Totals {
-        let mut totals = Totals {
-            told_missing: self.told_missing,
-            foreign: self.foreign,
-            ..Totals::default()
-        };
+        let mut totals =
+            Totals { told_missing: self.told_missing, foreign: self.foreign, ..Totals::default() };
         let mut known = 0;
         for (sender, stream, count) in sent {
             totals.expected += count;
@@ -165,9 +162,7 @@ impl Stream {
     }
 
     fn has(&self, seq: u64) -> bool {
-        self.seen
-            .get(seq as usize / 64)
-            .is_some_and(|word| word & (1 << (seq % 64)) != 0)
+        self.seen.get(seq as usize / 64).is_some_and(|word| word & (1 << (seq % 64)) != 0)
     }
 }
 
@@ -188,11 +183,7 @@ mod tests {
     use super::*;
 
     fn stamp(sender: u32, seq: u32) -> Stamp {
-        Stamp {
-            sender,
-            seq,
-            scheduled: Duration::from_millis(7),
-        }
+        Stamp { sender, seq, scheduled: Duration::from_millis(7) }
     }
 
     fn balance(arrivals: &[(u32, u16, u32)], sent: &[(u32, u16, u64)]) -> Totals {
@@ -214,33 +205,16 @@ mod tests {
 
     #[test]
     fn what_arrives_whole_and_in_order_balances() {
-        let totals = balance(
-            &[(1, 0, 1), (2, 0, 1), (1, 0, 2), (1, 5, 1)],
-            &[(1, 0, 2), (2, 0, 1), (1, 5, 1)],
-        );
-        assert_eq!(
-            totals,
-            Totals {
-                expected: 4,
-                received: 4,
-                ..Totals::default()
-            }
-        );
+        let totals =
+            balance(&[(1, 0, 1), (2, 0, 1), (1, 0, 2), (1, 5, 1)], &[(1, 0, 2), (2, 0, 1), (1, 5, 1)]);
+        assert_eq!(totals, Totals { expected: 4, received: 4, ..Totals::default() });
     }
 
     #[test]
     fn a_planted_loss_is_found_wherever_it_is() {
         for missing in 1..=3 {
-            let arrivals: Vec<_> = (1..=3)
-                .filter(|seq| *seq != missing)
-                .map(|seq| (1, 0, seq))
-                .collect();
-            let expected = Totals {
-                expected: 3,
-                received: 2,
-                lost: 1,
-                ..Totals::default()
-            };
+            let arrivals: Vec<_> = (1..=3).filter(|seq| *seq != missing).map(|seq| (1, 0, seq)).collect();
+            let expected = Totals { expected: 3, received: 2, lost: 1, ..Totals::default() };
             assert_eq!(balance(&arrivals, &[(1, 0, 3)]), expected, "{missing}");
         }
         assert_eq!(balance(&[], &[(1, 0, 5)]).lost, 5);
@@ -255,10 +229,7 @@ mod tests {
     #[test]
     fn a_planted_swap_is_found_within_a_stream_only() {
         assert_eq!(balance(&[(1, 0, 2), (1, 0, 1)], &[(1, 0, 2)]).out_of_order, 1);
-        let apart = balance(
-            &[(1, 0, 2), (1, 1, 1), (2, 0, 1)],
-            &[(1, 0, 2), (1, 1, 1), (2, 0, 1)],
-        );
+        let apart = balance(&[(1, 0, 2), (1, 1, 1), (2, 0, 1)], &[(1, 0, 2), (1, 1, 1), (2, 0, 1)]);
         assert_eq!((apart.out_of_order, apart.lost), (0, 1));
     }
 

@@ -13,7 +13,7 @@ use rtc::{
         configuration::setting_engine::{SctpMaxMessageSize, SettingEngineBuilder},
         message::RTCMessage,
         sdp::RTCSessionDescription,
-        transport::{CandidateConfig, CandidateHostConfig, RTCIceCandidate},
+        transport::{CandidateConfig, CandidateHostConfig, RTCDtlsRole, RTCIceCandidate},
     },
     sansio::Protocol,
     shared::{TaggedBytesMut, TransportContext, TransportProtocol},
@@ -47,20 +47,14 @@ impl Answerer {
     pub(crate) fn new(now: Instant, local: SocketAddr, offer: &str) -> (Self, String) {
         let settings = SettingEngineBuilder::new()
             .with_lite(true)
+            .with_answering_dtls_role(RTCDtlsRole::Server)
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(64 * 1024))
             .build();
-        let mut pc = RTCPeerConnectionBuilder::new()
-            .with_setting_engine(settings)
-            .build(now)
-            .unwrap();
-        let channels = [Channel::Reliable, Channel::Lossy].map(|channel| {
-            pc.create_data_channel("", Some(channel_init(channel)))
-                .unwrap()
-                .id()
-        });
-        pc.set_remote_description(now, RTCSessionDescription::offer(offer.to_owned()).unwrap())
-            .unwrap();
+        let mut pc = RTCPeerConnectionBuilder::new().with_setting_engine(settings).build(now).unwrap();
+        let channels = [Channel::Reliable, Channel::Lossy]
+            .map(|channel| pc.create_data_channel("", Some(channel_init(channel))).unwrap().id());
+        pc.set_remote_description(now, RTCSessionDescription::offer(offer.to_owned()).unwrap()).unwrap();
         let candidate = CandidateHostConfig {
             base_config: CandidateConfig {
                 network: "udp".to_owned(),
@@ -73,21 +67,11 @@ impl Answerer {
         }
         .new_candidate_host()
         .unwrap();
-        pc.add_local_candidate(RTCIceCandidate::from(&candidate).to_json().unwrap())
-            .unwrap();
+        pc.add_local_candidate(RTCIceCandidate::from(&candidate).to_json().unwrap()).unwrap();
         let answer = pc.create_answer(None).unwrap();
         pc.set_local_description(now, answer).unwrap();
         let sdp = pc.local_description().unwrap().sdp;
-        (
-            Self {
-                pc,
-                channels,
-                local,
-                path: None,
-                messages: Vec::new(),
-            },
-            sdp,
-        )
+        (Self { pc, channels, local, path: None, messages: Vec::new() }, sdp)
     }
 
     /// Where the server believes the browser to be.
@@ -97,10 +81,7 @@ impl Answerer {
 
     pub(crate) fn handle_datagram(&mut self, now: Instant, datagram: &Datagram) {
         if is_stun(&datagram.payload) {
-            let mut message = Stun {
-                raw: datagram.payload.to_vec(),
-                ..Stun::default()
-            };
+            let mut message = Stun { raw: datagram.payload.to_vec(), ..Stun::default() };
             if message.decode().is_ok() && message.contains(ATTR_USE_CANDIDATE) || self.path.is_none() {
                 self.path = Some(datagram.from);
             }
@@ -112,11 +93,7 @@ impl Answerer {
             transport_protocol: TransportProtocol::UDP,
         };
         let message = BytesMut::from(&datagram.payload[..]);
-        let _ = self.pc.handle_read(TaggedBytesMut {
-            now,
-            transport,
-            message,
-        });
+        let _ = self.pc.handle_read(TaggedBytesMut { now, transport, message });
         // The library makes a negotiated channel ready when the event of the association is polled. A message that
         // comes in before that, in the same batch of datagrams, would be lost without a word.
         self.drain();
@@ -132,11 +109,7 @@ impl Answerer {
 
     pub(crate) fn poll_datagram(&mut self) -> Option<Datagram> {
         let payload = self.pc.poll_write()?.message.freeze();
-        Some(Datagram {
-            from: self.local,
-            to: self.path.unwrap_or(self.local),
-            payload,
-        })
+        Some(Datagram { from: self.local, to: self.path.unwrap_or(self.local), payload })
     }
 
     /// Takes events and messages out of the library.
@@ -144,11 +117,7 @@ impl Answerer {
         while self.pc.poll_event().is_some() {}
         while let Some(tagged) = self.pc.poll_read() {
             if let RTCMessage::DataChannelMessage(id, message) = tagged.message {
-                let channel = if id == self.channels[0] {
-                    Channel::Reliable
-                } else {
-                    Channel::Lossy
-                };
+                let channel = if id == self.channels[0] { Channel::Reliable } else { Channel::Lossy };
                 self.messages.push((channel, message.data.freeze()));
             }
         }
@@ -156,18 +125,11 @@ impl Answerer {
 
     pub(crate) fn send(&mut self, now: Instant, channel: Channel, message: &[u8]) {
         let id = self.channels[usize::from(channel == Channel::Lossy)];
-        self.pc
-            .data_channel(id)
-            .unwrap()
-            .send(now, BytesMut::from(message))
-            .unwrap();
+        self.pc.data_channel(id).unwrap().send(now, BytesMut::from(message)).unwrap();
     }
 
     pub(crate) fn outstanding_bytes(&mut self) -> usize {
-        self.channels
-            .iter()
-            .map(|&id| self.pc.data_channel(id).unwrap().outstanding_bytes())
-            .sum()
+        self.channels.iter().map(|&id| self.pc.data_channel(id).unwrap().outstanding_bytes()).sum()
     }
 }
 
@@ -207,8 +169,7 @@ impl Session {
     pub(crate) fn answer(&mut self, now: Instant, address: SocketAddr, offer: &Description) {
         let (answerer, sdp) = Answerer::new(now, address, &offer.sdp);
         self.answerer = Some(answerer);
-        self.texts
-            .push(to_json(&ServerText::Answer(Description { pc: offer.pc, sdp })));
+        self.texts.push(to_json(&ServerText::Answer(Description { pc: offer.pc, sdp })));
     }
 
     pub(crate) fn take_text(&mut self, now: Instant, text: &str, member: u32, address: SocketAddr) {
@@ -237,36 +198,15 @@ impl Session {
 
     /// Passes a message on to this client.
     pub(crate) fn deliver(&mut self, now: Instant, sender: u32, message: &Incoming) {
-        let Incoming {
-            stream,
-            text,
-            target,
-            payload,
-            ..
-        } = message.clone();
+        let Incoming { stream, text, target, payload, .. } = message.clone();
         if message.lane == Lane::Lossy {
             let mut frame = BytesMut::new();
-            let header = LossyHeader {
-                text,
-                room: 1,
-                sender,
-                stream,
-                seq: 1,
-                target,
-            };
+            let header = LossyHeader { text, room: 1, sender, stream, seq: 1, target };
             frame::put_lossy(&mut frame, &header, &payload);
             self.lossy.push(frame.freeze());
         } else {
             let kind = Kind::Data;
-            let message = Message {
-                kind,
-                text,
-                sender,
-                stream,
-                target,
-                payload,
-                at: now,
-            };
+            let message = Message { kind, text, sender, stream, target, payload, at: now };
             self.sender.push(1, Arc::new(message)).unwrap();
         }
     }
@@ -275,11 +215,7 @@ impl Session {
         let mut incoming = Vec::new();
         for frame in Frames::new(message) {
             match frame.unwrap() {
-                Frame::Reliable {
-                    lane_seq,
-                    ack,
-                    body: Reliable::Chunk(header, payload),
-                } => {
+                Frame::Reliable { lane_seq, ack, body: Reliable::Chunk(header, payload) } => {
                     assert!(self.sender.handle_ack(ack));
                     match self.receiver.handle(lane_seq, payload.len(), now) {
                         Arrival::Next => {}
@@ -362,13 +298,5 @@ fn joined(id: u32, room: String, member: u32) -> Message {
         members: Vec::new(),
     };
     let (kind, target, at) = (Kind::Control, Target::Room, Instant::now());
-    Message {
-        kind,
-        text: true,
-        sender: 0,
-        stream: 0,
-        target,
-        payload: to_json(&joined).into(),
-        at,
-    }
+    Message { kind, text: true, sender: 0, stream: 0, target, payload: to_json(&joined).into(), at }
 }

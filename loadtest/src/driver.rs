@@ -198,43 +198,19 @@ enum Input {
 
 impl<'a> Driver<'a> {
     async fn connect(plan: &'a Plan, outcome: &'a mut Outcome) -> io::Result<Self> {
-        let udp = if plan.udp {
-            Some(bind_towards(plan.server).await?)
-        } else {
-            None
-        };
+        let udp = if plan.udp { Some(bind_towards(plan.server).await?) } else { None };
         let began = Instant::now();
         let opening = open_websocket(plan.server);
-        let socket = timeout(CONNECT_TIMEOUT, opening)
-            .await
-            .map_err(|_| io::ErrorKind::TimedOut)??;
+        let socket = timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| io::ErrorKind::TimedOut)??;
         let now = Instant::now();
         outcome.stages.websocket = Some(now - began);
         let address = udp.as_ref().map(|(_, address)| *address);
-        let mut browser = Browser::new(
-            now,
-            BrowserConfig {
-                address,
-                ..BrowserConfig::default()
-            },
-        );
+        let mut browser = Browser::new(now, BrowserConfig { address, ..BrowserConfig::default() });
         browser.handle_socket_open(now);
         browser.join(now, &plan.room, &plan.token);
         let socket = Some(socket);
         let (unflushed, handle, is_ready, sent, next_send) = (false, None, false, 0, None);
-        Ok(Self {
-            plan,
-            outcome,
-            browser,
-            udp,
-            socket,
-            unflushed,
-            began,
-            handle,
-            is_ready,
-            sent,
-            next_send,
-        })
+        Ok(Self { plan, outcome, browser, udp, socket, unflushed, began, handle, is_ready, sent, next_send })
     }
 
     async fn run(
@@ -277,10 +253,7 @@ impl<'a> Driver<'a> {
 
     /// Waits for whatever comes first.
     async fn wait(&mut self, phase: &mut watch::Receiver<Phase>) -> Input {
-        let due = [self.browser.poll_timeout(), self.next_send]
-            .into_iter()
-            .flatten()
-            .min();
+        let due = [self.browser.poll_timeout(), self.next_send].into_iter().flatten().min();
         let due = due.unwrap_or_else(|| Instant::now() + IDLE);
         let (unflushed, reads) = (self.unflushed, self.browser.reads_socket());
         let (socket, udp) = (&mut self.socket, &self.udp);
@@ -309,24 +282,10 @@ impl<'a> Driver<'a> {
                 self.next_send = Some(start + scheduled);
                 return;
             }
-            let stamp = Stamp {
-                sender: self.plan.number,
-                seq: self.sent as u32 + 1,
-                scheduled,
-            };
+            let stamp = Stamp { sender: self.plan.number, seq: self.sent as u32 + 1, scheduled };
             let (lane, stream, target) = (sending.lane, STREAM, Target::Room);
             let payload = stamp.message(sending.size);
-            match self.browser.send(
-                now,
-                Outgoing {
-                    room,
-                    lane,
-                    stream,
-                    target,
-                    text: false,
-                    payload,
-                },
-            ) {
+            match self.browser.send(now, Outgoing { room, lane, stream, target, text: false, payload }) {
                 Ok(()) => {
                     self.sent += 1;
                     progress.sent.fetch_add(1, Ordering::Relaxed);
@@ -376,8 +335,7 @@ impl<'a> Driver<'a> {
             let Ok((length, from)) = udp.try_recv_from(&mut buffer) else {
                 return;
             };
-            self.browser
-                .handle_datagram(Instant::now(), from, &buffer[..length]);
+            self.browser.handle_datagram(Instant::now(), from, &buffer[..length]);
         }
     }
 
@@ -412,8 +370,7 @@ impl<'a> Driver<'a> {
                 }
                 Event::Refused(refusal) => {
                     *self.outcome.refusals.entry(refusal.code).or_default() += 1;
-                    self.outcome
-                        .trouble(format!("refused: {:?}: {}", refusal.code, refusal.message));
+                    self.outcome.trouble(format!("refused: {:?}: {}", refusal.code, refusal.message));
                 }
                 Event::Peer(PeerEvent::IceConnected) => stages.ice = stages.ice.or(Some(since)),
                 Event::Peer(PeerEvent::DtlsConnected) => stages.dtls = stages.dtls.or(Some(since)),
@@ -435,11 +392,7 @@ impl<'a> Driver<'a> {
                 | Event::Peer(_) => {}
             }
         }
-        let wanted = if self.plan.udp {
-            Pipe::Channel
-        } else {
-            Pipe::Socket
-        };
+        let wanted = if self.plan.udp { Pipe::Channel } else { Pipe::Socket };
         if !self.is_ready && self.handle.is_some() && self.browser.attached() == Some(wanted) {
             self.is_ready = true;
             self.outcome.stages.attached = Some(self.began.elapsed());
@@ -470,11 +423,8 @@ impl<'a> Driver<'a> {
 
 /// A UDP socket on all addresses, and the address of ours that the server is reached from.
 async fn bind_towards(server: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)> {
-    let any = if server.is_ipv4() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-    } else {
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-    };
+    let any =
+        if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     // Connecting a UDP socket sends nothing; it asks the routing table.
     let probe = UdpSocket::bind((any, 0)).await?;
     probe.connect(server).await?;
@@ -487,13 +437,9 @@ async fn bind_towards(server: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)>
 async fn open_websocket(server: SocketAddr) -> io::Result<WebSocketStream<TcpStream>> {
     let stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
-    let mut request = format!("ws://{server}/v1/connect")
-        .into_client_request()
-        .map_err(io::Error::other)?;
+    let mut request = format!("ws://{server}/v1/connect").into_client_request().map_err(io::Error::other)?;
     let subprotocol = "switchyard.v1".parse().map_err(io::Error::other)?;
-    request
-        .headers_mut()
-        .insert("sec-websocket-protocol", subprotocol);
+    request.headers_mut().insert("sec-websocket-protocol", subprotocol);
     // Nothing is gathered before it is written: the browser has merged what belongs together.
     let config = WebSocketConfig::default().write_buffer_size(0);
     let opened = client_async_with_config(request, stream, Some(config)).await;

@@ -19,11 +19,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self {
-            counts: Vec::new(),
-            count: 0,
-            max: Duration::ZERO,
-        }
+        Self { counts: Vec::new(), count: 0, max: Duration::ZERO }
     }
 }
 
@@ -78,27 +74,15 @@ impl Histogram {
 impl std::fmt::Debug for Histogram {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (p50, p99) = (self.quantile(0.5), self.quantile(0.99));
-        write!(
-            f,
-            "Histogram({} values, p50 {p50:?}, p99 {p99:?}, max {:?})",
-            self.count, self.max
-        )
+        write!(f, "Histogram({} values, p50 {p50:?}, p99 {p99:?}, max {:?})", self.count, self.max)
     }
 }
 
 fn bucket(value: u64) -> usize {
     // Values below STEPS have a bucket each; above, the STEP_BITS bits after the leading one choose.
     let exponent = (u64::BITS - (value | (STEPS - 1)).leading_zeros()).saturating_sub(STEP_BITS);
-    let offset = if exponent == 0 {
-        value
-    } else {
-        (value >> (exponent - 1)) & (STEPS - 1)
-    };
-    if exponent == 0 {
-        offset as usize
-    } else {
-        (u64::from(exponent) * STEPS + offset) as usize
-    }
+    let offset = if exponent == 0 { value } else { (value >> (exponent - 1)) & (STEPS - 1) };
+    if exponent == 0 { offset as usize } else { (u64::from(exponent) * STEPS + offset) as usize }
 }
 
 /// The highest value of a bucket.
@@ -122,12 +106,7 @@ mod tests {
         for micros in 1..=100_000 {
             histogram.record(Duration::from_micros(micros));
         }
-        for (share, expected) in [
-            (0.5, 50_000.0),
-            (0.95, 95_000.0),
-            (0.99, 99_000.0),
-            (1.0, 100_000.0),
-        ] {
+        for (share, expected) in [(0.5, 50_000.0), (0.95, 95_000.0), (0.99, 99_000.0), (1.0, 100_000.0)] {
             let found = histogram.quantile(share).as_micros() as f64;
             assert!((found / expected - 1.0).abs() < 0.016, "{share}: {found}");
         }
@@ -151,11 +130,7 @@ mod tests {
         for micros in 0..1000 {
             let duration = Duration::from_micros(micros * micros);
             all.record(duration);
-            if micros % 2 == 0 {
-                even.record(duration)
-            } else {
-                odd.record(duration)
-            }
+            if micros % 2 == 0 { even.record(duration) } else { odd.record(duration) }
         }
         odd.merge(&even);
         assert_eq!((odd.count(), odd.max()), (all.count(), all.max()));

@@ -149,9 +149,7 @@ async fn load(args: &RunArgs) -> anyhow::Result<bool> {
         std::future::pending::<()>().await;
     });
     let figures = run::run(&scenario, stopped).await?;
-    let bounds = Bounds {
-        p95_below: args.p95_below,
-    };
+    let bounds = Bounds { p95_below: args.p95_below };
     let broken = report::broken(&scenario, &bounds, &figures);
     print!("{}", report::table(&scenario, &figures, &broken));
     if let Some(path) = &args.json {
@@ -167,16 +165,9 @@ fn scenario(args: &RunArgs) -> anyhow::Result<Scenario> {
         LaneArg::Lossy => Lane::Lossy,
     };
     let limits = Limits::default();
-    let most = if lane == Lane::Lossy {
-        limits.max_lossy_bytes
-    } else {
-        limits.max_message_bytes
-    };
+    let most = if lane == Lane::Lossy { limits.max_lossy_bytes } else { limits.max_message_bytes };
     if !(STAMP_BYTES..=most).contains(&args.size) {
-        bail!(
-            "--size is {}; from {STAMP_BYTES} to {most} are possible on this lane",
-            args.size
-        );
+        bail!("--size is {}; from {STAMP_BYTES} to {most} are possible on this lane", args.size);
     }
     if !(0.01..=100_000.0).contains(&args.rate) {
         bail!("--rate is {}; from 0.01 to 100000 are possible", args.rate);
@@ -184,26 +175,15 @@ fn scenario(args: &RunArgs) -> anyhow::Result<Scenario> {
     if args.duration.as_secs_f64() * args.rate >= 16_000_000.0 {
         bail!("--rate times --duration is above 16 million messages a sender, more than are told apart");
     }
-    let rooms = args
-        .per_room
-        .map_or(args.rooms, |members| args.peers.div_ceil(members));
+    let rooms = args.per_room.map_or(args.rooms, |members| args.peers.div_ceil(members));
     if args.peers < 2 * rooms {
-        bail!(
-            "{} peers in {rooms} rooms leave a room with fewer than two",
-            args.peers
-        );
+        bail!("{} peers in {rooms} rooms leave a room with fewer than two", args.peers);
     }
-    let unix = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(Scenario {
         server: resolve(&args.target)?,
         tokens: match (&args.token_key, &args.token_secret) {
-            (Some(key), Some(secret)) => TokenSource::Key {
-                key: key.clone(),
-                secret: secret.clone(),
-            },
+            (Some(key), Some(secret)) => TokenSource::Key { key: key.clone(), secret: secret.clone() },
             _ => TokenSource::Development,
         },
         prefix: args.room_prefix.clone().unwrap_or_else(|| format!("load-{unix}")),
@@ -226,27 +206,17 @@ fn scenario(args: &RunArgs) -> anyhow::Result<Scenario> {
 
 /// The address behind `http://HOST:PORT`.
 fn resolve(target: &str) -> anyhow::Result<SocketAddr> {
-    let host = target
-        .strip_prefix("http://")
-        .map(|rest| rest.trim_end_matches('/'));
+    let host = target.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
     let Some(host) = host else {
         bail!("--target is {target}; http://HOST:PORT is expected (TLS is not spoken)");
     };
-    let host = if host.contains(':') {
-        host.to_owned()
-    } else {
-        format!("{host}:80")
-    };
-    let mut addresses = host
-        .to_socket_addrs()
-        .with_context(|| format!("resolving {host}"))?;
+    let host = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let mut addresses = host.to_socket_addrs().with_context(|| format!("resolving {host}"))?;
     addresses.next().with_context(|| format!("{host} has no address"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {
         "ms" => 0.001,
@@ -255,9 +225,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err("a number with ms, s, m or h is expected, such as 10s".to_owned()),
     };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("\"{number}\" is not a number"))?;
+    let number: f64 = number.parse().map_err(|_| format!("\"{number}\" is not a number"))?;
     let total = number * seconds;
     if !(0.001..=86_400.0).contains(&total) {
         return Err("from 1ms to 24h are possible".to_owned());

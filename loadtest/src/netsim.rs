@@ -206,9 +206,7 @@ impl<P: Clone> Link<P> {
         }
         let start = self.busy_until.map_or(now, |busy| busy.max(now));
         let done = start + limit.time_for(size);
-        let departure = done
-            .checked_sub(limit.time_for(limit.burst_bytes))
-            .map_or(now, |at| at.max(now));
+        let departure = done.checked_sub(limit.time_for(limit.burst_bytes)).map_or(now, |at| at.max(now));
         if departure > now {
             if self.queued_bytes + size > limit.queue_bytes {
                 return None;
@@ -227,11 +225,7 @@ impl<P: Clone> Link<P> {
         };
         self.last_arrival = self.last_arrival.max(Some(arrival));
         self.entered += 1;
-        self.in_flight.push(InFlight {
-            arrival,
-            number: self.entered,
-            packet,
-        });
+        self.in_flight.push(InFlight { arrival, number: self.entered, packet });
         arrival
     }
 }
@@ -278,11 +272,7 @@ const HEADER_BYTES: usize = 28;
 impl Network {
     /// A network without hosts.
     pub fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            hosts: Vec::new(),
-            addresses: BTreeMap::new(),
-        }
+        Self { seed, hosts: Vec::new(), addresses: BTreeMap::new() }
     }
 
     /// A new host, without an address yet, behind these links.
@@ -330,9 +320,7 @@ impl Network {
     /// A datagram leaves the host that has the address `datagram.from`; from any other address it vanishes.
     pub fn send(&mut self, now: Instant, datagram: Datagram) {
         if let Some(&sender) = self.addresses.get(&datagram.from) {
-            self.hosts[sender.0]
-                .up
-                .send(now, datagram.payload.len() + HEADER_BYTES, datagram);
+            self.hosts[sender.0].up.send(now, datagram.payload.len() + HEADER_BYTES, datagram);
         }
     }
 
@@ -453,98 +441,40 @@ mod tests {
     #[test]
     fn as_many_packets_are_lost_and_doubled_as_configured() {
         for seed in 0..5 {
-            let arrivals = run(
-                LinkConfig {
-                    loss: 0.05,
-                    ..Default::default()
-                },
-                seed,
-                100_000,
-                MS,
-            );
-            assert!(
-                (94_700..95_300).contains(&arrivals.len()),
-                "seed {seed}: {}",
-                arrivals.len()
-            );
-            let arrivals = run(
-                LinkConfig {
-                    duplicate: 0.05,
-                    ..Default::default()
-                },
-                seed,
-                100_000,
-                MS,
-            );
-            assert!(
-                (104_700..105_300).contains(&arrivals.len()),
-                "seed {seed}: {}",
-                arrivals.len()
-            );
+            let arrivals = run(LinkConfig { loss: 0.05, ..Default::default() }, seed, 100_000, MS);
+            assert!((94_700..95_300).contains(&arrivals.len()), "seed {seed}: {}", arrivals.len());
+            let arrivals = run(LinkConfig { duplicate: 0.05, ..Default::default() }, seed, 100_000, MS);
+            assert!((104_700..105_300).contains(&arrivals.len()), "seed {seed}: {}", arrivals.len());
         }
     }
 
     #[test]
     fn delays_are_spread_evenly_between_the_delay_and_the_delay_with_jitter() {
-        let config = LinkConfig {
-            delay: 50 * MS,
-            jitter: 20 * MS,
-            reorder: true,
-            ..Default::default()
-        };
-        let delays: Vec<Duration> = run(config, 4, 100_000, MS)
-            .iter()
-            .map(|(sent, arrived, _)| *arrived - *sent)
-            .collect();
+        let config = LinkConfig { delay: 50 * MS, jitter: 20 * MS, reorder: true, ..Default::default() };
+        let delays: Vec<Duration> =
+            run(config, 4, 100_000, MS).iter().map(|(sent, arrived, _)| *arrived - *sent).collect();
         assert!(delays.iter().all(|&delay| (50 * MS..=70 * MS).contains(&delay)));
         for quarter in 0..4 {
             let (low, high) = (50 * MS + quarter * 5 * MS, 55 * MS + quarter * 5 * MS);
-            let share = delays
-                .iter()
-                .filter(|&&delay| (low..high).contains(&delay))
-                .count();
+            let share = delays.iter().filter(|&&delay| (low..high).contains(&delay)).count();
             assert!((24_500..25_500).contains(&share), "{low:?}: {share}");
         }
     }
 
     #[test]
     fn jitter_reorders_only_if_it_may() {
-        let config = LinkConfig {
-            delay: 10 * MS,
-            jitter: 30 * MS,
-            ..Default::default()
-        };
+        let config = LinkConfig { delay: 10 * MS, jitter: 30 * MS, ..Default::default() };
         let in_order = run(config.clone(), 9, 10_000, MS);
         assert!(in_order.is_sorted_by_key(|(_, _, number)| *number));
-        let reordered = run(
-            LinkConfig {
-                reorder: true,
-                ..config
-            },
-            9,
-            10_000,
-            MS,
-        );
+        let reordered = run(LinkConfig { reorder: true, ..config }, 9, 10_000, MS);
         assert!(!reordered.is_sorted_by_key(|(_, _, number)| *number));
     }
 
     #[test]
     fn a_bottleneck_passes_its_rate_within_one_percent() {
         // 1,000 B each ms are 8 Mbit/s; half of it passes.
-        let rate = RateLimit {
-            bits_per_second: 4_000_000,
-            burst_bytes: 3_000,
-            queue_bytes: 50_000,
-        };
-        let arrivals = run(
-            LinkConfig {
-                rate: Some(rate),
-                ..Default::default()
-            },
-            2,
-            20_000,
-            MS,
-        );
+        let rate = RateLimit { bits_per_second: 4_000_000, burst_bytes: 3_000, queue_bytes: 50_000 };
+        let arrivals = run(LinkConfig { rate: Some(rate), ..Default::default() }, 2, 20_000, MS);
         let last = arrivals.last().unwrap().1;
         let bits = arrivals.len() as f64 * 8_000.0 / last.as_secs_f64();
         assert!((3_960_000.0..4_040_000.0).contains(&bits), "{bits}");
@@ -553,61 +483,27 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_delays_no_longer_than_it_holds() {
         let start = Instant::now();
-        let rate = RateLimit {
-            bits_per_second: 8_000_000,
-            burst_bytes: 0,
-            queue_bytes: 10_000,
-        };
-        let mut link = Link::new(
-            LinkConfig {
-                rate: Some(rate),
-                ..Default::default()
-            },
-            1,
-        );
+        let rate = RateLimit { bits_per_second: 8_000_000, burst_bytes: 0, queue_bytes: 10_000 };
+        let mut link = Link::new(LinkConfig { rate: Some(rate), ..Default::default() }, 1);
         let fates: Vec<Fate> = (0..20).map(|number| link.send(start, 1_000, number)).collect();
         assert!(fates[..10].iter().all(|fate| matches!(fate, Fate::Arrives(_))));
         assert!(fates[10..].iter().all(|fate| *fate == Fate::QueueFull));
         assert_eq!(fates[9], Fate::Arrives(start + 10 * MS));
         assert_eq!(link.queued_bytes(), 10_000);
-        assert_eq!(
-            link.send(start + 5 * MS, 1_000, 20),
-            Fate::Arrives(start + 11 * MS)
-        );
+        assert_eq!(link.send(start + 5 * MS, 1_000, 20), Fate::Arrives(start + 11 * MS));
         assert_eq!(link.stats().queue_full, 10);
     }
 
     #[test]
     fn a_burst_passes_at_once_after_a_pause() {
         let start = Instant::now();
-        let rate = RateLimit {
-            bits_per_second: 8_000_000,
-            burst_bytes: 3_000,
-            queue_bytes: 10_000,
-        };
-        let mut link = Link::new(
-            LinkConfig {
-                rate: Some(rate),
-                ..Default::default()
-            },
-            1,
-        );
+        let rate = RateLimit { bits_per_second: 8_000_000, burst_bytes: 3_000, queue_bytes: 10_000 };
+        let mut link = Link::new(LinkConfig { rate: Some(rate), ..Default::default() }, 1);
         let mut burst = |now| (0..4).map(|_| link.send(now, 1_000, ())).collect::<Vec<_>>();
         let at_once = |now| Fate::Arrives(now);
-        assert_eq!(
-            burst(start),
-            [
-                at_once(start),
-                at_once(start),
-                at_once(start),
-                at_once(start + MS)
-            ]
-        );
+        assert_eq!(burst(start), [at_once(start), at_once(start), at_once(start), at_once(start + MS)]);
         let later = start + 100 * MS;
-        assert_eq!(
-            burst(later)[..3],
-            [at_once(later), at_once(later), at_once(later)]
-        );
+        assert_eq!(burst(later)[..3], [at_once(later), at_once(later), at_once(later)]);
     }
 
     #[test]
@@ -618,59 +514,33 @@ mod tests {
             reorder: true,
             loss: 0.1,
             duplicate: 0.1,
-            rate: Some(RateLimit {
-                bits_per_second: 20_000_000,
-                burst_bytes: 5_000,
-                queue_bytes: 50_000,
-            }),
+            rate: Some(RateLimit { bits_per_second: 20_000_000, burst_bytes: 5_000, queue_bytes: 50_000 }),
         };
-        assert_eq!(
-            run(config.clone(), 5, 5_000, MS),
-            run(config.clone(), 5, 5_000, MS)
-        );
+        assert_eq!(run(config.clone(), 5, 5_000, MS), run(config.clone(), 5, 5_000, MS));
         assert_ne!(run(config.clone(), 5, 5_000, MS), run(config, 6, 5_000, MS));
     }
 
     #[test]
     fn adding_jitter_changes_no_packets_fate() {
-        let lossy = LinkConfig {
-            loss: 0.2,
-            ..Default::default()
-        };
+        let lossy = LinkConfig { loss: 0.2, ..Default::default() };
         let numbers = |config| {
             let mut numbers: Vec<u32> = run(config, 11, 2_000, MS).iter().map(|(_, _, n)| *n).collect();
             numbers.sort_unstable();
             numbers
         };
-        let jittery = LinkConfig {
-            jitter: 40 * MS,
-            reorder: true,
-            ..lossy.clone()
-        };
+        let jittery = LinkConfig { jitter: 40 * MS, reorder: true, ..lossy.clone() };
         assert_eq!(numbers(lossy), numbers(jittery));
     }
 
     #[test]
     fn nothing_enters_a_link_that_is_down_and_what_was_under_way_arrives() {
         let start = Instant::now();
-        let mut link = Link::new(
-            LinkConfig {
-                delay: 50 * MS,
-                ..Default::default()
-            },
-            1,
-        );
+        let mut link = Link::new(LinkConfig { delay: 50 * MS, ..Default::default() }, 1);
         link.take_down(start + 10 * MS, start + 20 * MS);
-        assert_eq!(
-            link.send(start + 9 * MS, 100, 'a'),
-            Fate::Arrives(start + 59 * MS)
-        );
+        assert_eq!(link.send(start + 9 * MS, 100, 'a'), Fate::Arrives(start + 59 * MS));
         assert_eq!(link.send(start + 10 * MS, 100, 'b'), Fate::Down);
         assert_eq!(link.send(start + 19 * MS, 100, 'c'), Fate::Down);
-        assert_eq!(
-            link.send(start + 20 * MS, 100, 'd'),
-            Fate::Arrives(start + 70 * MS)
-        );
+        assert_eq!(link.send(start + 20 * MS, 100, 'd'), Fate::Arrives(start + 70 * MS));
         assert_eq!(link.poll(start + 100 * MS), Some('a'));
         assert_eq!(link.poll(start + 100 * MS), Some('d'));
         assert_eq!(link.poll(start + 100 * MS), None);
@@ -681,21 +551,14 @@ mod tests {
     }
 
     fn datagram(from: SocketAddr, to: SocketAddr, payload: &'static str) -> Datagram {
-        Datagram {
-            from,
-            to,
-            payload: Bytes::from_static(payload.as_bytes()),
-        }
+        Datagram { from, to, payload: Bytes::from_static(payload.as_bytes()) }
     }
 
     #[test]
     fn a_datagram_passes_the_senders_and_the_receivers_link() {
         let start = Instant::now();
         let mut network = Network::new(1);
-        let link = |delay| LinkConfig {
-            delay,
-            ..Default::default()
-        };
+        let link = |delay| LinkConfig { delay, ..Default::default() };
         let (alice, bob) = (address("10.0.0.1:1"), address("10.0.0.2:2"));
         let a = network.add_host(link(10 * MS), link(1000 * MS));
         let b = network.add_host(link(1000 * MS), link(5 * MS));
@@ -704,10 +567,7 @@ mod tests {
         network.send(start, datagram(alice, bob, "hello"));
         assert_eq!(network.poll(start + 14 * MS), None);
         assert_eq!(network.poll_timeout(), Some(start + 15 * MS));
-        assert_eq!(
-            network.poll(start + 15 * MS),
-            Some((b, datagram(alice, bob, "hello")))
-        );
+        assert_eq!(network.poll(start + 15 * MS), Some((b, datagram(alice, bob, "hello"))));
         assert_eq!(network.poll_timeout(), None);
     }
 
@@ -715,20 +575,10 @@ mod tests {
     fn a_host_that_moved_is_reached_at_its_new_address_only() {
         let start = Instant::now();
         let mut network = Network::new(1);
-        let (server, old, new) = (
-            address("10.0.0.1:1"),
-            address("10.0.0.2:2"),
-            address("10.0.0.3:3"),
-        );
+        let (server, old, new) = (address("10.0.0.1:1"), address("10.0.0.2:2"), address("10.0.0.3:3"));
         let perfect = LinkConfig::default;
         let s = network.add_host(perfect(), perfect());
-        let c = network.add_host(
-            perfect(),
-            LinkConfig {
-                delay: 10 * MS,
-                ..Default::default()
-            },
-        );
+        let c = network.add_host(perfect(), LinkConfig { delay: 10 * MS, ..Default::default() });
         network.bind(s, server);
         network.bind(c, old);
         network.send(start, datagram(server, old, "under way"));

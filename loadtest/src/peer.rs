@@ -95,6 +95,9 @@ pub struct Peer {
     remote: Option<Remote>,
     connected: bool,
     failed: bool,
+    /// The next connectivity check, until connected.
+    next_check: Instant,
+    latest: Instant,
     /// The next unsolicited nominating check after an address change, and how many are left.
     announce: Option<(Instant, u8)>,
     own_checks: Vec<Datagram>,
@@ -108,6 +111,12 @@ struct Remote {
     tie_breaker: u64,
 }
 
+/// While connecting, the library would check, nominate and begin DTLS only when its timer fires, 200 ms apart. A browser
+/// goes on as soon as it can: so the library's own interval is short, and this one and arriving datagrams pace it.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
+/// Checks after which a pair has failed: more than are sent before anybody gives up.
+const CHECKS: u16 = 1_000;
+
 /// A browser that finds its address changed checks its pair at once and again until an answer comes.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(200);
 const ANNOUNCEMENTS: u8 = 10;
@@ -118,17 +127,12 @@ impl Peer {
         let settings = SettingEngineBuilder::new()
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
             .with_include_loopback_candidate(true)
+            .with_ice_connection_attempts(Some(Duration::from_millis(1)), Some(CHECKS))
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(limits::CHANNEL_MESSAGE_BYTES as u32))
             .build();
-        let mut pc = RTCPeerConnectionBuilder::new()
-            .with_setting_engine(settings)
-            .build(now)?;
-        let reliable = pc
-            .create_data_channel("reliable", Some(channel_init(Channel::Reliable)))?
-            .id();
-        let lossy = pc
-            .create_data_channel("lossy", Some(channel_init(Channel::Lossy)))?
-            .id();
+        let mut pc = RTCPeerConnectionBuilder::new().with_setting_engine(settings).build(now)?;
+        let reliable = pc.create_data_channel("reliable", Some(channel_init(Channel::Reliable)))?.id();
+        let lossy = pc.create_data_channel("lossy", Some(channel_init(Channel::Lossy)))?.id();
         let candidate = CandidateHostConfig {
             base_config: CandidateConfig {
                 network: "udp".to_owned(),
@@ -153,39 +157,34 @@ impl Peer {
             remote: None,
             connected: false,
             failed: false,
+            next_check: now,
+            latest: now,
             announce: None,
             own_checks: Vec::new(),
         };
-        let sdp = peer
-            .pc
-            .local_description()
-            .map_or(offer.sdp, |description| description.sdp);
+        let sdp = peer.pc.local_description().map_or(offer.sdp, |description| description.sdp);
         Ok((peer, sdp))
     }
 
     /// The server's answer.
     pub fn handle_answer(&mut self, now: Instant, sdp: &str) -> Result<(), PeerError> {
-        let attribute = |name: &str| {
-            sdp.lines()
-                .find_map(|line| line.trim_end().strip_prefix(name))
-                .map(str::to_owned)
-        };
+        let attribute =
+            |name: &str| sdp.lines().find_map(|line| line.trim_end().strip_prefix(name)).map(str::to_owned);
         let (Some(ufrag), Some(pwd)) = (attribute("a=ice-ufrag:"), attribute("a=ice-pwd:")) else {
             return Err(PeerError::NoCredentials);
         };
-        self.pc
-            .set_remote_description(now, RTCSessionDescription::answer(sdp.to_owned())?)?;
-        self.remote = Some(Remote {
-            ufrag,
-            pwd,
-            selected: None,
-            tie_breaker: 0,
-        });
+        self.pc.set_remote_description(now, RTCSessionDescription::answer(sdp.to_owned())?)?;
+        self.remote = Some(Remote { ufrag, pwd, selected: None, tie_breaker: 0 });
         Ok(())
     }
 
     /// A datagram has arrived.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
+        self.latest = now;
+        if is_stun(payload) {
+            // It may be what the next step waits for.
+            self.next_check = now;
+        }
         let transport = TransportContext {
             local_addr: self.ice_local,
             peer_addr: from,
@@ -193,17 +192,16 @@ impl Peer {
             transport_protocol: TransportProtocol::UDP,
         };
         // What does not belong to this connection is the network's business: it is dropped, as a browser does.
-        let _ = self.pc.handle_read(TaggedBytesMut {
-            now,
-            transport,
-            message: BytesMut::from(payload),
-        });
+        let _ = self.pc.handle_read(TaggedBytesMut { now, transport, message: BytesMut::from(payload) });
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.pc.handle_timeout(now).is_err() {
-            self.failed = true;
+        self.latest = now;
+        let due = self.pc.poll_timeout().is_some_and(|at| at <= now);
+        if due && (self.connected || self.next_check <= now) {
+            self.next_check = now + CHECK_EVERY;
+            self.drive(now);
         }
         if let Some((at, left)) = self.announce
             && at <= now
@@ -216,7 +214,9 @@ impl Peer {
     /// When `handle_timeout` is due.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         let own = self.announce.map(|(at, _)| at);
-        [self.pc.poll_timeout(), own].into_iter().flatten().min()
+        let library = self.pc.poll_timeout();
+        let library = if self.connected { library } else { library.map(|at| at.max(self.next_check)) };
+        [library, own].into_iter().flatten().min()
     }
 
     /// The next datagram to send.
@@ -226,14 +226,8 @@ impl Peer {
         }
         let out = self.pc.poll_write()?;
         let to = out.transport.peer_addr;
-        let payload = self
-            .nominating(&out.message, to)
-            .unwrap_or_else(|| out.message.freeze());
-        Some(Datagram {
-            from: self.wire_local,
-            to,
-            payload,
-        })
+        let payload = self.nominating(&out.message, to).unwrap_or_else(|| out.message.freeze());
+        Some(Datagram { from: self.wire_local, to, payload })
     }
 
     /// What has happened.
@@ -247,6 +241,8 @@ impl Peer {
                     if !self.connected =>
                 {
                     self.connected = true;
+                    // The library has made its ClientHello, and gives it out when driven.
+                    self.drive(self.latest);
                     return Some(PeerEvent::IceConnected);
                 }
                 RTCPeerConnectionEvent::OnConnectionStateChangeEvent(RTCPeerConnectionState::Connected) => {
@@ -288,9 +284,7 @@ impl Peer {
     /// Bytes given to `send` that the other end has not acknowledged.
     pub fn outstanding_bytes(&mut self, channel: Channel) -> usize {
         let id = self.id(channel);
-        self.pc
-            .data_channel(id)
-            .map_or(0, |data_channel| data_channel.outstanding_bytes())
+        self.pc.data_channel(id).map_or(0, |data_channel| data_channel.outstanding_bytes())
     }
 
     /// From now on datagrams leave from another address, and ICE is not told: what a NAT that rebinds, or a change
@@ -314,6 +308,12 @@ impl Peer {
         let _ = self.pc.close();
     }
 
+    fn drive(&mut self, now: Instant) {
+        if self.pc.handle_timeout(now).is_err() {
+            self.failed = true;
+        }
+    }
+
     /// A check as Chromium sends it: it puts USE-CANDIDATE into every check of the pair it has selected, where the
     /// library does so once. The transaction stays the library's own, so that it knows the answer.
     fn nominating(&mut self, packet: &[u8], to: SocketAddr) -> Option<Bytes> {
@@ -322,10 +322,7 @@ impl Peer {
             remote.selected = Some(to);
             return None;
         }
-        let mut check = Message {
-            raw: packet.to_vec(),
-            ..Message::default()
-        };
+        let mut check = Message { raw: packet.to_vec(), ..Message::default() };
         check.decode().ok()?;
         if check.typ != BINDING_REQUEST {
             return None;
@@ -345,11 +342,7 @@ impl Peer {
             return;
         };
         if let Some(payload) = self.own_check(TransactionId::new()) {
-            self.own_checks.push(Datagram {
-                from: self.wire_local,
-                to,
-                payload,
-            });
+            self.own_checks.push(Datagram { from: self.wire_local, to, payload });
         }
     }
 
@@ -364,10 +357,7 @@ impl Peer {
         let attributes: [Box<dyn Setter + '_>; 8] = [
             Box::new(BINDING_REQUEST),
             Box::new(transaction),
-            Box::new(Username::new(
-                ATTR_USERNAME,
-                format!("{}:{local_ufrag}", remote.ufrag),
-            )),
+            Box::new(Username::new(ATTR_USERNAME, format!("{}:{local_ufrag}", remote.ufrag))),
             Box::<UseCandidateAttr>::default(),
             Box::new(AttrControlling(remote.tie_breaker)),
             Box::new(PriorityAttr(HOST_PRIORITY)),
@@ -383,11 +373,7 @@ impl Peer {
     }
 
     fn channel(&self, id: RTCDataChannelId) -> Channel {
-        if id == self.lossy {
-            Channel::Lossy
-        } else {
-            Channel::Reliable
-        }
+        if id == self.lossy { Channel::Lossy } else { Channel::Reliable }
     }
 
     fn id(&self, channel: Channel) -> RTCDataChannelId {
@@ -403,10 +389,7 @@ const HOST_PRIORITY: u32 = (126 << 24) | (65_535 << 8) | 255;
 
 pub(crate) fn channel_init(channel: Channel) -> RTCDataChannelInit {
     match channel {
-        Channel::Reliable => RTCDataChannelInit {
-            negotiated: Some(0),
-            ..RTCDataChannelInit::default()
-        },
+        Channel::Reliable => RTCDataChannelInit { negotiated: Some(0), ..RTCDataChannelInit::default() },
         Channel::Lossy => RTCDataChannelInit {
             negotiated: Some(1),
             ordered: false,
@@ -459,16 +442,7 @@ mod tests {
             let (server, answer) = Answerer::new(now, server, &offer);
             peer.handle_answer(now, &answer).unwrap();
             let (events, at_browser, at_server) = (Vec::new(), Vec::new(), Vec::new());
-            Self {
-                now,
-                network,
-                browser,
-                peer,
-                server,
-                events,
-                at_browser,
-                at_server,
-            }
+            Self { now, network, browser, peer, server, events, at_browser, at_server }
         }
 
         fn run(&mut self, span: Duration) {
@@ -480,8 +454,7 @@ mod tests {
                         self.peer.send(self.now, Channel::Reliable, b"at once").unwrap();
                     }
                 }
-                self.at_browser
-                    .extend(std::iter::from_fn(|| self.peer.poll_message()));
+                self.at_browser.extend(std::iter::from_fn(|| self.peer.poll_message()));
                 self.server.drain();
                 self.at_server.append(&mut self.server.messages);
                 while let Some(datagram) = self.peer.poll_datagram() {
@@ -494,8 +467,7 @@ mod tests {
                 while let Some((host, datagram)) = self.network.poll(self.now) {
                     moved = true;
                     if host == self.browser {
-                        self.peer
-                            .handle_datagram(self.now, datagram.from, &datagram.payload);
+                        self.peer.handle_datagram(self.now, datagram.from, &datagram.payload);
                     } else {
                         self.server.handle_datagram(self.now, &datagram);
                     }
@@ -503,17 +475,8 @@ mod tests {
                 if moved {
                     continue;
                 }
-                let due = [
-                    self.peer.poll_timeout(),
-                    self.server.poll_timeout(),
-                    self.network.poll_timeout(),
-                ];
-                let next = due
-                    .into_iter()
-                    .flatten()
-                    .min()
-                    .unwrap_or(end)
-                    .max(self.now + MS / 100);
+                let due = [self.peer.poll_timeout(), self.server.poll_timeout(), self.network.poll_timeout()];
+                let next = due.into_iter().flatten().min().unwrap_or(end).max(self.now + MS / 100);
                 if next >= end {
                     self.now = end;
                     return;
@@ -529,62 +492,49 @@ mod tests {
         }
 
         fn opened(&self, channel: Channel) -> bool {
-            self.events
-                .iter()
-                .any(|(_, event)| *event == PeerEvent::Open(channel))
+            self.events.iter().any(|(_, event)| *event == PeerEvent::Open(channel))
         }
     }
 
     #[test]
     fn both_channels_open_and_carry_messages_both_ways() {
-        let mut pair = Pair::new(
-            LinkConfig {
-                delay: 20 * MS,
-                ..LinkConfig::default()
-            },
-            1,
-        );
+        let mut pair = Pair::new(LinkConfig { delay: 20 * MS, ..LinkConfig::default() }, 1);
         pair.run(3000 * MS);
-        assert!(
-            pair.opened(Channel::Reliable) && pair.opened(Channel::Lossy),
-            "{:?}",
-            pair.events
-        );
+        assert!(pair.opened(Channel::Reliable) && pair.opened(Channel::Lossy), "{:?}", pair.events);
         for channel in [Channel::Reliable, Channel::Lossy] {
             pair.peer.send(pair.now, channel, b"from the browser").unwrap();
             pair.server.send(pair.now, channel, b"from the server");
             pair.run(100 * MS);
-            assert_eq!(
-                pair.at_server.pop(),
-                Some((channel, Bytes::from_static(b"from the browser")))
-            );
-            assert_eq!(
-                pair.at_browser.pop(),
-                Some((channel, Bytes::from_static(b"from the server")))
-            );
+            assert_eq!(pair.at_server.pop(), Some((channel, Bytes::from_static(b"from the browser"))));
+            assert_eq!(pair.at_browser.pop(), Some((channel, Bytes::from_static(b"from the server"))));
         }
     }
 
     #[test]
+    fn connecting_takes_round_trips_and_no_timers() {
+        let mut pair = Pair::new(LinkConfig { delay: 20 * MS, ..LinkConfig::default() }, 1);
+        pair.run(1000 * MS);
+        let at = |wanted| pair.events.iter().find(|(_, event)| *event == wanted).unwrap().0;
+        // A check and its nomination; DTLS with its cookie; SCTP.
+        assert!(at(PeerEvent::IceConnected) <= 90 * MS, "{:?}", pair.events);
+        assert!(at(PeerEvent::DtlsConnected) <= 210 * MS, "{:?}", pair.events);
+        assert!(at(PeerEvent::Open(Channel::Reliable)) <= 290 * MS, "{:?}", pair.events);
+    }
+
+    #[test]
     fn a_lossy_network_is_overcome() {
-        let link = LinkConfig {
-            delay: 20 * MS,
-            jitter: 10 * MS,
-            loss: 0.1,
-            ..LinkConfig::default()
-        };
+        let link = LinkConfig { delay: 20 * MS, jitter: 10 * MS, loss: 0.1, ..LinkConfig::default() };
         let mut pair = Pair::new(link, 7);
         pair.run(15_000 * MS);
         assert!(pair.opened(Channel::Reliable), "{:?}", pair.events);
         for number in 0..200u32 {
-            pair.peer
-                .send(pair.now, Channel::Reliable, &number.to_be_bytes())
-                .unwrap();
+            pair.peer.send(pair.now, Channel::Reliable, &number.to_be_bytes()).unwrap();
         }
         pair.run(10_000 * MS);
         let numbers: Vec<u32> = pair
             .at_server
             .iter()
+            .skip(1)
             .map(|(_, m)| u32::from_be_bytes(m[..].try_into().unwrap()))
             .collect();
         assert_eq!(numbers, (0..200).collect::<Vec<_>>());
@@ -592,13 +542,7 @@ mod tests {
 
     #[test]
     fn a_changed_address_is_announced_by_a_nominating_check_and_traffic_follows() {
-        let mut pair = Pair::new(
-            LinkConfig {
-                delay: 20 * MS,
-                ..LinkConfig::default()
-            },
-            1,
-        );
+        let mut pair = Pair::new(LinkConfig { delay: 20 * MS, ..LinkConfig::default() }, 1);
         pair.run(3000 * MS);
         let (old, new) = (pair.peer.local_address(), address("10.9.9.9:6000"));
         pair.network.readdress(pair.browser, old, new);
@@ -607,21 +551,12 @@ mod tests {
         assert_eq!(pair.server.path(), Some(new));
         pair.server.send(pair.now, Channel::Reliable, b"found you");
         pair.run(200 * MS);
-        assert_eq!(
-            pair.at_browser.pop(),
-            Some((Channel::Reliable, Bytes::from_static(b"found you")))
-        );
+        assert_eq!(pair.at_browser.pop(), Some((Channel::Reliable, Bytes::from_static(b"found you"))));
     }
 
     #[test]
     fn a_page_that_does_not_read_closes_the_receive_window() {
-        let mut pair = Pair::new(
-            LinkConfig {
-                delay: MS,
-                ..LinkConfig::default()
-            },
-            1,
-        );
+        let mut pair = Pair::new(LinkConfig { delay: MS, ..LinkConfig::default() }, 1);
         pair.run(3000 * MS);
         // Neither end polls messages of the browser here: only datagrams move.
         for _ in 0..600 {
@@ -630,8 +565,7 @@ mod tests {
         for _ in 0..3_000 {
             pair.now += MS;
             while let Some(datagram) = pair.server.poll_datagram() {
-                pair.peer
-                    .handle_datagram(pair.now, datagram.from, &datagram.payload);
+                pair.peer.handle_datagram(pair.now, datagram.from, &datagram.payload);
             }
             while let Some(datagram) = pair.peer.poll_datagram() {
                 pair.server.handle_datagram(pair.now, &datagram);
@@ -640,10 +574,7 @@ mod tests {
             pair.server.handle_timeout(pair.now);
         }
         let held = pair.server.outstanding_bytes();
-        assert!(
-            held > 2 * 1024 * 1024,
-            "the server could send all but {held} bytes"
-        );
+        assert!(held > 2 * 1024 * 1024, "the server could send all but {held} bytes");
         pair.run(30_000 * MS);
         assert_eq!(pair.at_browser.len(), 600, "and all arrives once the page reads");
     }

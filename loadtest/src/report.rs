@@ -29,16 +29,10 @@ pub fn broken(scenario: &Scenario, bounds: &Bounds, figures: &Figures) -> Vec<St
     if scenario.lane == Lane::Reliable {
         none(totals.lost, "messages lost on the reliable lane");
         none(totals.out_of_order, "messages out of order on the reliable lane");
-        none(
-            totals.told_missing,
-            "messages that the server dropped for slow receivers, as it told them",
-        );
+        none(totals.told_missing, "messages that the server dropped for slow receivers, as it told them");
     }
     none(totals.doubled, "messages received more than once");
-    none(
-        totals.foreign,
-        "messages received that nobody of this run has sent",
-    );
+    none(totals.foreign, "messages received that nobody of this run has sent");
     none(figures.trouble_count, "troubles");
     if totals.received == 0 {
         broken.push("nothing was received".to_owned());
@@ -73,11 +67,8 @@ pub fn json(scenario: &Scenario, figures: &Figures, broken: &[String]) -> Value 
         .filter(|(_, times)| times.count() > 0)
         .map(|(name, times)| ((*name).to_owned(), json_times(times)))
         .collect();
-    let refusals: serde_json::Map<String, Value> = figures
-        .refusals
-        .iter()
-        .map(|(code, count)| (format!("{code:?}"), json!(count)))
-        .collect();
+    let refusals: serde_json::Map<String, Value> =
+        figures.refusals.iter().map(|(code, count)| (format!("{code:?}"), json!(count))).collect();
     json!({
         "scenario": {
             "peers": scenario.peers,
@@ -148,31 +139,13 @@ fn write_table(
     for (name, count) in rows {
         writeln!(out, "  {name:<24}{count:>12}")?;
     }
-    writeln!(
-        out,
-        "  {:<24}{:>12.0}",
-        "received per second",
-        per_second(figures)
-    )?;
-    writeln!(
-        out,
-        "\n{:<18}{:>10}{:>12}{:>12}{:>12}{:>12}",
-        "ms", "count", "p50", "p95", "p99", "max"
-    )?;
+    writeln!(out, "  {:<24}{:>12.0}", "received per second", per_second(figures))?;
+    writeln!(out, "\n{:<18}{:>10}{:>12}{:>12}{:>12}{:>12}", "ms", "count", "p50", "p95", "p99", "max")?;
     let latency = [("latency", &figures.latency)];
     let stages = figures.stages.iter().map(|(name, times)| (*name, times));
-    for (name, times) in latency
-        .into_iter()
-        .chain(stages)
-        .filter(|(_, times)| times.count() > 0)
-    {
+    for (name, times) in latency.into_iter().chain(stages).filter(|(_, times)| times.count() > 0) {
         write!(out, "{name:<18}{:>10}", times.count())?;
-        for quantile in [
-            times.quantile(0.5),
-            times.quantile(0.95),
-            times.quantile(0.99),
-            times.max(),
-        ] {
+        for quantile in [times.quantile(0.5), times.quantile(0.95), times.quantile(0.99), times.max()] {
             write!(out, "{:>12.2}", quantile.as_secs_f64() * 1e3)?;
         }
         writeln!(out)?;
@@ -184,20 +157,14 @@ fn write_table(
         }
     }
     if figures.trouble_count > 0 {
-        writeln!(
-            out,
-            "\n{} troubles; the first of each peer:",
-            figures.trouble_count
-        )?;
+        writeln!(out, "\n{} troubles; the first of each peer:", figures.trouble_count)?;
         for trouble in &figures.troubles {
             writeln!(out, "  {trouble}")?;
         }
     }
     match broken {
         [] => writeln!(out, "\nall bounds held"),
-        broken => broken
-            .iter()
-            .try_for_each(|bound| writeln!(out, "\nBROKEN: {bound}")),
+        broken => broken.iter().try_for_each(|bound| writeln!(out, "\nBROKEN: {bound}")),
     }
 }
 
@@ -214,11 +181,7 @@ fn json_times(times: &Histogram) -> Value {
 
 fn per_second(figures: &Figures) -> f64 {
     let seconds = figures.sending.as_secs_f64();
-    if seconds > 0.0 {
-        figures.totals.received as f64 / seconds
-    } else {
-        0.0
-    }
+    if seconds > 0.0 { figures.totals.received as f64 / seconds } else { 0.0 }
 }
 
 fn milliseconds(duration: Duration) -> String {
@@ -266,11 +229,7 @@ mod tests {
     fn figures(totals: Totals) -> Figures {
         let mut latency = Histogram::default();
         latency.record(Duration::from_millis(5));
-        Figures {
-            totals,
-            latency,
-            ..Figures::default()
-        }
+        Figures { totals, latency, ..Figures::default() }
     }
 
     fn broken_by(lane: Lane, totals: Totals) -> usize {
@@ -279,62 +238,28 @@ mod tests {
 
     #[test]
     fn every_fault_breaks_a_bound_of_the_reliable_lane() {
-        let good = Totals {
-            expected: 3,
-            received: 3,
-            ..Totals::default()
-        };
+        let good = Totals { expected: 3, received: 3, ..Totals::default() };
         assert_eq!(broken_by(Lane::Reliable, good), 0);
         assert_eq!(broken_by(Lane::Reliable, Totals { lost: 1, ..good }), 1);
         assert_eq!(broken_by(Lane::Reliable, Totals { doubled: 1, ..good }), 1);
-        assert_eq!(
-            broken_by(
-                Lane::Reliable,
-                Totals {
-                    out_of_order: 1,
-                    ..good
-                }
-            ),
-            1
-        );
-        assert_eq!(
-            broken_by(
-                Lane::Reliable,
-                Totals {
-                    told_missing: 1,
-                    ..good
-                }
-            ),
-            1
-        );
+        assert_eq!(broken_by(Lane::Reliable, Totals { out_of_order: 1, ..good }), 1);
+        assert_eq!(broken_by(Lane::Reliable, Totals { told_missing: 1, ..good }), 1);
         assert_eq!(broken_by(Lane::Reliable, Totals { foreign: 1, ..good }), 1);
         assert_eq!(broken_by(Lane::Reliable, Totals::default()), 1);
     }
 
     #[test]
     fn the_lossy_lane_may_lose_and_reorder_but_not_double() {
-        let totals = Totals {
-            expected: 9,
-            received: 3,
-            lost: 6,
-            out_of_order: 2,
-            ..Totals::default()
-        };
+        let totals = Totals { expected: 9, received: 3, lost: 6, out_of_order: 2, ..Totals::default() };
         assert_eq!(broken_by(Lane::Lossy, totals), 0);
         assert_eq!(broken_by(Lane::Lossy, Totals { doubled: 1, ..totals }), 1);
     }
 
     #[test]
     fn a_latency_above_its_bound_is_told() {
-        let figures = figures(Totals {
-            expected: 1,
-            received: 1,
-            ..Totals::default()
-        });
+        let figures = figures(Totals { expected: 1, received: 1, ..Totals::default() });
         let check = |below| {
-            let bounds = Bounds {
-                p95_below: Some(Duration::from_millis(below)),
-            };
+            let bounds = Bounds { p95_below: Some(Duration::from_millis(below)) };
             broken(&scenario(Lane::Reliable), &bounds, &figures)
         };
         assert!(check(6).is_empty());
@@ -343,22 +268,11 @@ mod tests {
 
     #[test]
     fn table_and_json_have_the_figures_and_the_verdict() {
-        let figures = figures(Totals {
-            expected: 8,
-            received: 7,
-            lost: 1,
-            ..Totals::default()
-        });
+        let figures = figures(Totals { expected: 8, received: 7, lost: 1, ..Totals::default() });
         let broken = broken(&scenario(Lane::Reliable), &Bounds::default(), &figures);
         let table = table(&scenario(Lane::Reliable), &figures, &broken);
-        assert!(
-            table.contains("BROKEN: 1 messages lost on the reliable lane"),
-            "{table}"
-        );
+        assert!(table.contains("BROKEN: 1 messages lost on the reliable lane"), "{table}");
         let json = json(&scenario(Lane::Reliable), &figures, &broken);
-        assert_eq!(
-            (&json["lost"], &json["scenario"]["transport"]),
-            (&json!(1), &json!("mixed"))
-        );
+        assert_eq!((&json["lost"], &json["scenario"]["transport"]), (&json!(1), &json!("mixed")));
     }
 }

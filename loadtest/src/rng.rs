@@ -13,9 +13,7 @@ impl Rng {
     /// The stream of this seed.
     pub fn new(seed: u64) -> Self {
         let mut mix = seed;
-        Self {
-            state: std::array::from_fn(|_| splitmix64(&mut mix)),
-        }
+        Self { state: std::array::from_fn(|_| splitmix64(&mut mix)) }
     }
 
     /// An independent stream of the same seed: number `stream` of them.
@@ -72,14 +70,7 @@ mod tests {
     fn splitmix_agrees_with_its_published_values() {
         let mut state = 1_234_567;
         let values: Vec<u64> = (0..3).map(|_| splitmix64(&mut state)).collect();
-        assert_eq!(
-            values,
-            [
-                6_457_827_717_110_365_317,
-                3_203_168_211_198_807_973,
-                9_817_491_932_198_370_423
-            ]
-        );
+        assert_eq!(values, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
 
     #[test]
@@ -99,10 +90,7 @@ mod tests {
         for _ in 0..160_000 {
             buckets[rng.below(16) as usize] += 1;
         }
-        assert!(
-            buckets.iter().all(|&count| (9_500..10_500).contains(&count)),
-            "{buckets:?}"
-        );
+        assert!(buckets.iter().all(|&count| (9_500..10_500).contains(&count)), "{buckets:?}");
         let mean = (0..100_000).map(|_| rng.unit()).sum::<f64>() / 100_000.0;
         assert!((0.495..0.505).contains(&mean), "{mean}");
     }

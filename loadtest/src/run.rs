@@ -169,11 +169,7 @@ pub async fn run(scenario: &Scenario, mut interrupted: watch::Receiver<bool>) ->
             troubles.extend(outcome?.1.troubles);
         }
         ticker.abort();
-        return Err(RunError::NotReady {
-            ready: number_ready.into(),
-            peers: scenario.peers,
-            troubles,
-        });
+        return Err(RunError::NotReady { ready: number_ready.into(), peers: scenario.peers, troubles });
     }
 
     let start = Instant::now() + LEAD;
@@ -207,10 +203,7 @@ async fn plan(scenario: &Scenario) -> Result<Vec<Plan>, TokenError> {
     for number in 0..scenario.peers {
         let (room, place) = (number % scenario.rooms, number / scenario.rooms);
         let room = format!("{}-{room}", scenario.prefix);
-        let token = scenario
-            .tokens
-            .token(scenario.server, &room, &format!("user-{number}"))
-            .await?;
+        let token = scenario.tokens.token(scenario.server, &room, &format!("user-{number}")).await?;
         // Senders are spread over the interval: a thousand clients do not tick together.
         let offset = interval.mul_f64(f64::from(number) / f64::from(scenario.peers));
         let (lane, size) = (scenario.lane, scenario.size);
@@ -226,13 +219,7 @@ async fn plan(scenario: &Scenario) -> Result<Vec<Plan>, TokenError> {
                 // By place, so that every room has both.
                 Transport::Mixed => place % 2 == 0,
             },
-            sending: sends.then_some(Sending {
-                lane,
-                size,
-                interval,
-                offset,
-                count,
-            }),
+            sending: sends.then_some(Sending { lane, size, interval, offset, count }),
         });
     }
     Ok(plans)
@@ -304,11 +291,7 @@ async fn drain(scenario: &Scenario, plans: &[Plan], progress: &Progress) {
         while quiet < QUIET || scenario.lane == Lane::Reliable {
             sleep(step).await;
             let (_, sent, received) = progress.read();
-            quiet = if received == before {
-                quiet + step
-            } else {
-                Duration::ZERO
-            };
+            quiet = if received == before { quiet + step } else { Duration::ZERO };
             before = received;
             if received >= sent * receivers {
                 // Whoever sends twice is found out in this last moment.
@@ -344,18 +327,9 @@ fn add_up(plans: &[Plan], outcomes: &BTreeMap<u32, Outcome>) -> Figures {
         figures.dropped_before_sending += outcome.dropped_before_sending;
         let of_room = senders.get(plan.room.as_str()).map_or(&[][..], |senders| senders);
         let others = of_room.iter().filter(|(number, _)| *number != plan.number);
-        figures.totals += outcome
-            .account
-            .balance(others.map(|&(number, sent)| (number, STREAM, sent)));
+        figures.totals += outcome.account.balance(others.map(|&(number, sent)| (number, STREAM, sent)));
         figures.latency.merge(&outcome.latency);
-        let Stages {
-            websocket,
-            joined,
-            ice,
-            dtls,
-            channel,
-            attached,
-        } = outcome.stages;
+        let Stages { websocket, joined, ice, dtls, channel, attached } = outcome.stages;
         let times = [websocket, joined, ice, dtls, channel, attached];
         for ((_, histogram), time) in figures.stages.iter_mut().zip(times) {
             if let Some(time) = time {
@@ -377,9 +351,7 @@ fn add_up(plans: &[Plan], outcomes: &BTreeMap<u32, Outcome>) -> Figures {
 }
 
 fn first_trouble(troubles: &[String]) -> String {
-    troubles
-        .first()
-        .map_or_else(String::new, |trouble| format!("; the first trouble: {trouble}"))
+    troubles.first().map_or_else(String::new, |trouble| format!("; the first trouble: {trouble}"))
 }
 
 #[cfg(test)]
@@ -433,13 +405,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let (passed, held, sessions, closed) = Default::default();
-            let relay = Arc::new(Self {
-                fault,
-                passed,
-                held,
-                sessions,
-                closed,
-            });
+            let relay = Arc::new(Self { fault, passed, held, sessions, closed });
             let accepting = relay.clone();
             tokio::spawn(async move {
                 for member in 0.. {
@@ -487,10 +453,8 @@ mod tests {
                 }
                 let (texts, frames, datagrams) = {
                     let mut session = session.lock().unwrap();
-                    let messages = session
-                        .answerer
-                        .as_mut()
-                        .map(|answerer| std::mem::take(&mut answerer.messages));
+                    let messages =
+                        session.answerer.as_mut().map(|answerer| std::mem::take(&mut answerer.messages));
                     for (_, frames) in messages.into_iter().flatten() {
                         incoming.extend(session.take_frames(Instant::now(), Pipe::Channel, frames));
                     }
@@ -515,9 +479,8 @@ mod tests {
             let now = Instant::now();
             let texts = std::mem::take(&mut session.texts);
             let mut frames = Vec::new();
-            frames.extend(std::iter::from_fn(|| {
-                session.fill(now, Pipe::Socket, limits::SOCKET_MESSAGE_BYTES)
-            }));
+            frames
+                .extend(std::iter::from_fn(|| session.fill(now, Pipe::Socket, limits::SOCKET_MESSAGE_BYTES)));
             let lossy = std::mem::take(&mut session.lossy);
             let mut datagrams = Vec::new();
             if let Some(mut answerer) = session.answerer.take() {
@@ -525,9 +488,7 @@ mod tests {
                     answerer.send(now, Channel::Reliable, &frames);
                 }
                 if session.attached == Some(Pipe::Channel) {
-                    lossy
-                        .iter()
-                        .for_each(|frame| answerer.send(now, Channel::Lossy, frame));
+                    lossy.iter().for_each(|frame| answerer.send(now, Channel::Lossy, frame));
                 }
                 answerer.drain();
                 datagrams.extend(std::iter::from_fn(|| answerer.poll_datagram()));
@@ -579,10 +540,7 @@ mod tests {
     fn scenario(server: SocketAddr) -> Scenario {
         Scenario {
             server,
-            tokens: TokenSource::Key {
-                key: "key".to_owned(),
-                secret: "secret".to_owned(),
-            },
+            tokens: TokenSource::Key { key: "key".to_owned(), secret: "secret".to_owned() },
             prefix: "load".to_owned(),
             peers: 6,
             rooms: 1,
@@ -612,22 +570,12 @@ mod tests {
     async fn a_faultless_relay_on_real_sockets_passes_with_every_message_accounted_for() {
         for transport in [Transport::Udp, Transport::WebSocket, Transport::Mixed] {
             let (address, _relay) = Relay::start(Fault::None).await;
-            let scenario = Scenario {
-                transport,
-                ..scenario(address)
-            };
+            let scenario = Scenario { transport, ..scenario(address) };
             let figures = figures(&scenario).await;
             let bad = broken(&scenario, &Bounds::default(), &figures);
             assert!(bad.is_empty(), "{transport:?}: {bad:?} {figures:?}");
             assert_eq!(figures.sent, 100);
-            assert_eq!(
-                figures.totals,
-                Totals {
-                    expected: 500,
-                    received: 500,
-                    ..Totals::default()
-                }
-            );
+            assert_eq!(figures.totals, Totals { expected: 500, received: 500, ..Totals::default() });
             assert_eq!(figures.latency.count(), 500);
             let ready = &figures.stages.last().unwrap().1;
             assert_eq!(ready.count(), 6);
@@ -658,15 +606,9 @@ mod tests {
     #[tokio::test]
     async fn the_lossy_lane_runs_too() {
         let (address, _relay) = Relay::start(Fault::None).await;
-        let scenario = Scenario {
-            lane: Lane::Lossy,
-            ..scenario(address)
-        };
+        let scenario = Scenario { lane: Lane::Lossy, ..scenario(address) };
         let figures = figures(&scenario).await;
-        assert!(
-            broken(&scenario, &Bounds::default(), &figures).is_empty(),
-            "{figures:?}"
-        );
+        assert!(broken(&scenario, &Bounds::default(), &figures).is_empty(), "{figures:?}");
         assert!(figures.totals.received > 400, "{figures:?}");
     }
 
@@ -675,13 +617,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let error = run(&scenario(address), watch::channel(false).1)
-            .await
-            .unwrap_err();
+        let error = run(&scenario(address), watch::channel(false).1).await.unwrap_err();
         assert!(
-            error
-                .to_string()
-                .starts_with("only 0 of 6 peers were ready in time; the first trouble"),
+            error.to_string().starts_with("only 0 of 6 peers were ready in time; the first trouble"),
             "{error}"
         );
     }
@@ -689,10 +627,7 @@ mod tests {
     #[tokio::test]
     async fn an_early_end_still_gives_figures() {
         let (address, _relay) = Relay::start(Fault::None).await;
-        let scenario = Scenario {
-            duration: Duration::from_secs(600),
-            ..scenario(address)
-        };
+        let scenario = Scenario { duration: Duration::from_secs(600), ..scenario(address) };
         let (stop, stopped) = watch::channel(false);
         let running = run(&scenario, stopped);
         let stopping = async {

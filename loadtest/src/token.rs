@@ -57,9 +57,9 @@ impl TokenSource {
     pub async fn token(&self, server: SocketAddr, room: &str, user: &str) -> Result<String, TokenError> {
         match self {
             Self::Key { key, secret } => Ok(mint(key, secret, room, user, SystemTime::now())),
-            Self::Development => timeout(ANSWER_TIMEOUT, ask(server, room, user))
-                .await
-                .map_err(|_| TokenError::TimedOut)?,
+            Self::Development => {
+                timeout(ANSWER_TIMEOUT, ask(server, room, user)).await.map_err(|_| TokenError::TimedOut)?
+            }
         }
     }
 }
@@ -74,11 +74,7 @@ pub fn mint(key: &str, secret: &str, room: &str, user: &str, now: SystemTime) ->
         "exp": expires.as_secs(),
         "room": { "name": room, "role": "editor" },
     });
-    sign(
-        &json!({ "alg": "HS256", "typ": "JWT" }),
-        &claims,
-        secret.as_bytes(),
-    )
+    sign(&json!({ "alg": "HS256", "typ": "JWT" }), &claims, secret.as_bytes())
 }
 
 fn sign(header: &Value, claims: &Value, secret: &[u8]) -> String {
@@ -107,15 +103,9 @@ fn read_answer(answer: &str) -> Result<String, TokenError> {
     }
     // The body may be chunked: the object is what lies between the outermost braces.
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    let object = body
-        .find('{')
-        .zip(body.rfind('}'))
-        .map_or("", |(start, end)| &body[start..=end]);
+    let object = body.find('{').zip(body.rfind('}')).map_or("", |(start, end)| &body[start..=end]);
     let value: Value = serde_json::from_str(object).map_err(|_| TokenError::NoToken)?;
-    value["token"]
-        .as_str()
-        .map(str::to_owned)
-        .ok_or(TokenError::NoToken)
+    value["token"].as_str().map(str::to_owned).ok_or(TokenError::NoToken)
 }
 
 #[cfg(test)]
@@ -138,10 +128,7 @@ mod tests {
         let token = mint("devkey", "secret", "room-1", "user-2", UNIX_EPOCH);
         let parts: Vec<&str> = token.split('.').collect();
         let claims: Value = serde_json::from_slice(&BASE64URL.decode(parts[1].as_bytes()).unwrap()).unwrap();
-        assert_eq!(
-            (&claims["iss"], &claims["sub"]),
-            (&json!("devkey"), &json!("user-2"))
-        );
+        assert_eq!((&claims["iss"], &claims["sub"]), (&json!("devkey"), &json!("user-2")));
         assert_eq!(claims["room"], json!({ "name": "room-1", "role": "editor" }));
         assert_eq!(claims["exp"], 6 * 3600);
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"secret");
@@ -156,14 +143,8 @@ mod tests {
         let chunked =
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n11\r\n{\"token\":\"a.b.c\"}\r\n0\r\n\r\n";
         assert_eq!(read_answer(chunked).unwrap(), "a.b.c");
-        assert!(matches!(
-            read_answer("HTTP/1.1 404 Not Found\r\n\r\n"),
-            Err(TokenError::Refused(_))
-        ));
-        assert!(matches!(
-            read_answer("HTTP/1.1 200 OK\r\n\r\n{}"),
-            Err(TokenError::NoToken)
-        ));
+        assert!(matches!(read_answer("HTTP/1.1 404 Not Found\r\n\r\n"), Err(TokenError::Refused(_))));
+        assert!(matches!(read_answer("HTTP/1.1 200 OK\r\n\r\n{}"), Err(TokenError::NoToken)));
         assert!(read_answer("").is_err());
     }
 }

@@ -63,37 +63,19 @@ pub struct Assembly {
 
 #[derive(Debug)]
 enum Unfinished {
-    Message {
-        text: bool,
-        target: Target,
-        total: usize,
-        payload: BytesMut,
-    },
+    Message { text: bool, target: Target, total: usize, payload: BytesMut },
     PassedOver,
 }
 
 impl Assembly {
     /// For data messages of at most `max_message` bytes, with at most `max_held` bytes in unfinished ones.
     pub fn new(max_message: usize, max_held: usize) -> Self {
-        Self {
-            max_message,
-            max_held,
-            unfinished: BTreeMap::new(),
-            held: 0,
-        }
+        Self { max_message, max_held, unfinished: BTreeMap::new(), held: 0 }
     }
 
     /// Takes the next chunk; returns the message that it completes.
     pub fn handle(&mut self, header: ChunkHeader, payload: Bytes) -> Result<Option<Complete>, AssemblyError> {
-        let ChunkHeader {
-            kind,
-            text,
-            room,
-            sender,
-            stream,
-            first,
-            last,
-        } = header;
+        let ChunkHeader { kind, text, room, sender, stream, first, last } = header;
         let key = (kind, (room, sender, stream));
         let (text, target, payload) = if let Some((target, total)) = first {
             if !self.unfinished.is_empty() && self.forget(&key) {
@@ -122,15 +104,7 @@ impl Assembly {
         if text && std::str::from_utf8(&payload).is_err() {
             return Err(AssemblyError::NotUtf8);
         }
-        Ok(Some(Complete {
-            kind,
-            text,
-            room,
-            sender,
-            stream,
-            target,
-            payload,
-        }))
+        Ok(Some(Complete { kind, text, room, sender, stream, target, payload }))
     }
 
     /// Messages of this stream are missing, the unfinished one among them.
@@ -173,15 +147,7 @@ impl Assembly {
         }
         self.held += payload.len();
         let payload = BytesMut::from(payload);
-        self.unfinished.insert(
-            key,
-            Unfinished::Message {
-                text,
-                target,
-                total,
-                payload,
-            },
-        );
+        self.unfinished.insert(key, Unfinished::Message { text, target, total, payload });
         Ok(())
     }
 
@@ -219,13 +185,7 @@ impl Assembly {
             return Ok(None);
         }
         self.held -= length - chunk.len();
-        let Unfinished::Message {
-            text,
-            target,
-            payload,
-            ..
-        } = entry.remove()
-        else {
+        let Unfinished::Message { text, target, payload, .. } = entry.remove() else {
             unreachable!("matched above")
         };
         Ok(Some((text, target, payload.freeze())))
@@ -253,15 +213,7 @@ mod tests {
 
     fn chunk(stream: u16, total: Option<usize>, last: bool) -> ChunkHeader {
         let first = total.map(|total| (Target::Room, total));
-        ChunkHeader {
-            kind: Kind::Data,
-            text: false,
-            room: 1,
-            sender: 0,
-            stream,
-            first,
-            last,
-        }
+        ChunkHeader { kind: Kind::Data, text: false, room: 1, sender: 0, stream, first, last }
     }
 
     fn assembly() -> Assembly {
@@ -273,18 +225,9 @@ mod tests {
         let mut assembly = assembly();
         assert_eq!(assembly.handle(chunk(1, Some(6), false), "abc".into()), Ok(None));
         assert_eq!(assembly.handle(chunk(2, Some(4), false), "xy".into()), Ok(None));
-        let first = assembly
-            .handle(chunk(1, None, true), "def".into())
-            .unwrap()
-            .unwrap();
-        let second = assembly
-            .handle(chunk(2, None, true), "zz".into())
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            (&first.payload[..], &second.payload[..]),
-            (&b"abcdef"[..], &b"xyzz"[..])
-        );
+        let first = assembly.handle(chunk(1, None, true), "def".into()).unwrap().unwrap();
+        let second = assembly.handle(chunk(2, None, true), "zz".into()).unwrap().unwrap();
+        assert_eq!((&first.payload[..], &second.payload[..]), (&b"abcdef"[..], &b"xyzz"[..]));
         assert_eq!(assembly.held_bytes(), 0);
     }
 
@@ -297,21 +240,13 @@ mod tests {
         );
         assert_eq!(assembly.handle(chunk(1, None, false), "def".into()), Ok(None));
         assert_eq!(assembly.handle(chunk(1, None, true), "ghi".into()), Ok(None));
-        assert!(
-            assembly
-                .handle(chunk(1, Some(2), true), "ok".into())
-                .unwrap()
-                .is_some()
-        );
+        assert!(assembly.handle(chunk(1, Some(2), true), "ok".into()).unwrap().is_some());
     }
 
     #[test]
     fn what_does_not_fit_together_is_refused_and_leaves_nothing_behind() {
         let mut assembly = assembly();
-        assert_eq!(
-            assembly.handle(chunk(1, None, true), "abc".into()),
-            Err(AssemblyError::Contradiction)
-        );
+        assert_eq!(assembly.handle(chunk(1, None, true), "abc".into()), Err(AssemblyError::Contradiction));
         assembly.handle(chunk(1, Some(6), false), "abc".into()).unwrap();
         assert_eq!(
             assembly.handle(chunk(1, Some(6), false), "abc".into()),
@@ -319,10 +254,7 @@ mod tests {
         );
         assert_eq!(assembly.handle(chunk(1, None, true), "abc".into()), Ok(None));
         assembly.handle(chunk(1, Some(6), false), "abc".into()).unwrap();
-        assert_eq!(
-            assembly.handle(chunk(1, None, true), "de".into()),
-            Err(AssemblyError::Contradiction)
-        );
+        assert_eq!(assembly.handle(chunk(1, None, true), "de".into()), Err(AssemblyError::Contradiction));
         assert_eq!(assembly.held_bytes(), 0);
     }
 
@@ -330,11 +262,7 @@ mod tests {
     fn unfinished_messages_are_bounded_in_number_and_bytes() {
         let mut assembly = assembly();
         let refused = (0..1000)
-            .filter(|&stream| {
-                assembly
-                    .handle(chunk(stream, Some(900), false), vec![0; 100].into())
-                    .is_err()
-            })
+            .filter(|&stream| assembly.handle(chunk(stream, Some(900), false), vec![0; 100].into()).is_err())
             .count();
         assert_eq!(refused, 1000 - 20);
         assert!(assembly.held_bytes() <= 2000);
@@ -355,9 +283,6 @@ mod tests {
     fn text_is_checked() {
         let mut header = chunk(1, Some(2), true);
         header.text = true;
-        assert_eq!(
-            assembly().handle(header, Bytes::from_static(b"\xff\xfe")),
-            Err(AssemblyError::NotUtf8)
-        );
+        assert_eq!(assembly().handle(header, Bytes::from_static(b"\xff\xfe")), Err(AssemblyError::NotUtf8));
     }
 }

@@ -209,10 +209,7 @@ mod tests {
         let document = include_str!("../../docs/protocol.md");
         for code in Code::ALL {
             assert_eq!(serde_json::to_string(code).unwrap(), format!("\"{code}\""));
-            assert!(
-                document.contains(&format!("`{code}`")),
-                "{code} is not in docs/protocol.md"
-            );
+            assert!(document.contains(&format!("`{code}`")), "{code} is not in docs/protocol.md");
         }
     }
 }

@@ -205,10 +205,7 @@ pub struct Frames {
 impl Frames {
     /// Frames of one pipe message.
     pub fn new(message: Bytes) -> Self {
-        Self {
-            rest: message,
-            unknown: 0,
-        }
+        Self { rest: message, unknown: 0 }
     }
 }
 
@@ -217,10 +214,8 @@ impl Iterator for Frames {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.rest.is_empty() {
-            let Some(length) = self
-                .rest
-                .first_chunk::<LENGTH_BYTES>()
-                .map(|raw| u16::from_be_bytes(*raw) as usize)
+            let Some(length) =
+                self.rest.first_chunk::<LENGTH_BYTES>().map(|raw| u16::from_be_bytes(*raw) as usize)
             else {
                 self.rest.clear();
                 return Some(Err(FrameError::Truncated));
@@ -270,31 +265,14 @@ pub fn decode(frame: Bytes) -> Result<Option<Frame>, FrameError> {
                 return Err(FrameError::Length);
             }
             let kind = if kind == DATA { Kind::Data } else { Kind::Control };
-            let header = ChunkHeader {
-                kind,
-                text: flags & TEXT != 0,
-                room,
-                sender,
-                stream,
-                first,
-                last,
-            };
-            Frame::Reliable {
-                lane_seq,
-                ack,
-                body: Reliable::Chunk(header, reader.rest),
-            }
+            let header = ChunkHeader { kind, text: flags & TEXT != 0, room, sender, stream, first, last };
+            Frame::Reliable { lane_seq, ack, body: Reliable::Chunk(header, reader.rest) }
         }
         GAP => {
             reader.flags(0)?;
             let (lane_seq, ack) = (reader.u32()?, reader.u32()?);
             let (room, sender, stream) = (reader.u16()?, reader.u32()?, reader.u16()?);
-            let body = Reliable::Gap {
-                room,
-                sender,
-                stream,
-                count: reader.u32()?,
-            };
+            let body = Reliable::Gap { room, sender, stream, count: reader.u32()? };
             Frame::Reliable { lane_seq, ack, body }
         }
         LOSSY => {
@@ -304,39 +282,20 @@ pub fn decode(frame: Bytes) -> Result<Option<Frame>, FrameError> {
             if reader.rest.len() > limits::LOSSY_BYTES {
                 return Err(FrameError::Length);
             }
-            Frame::Lossy(
-                LossyHeader {
-                    text,
-                    room,
-                    sender,
-                    stream,
-                    seq,
-                    target,
-                },
-                reader.rest,
-            )
+            Frame::Lossy(LossyHeader { text, room, sender, stream, seq, target }, reader.rest)
         }
         ACK => Frame::Ack(reader.u32()?),
         PING => Frame::Ping(reader.u32()?),
         PONG => Frame::Pong(reader.u32()?),
-        ATTACH => Frame::Attach {
-            generation: reader.u32()?,
-            ack: reader.u32()?,
-        },
-        ATTACHED => Frame::Attached {
-            generation: reader.u32()?,
-            ack: reader.u32()?,
-        },
+        ATTACH => Frame::Attach { generation: reader.u32()?, ack: reader.u32()? },
+        ATTACHED => Frame::Attached { generation: reader.u32()?, ack: reader.u32()? },
         _ => return Ok(None),
     };
     Ok(Some(frame))
 }
 
 /// Appends a chunk with its length; `payload` is the chunk's, `total` the message's.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the fields of the frame in their order, on the hottest path"
-)]
+#[expect(clippy::too_many_arguments, reason = "the fields of the frame in their order, on the hottest path")]
 pub fn put_chunk(
     out: &mut BytesMut,
     kind: Kind,
@@ -484,11 +443,7 @@ impl Reader {
 
     fn flags(&mut self, defined: u8) -> Result<u8, FrameError> {
         let flags = self.u8()?;
-        if flags & !defined == 0 {
-            Ok(flags)
-        } else {
-            Err(FrameError::Contradiction)
-        }
+        if flags & !defined == 0 { Ok(flags) } else { Err(FrameError::Contradiction) }
     }
 
     fn name(&mut self, most: usize) -> Result<String, FrameError> {
@@ -500,9 +455,7 @@ impl Reader {
             return Err(FrameError::Truncated);
         }
         let raw = self.rest.split_to(length);
-        std::str::from_utf8(&raw)
-            .map(str::to_owned)
-            .map_err(|_| FrameError::NotUtf8)
+        std::str::from_utf8(&raw).map(str::to_owned).map_err(|_| FrameError::NotUtf8)
     }
 
     fn target(&mut self) -> Result<Target, FrameError> {
@@ -513,10 +466,7 @@ impl Reader {
                 if count > limits::TARGET_USERS {
                     return Err(FrameError::Length);
                 }
-                (0..count)
-                    .map(|_| self.name(limits::USER_BYTES))
-                    .collect::<Result<_, _>>()
-                    .map(Target::Users)
+                (0..count).map(|_| self.name(limits::USER_BYTES)).collect::<Result<_, _>>().map(Target::Users)
             }
             2 => self.name(limits::TOPIC_BYTES).map(Target::Topic),
             _ => Err(FrameError::Contradiction),
@@ -536,30 +486,8 @@ mod tests {
     fn every_frame_is_read_as_it_was_written_and_several_share_a_message() {
         let mut out = BytesMut::new();
         let target = Target::Topic("cursors".into());
-        put_chunk(
-            &mut out,
-            Kind::Data,
-            true,
-            (7, 9),
-            2,
-            3,
-            4,
-            Some((&target, 5)),
-            true,
-            b"hello",
-        );
-        put_chunk(
-            &mut out,
-            Kind::Control,
-            true,
-            (8, 9),
-            0,
-            0,
-            0,
-            Some((&Target::Room, 40_000)),
-            false,
-            b"{",
-        );
+        put_chunk(&mut out, Kind::Data, true, (7, 9), 2, 3, 4, Some((&target, 5)), true, b"hello");
+        put_chunk(&mut out, Kind::Control, true, (8, 9), 0, 0, 0, Some((&Target::Room, 40_000)), false, b"{");
         put_chunk(&mut out, Kind::Data, false, (9, 9), 2, 3, 4, None, true, b"tail");
         put_gap(&mut out, (10, 9), 2, 3, 4, 17);
         let lossy = LossyHeader {
@@ -585,11 +513,7 @@ mod tests {
             first,
             last,
         };
-        let reliable = |lane_seq, body| Frame::Reliable {
-            lane_seq,
-            ack: 9,
-            body,
-        };
+        let reliable = |lane_seq, body| Frame::Reliable { lane_seq, ack: 9, body };
         assert_eq!(
             frames(out),
             [
@@ -607,55 +531,23 @@ mod tests {
                         "{".into()
                     )
                 ),
-                reliable(
-                    9,
-                    Reliable::Chunk(chunk(Kind::Data, false, 2, 3, 4, None, true), "tail".into())
-                ),
-                reliable(
-                    10,
-                    Reliable::Gap {
-                        room: 2,
-                        sender: 3,
-                        stream: 4,
-                        count: 17
-                    }
-                ),
+                reliable(9, Reliable::Chunk(chunk(Kind::Data, false, 2, 3, 4, None, true), "tail".into())),
+                reliable(10, Reliable::Gap { room: 2, sender: 3, stream: 4, count: 17 }),
                 Frame::Lossy(lossy, Bytes::new()),
                 Frame::Ack(1),
                 Frame::Ping(2),
                 Frame::Pong(3),
-                Frame::Attach {
-                    generation: 4,
-                    ack: 5
-                },
-                Frame::Attached {
-                    generation: 6,
-                    ack: 7
-                },
+                Frame::Attach { generation: 4, ack: 5 },
+                Frame::Attached { generation: 6, ack: 7 },
             ]
         );
     }
 
     #[test]
     fn the_length_of_a_chunk_is_never_underestimated() {
-        for target in [
-            Target::Room,
-            Target::Users(vec!["é".repeat(64); 16]),
-            Target::Topic("t".into()),
-        ] {
+        for target in [Target::Room, Target::Users(vec!["é".repeat(64); 16]), Target::Topic("t".into())] {
             let mut out = BytesMut::new();
-            put_chunk(
-                &mut out,
-                Kind::Data,
-                true,
-                (1, 1),
-                1,
-                1,
-                1,
-                Some((&target, 9_999)),
-                false,
-                b"abc",
-            );
+            put_chunk(&mut out, Kind::Data, true, (1, 1), 1, 1, 1, Some((&target, 9_999)), false, b"abc");
             assert_eq!(out.len(), chunk_len(Some(&target), 3));
             assert!(chunk_len(Some(&target), limits::CHUNK_BYTES) <= limits::CHANNEL_MESSAGE_BYTES);
         }
@@ -674,28 +566,14 @@ mod tests {
     fn every_truncation_of_a_message_is_an_error_or_a_shorter_payload_but_never_a_panic() {
         let mut out = BytesMut::new();
         let target = Target::Users(vec!["ann".into()]);
-        put_chunk(
-            &mut out,
-            Kind::Data,
-            true,
-            (7, 9),
-            2,
-            3,
-            4,
-            Some((&target, 50)),
-            false,
-            b"hello",
-        );
+        put_chunk(&mut out, Kind::Data, true, (7, 9), 2, 3, 4, Some((&target, 50)), false, b"hello");
         let frame = out.freeze().slice(LENGTH_BYTES..);
         for length in 0..frame.len() {
             let _ = decode(frame.slice(..length));
             let mut message = BytesMut::new();
             message.put_u16(frame.len() as u16);
             message.put_slice(&frame[..length]);
-            assert_eq!(
-                Frames::new(message.freeze()).next(),
-                Some(Err(FrameError::Truncated))
-            );
+            assert_eq!(Frames::new(message.freeze()).next(), Some(Err(FrameError::Truncated)));
         }
     }
 

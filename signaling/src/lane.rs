@@ -43,7 +43,7 @@ pub struct Message {
     pub target: Target,
     /// What the author gave.
     pub payload: Bytes,
-    /// When it came into this process.
+    /// When its author sent it, as far as is known here.
     pub at: Instant,
 }
 
@@ -98,15 +98,8 @@ pub struct Sender {
 
 #[derive(Debug)]
 enum Sent {
-    Chunk {
-        room: u16,
-        message: Arc<Message>,
-        offset: u32,
-    },
-    Gap {
-        stream: StreamKey,
-        count: u32,
-    },
+    Chunk { room: u16, message: Arc<Message>, offset: u32 },
+    Gap { stream: StreamKey, count: u32 },
 }
 
 #[derive(Debug, Default)]
@@ -186,11 +179,8 @@ impl Sender {
             (*handle, message.clone(), self.control_offset)
         } else if let Some((&stream, &count)) = self.gaps.first_key_value() {
             return self.send_gap(stream, count, (ack, room), out);
-        } else if let Some(stream) = self
-            .turns
-            .front()
-            .copied()
-            .filter(|stream| bulk_is_due && !self.waits(stream))
+        } else if let Some(stream) =
+            self.turns.front().copied().filter(|stream| bulk_is_due && !self.waits(stream))
         {
             let bulk = &self.bulk[&stream];
             (stream.0, bulk.messages[0].clone(), bulk.offset)
@@ -238,11 +228,7 @@ impl Sender {
         let mut freed = 0;
         self.small.retain(|(room, message)| {
             let keep = *room != handle;
-            freed += if keep {
-                0
-            } else {
-                message.payload.len() + OVERHEAD_BYTES
-            };
+            freed += if keep { 0 } else { message.payload.len() + OVERHEAD_BYTES };
             keep
         });
         self.bulk.retain(|stream, bulk| {
@@ -265,6 +251,16 @@ impl Sender {
         self.sent.len()
     }
 
+    /// The message of which a chunk was sent last, if none of its chunks is left to be sent.
+    pub fn completed(&self) -> Option<&Message> {
+        match self.sent.back() {
+            Some(sent @ Sent::Chunk { message, .. }) if sent.is_last() && self.on_pipe == self.sent.len() => {
+                Some(message)
+            }
+            _ => None,
+        }
+    }
+
     /// The number of the next new frame.
     pub fn next_seq(&self) -> u32 {
         self.next_seq
@@ -277,15 +273,11 @@ impl Sender {
 
     /// Whether a shorter message of the stream waits in front of the long ones.
     fn waits(&self, stream: &StreamKey) -> bool {
-        self.small
-            .iter()
-            .any(|(room, message)| (*room, message.sender, message.stream) == *stream)
+        self.small.iter().any(|(room, message)| (*room, message.sender, message.stream) == *stream)
     }
 
     fn replay(&mut self, ack: u32, room: usize, out: &mut BytesMut) -> Polled {
-        let lane_seq = self
-            .next_seq
-            .wrapping_sub((self.sent.len() - self.on_pipe) as u32);
+        let lane_seq = self.next_seq.wrapping_sub((self.sent.len() - self.on_pipe) as u32);
         let sent = &self.sent[self.on_pipe];
         if sent.frame_len() > room {
             return Polled::TooLong;
@@ -320,11 +312,7 @@ impl Sender {
     ) -> Polled {
         let (kind, one_chunk) = (message.kind, message.is_one_chunk());
         let stream = (handle, message.sender, message.stream);
-        let sent = Sent::Chunk {
-            room: handle,
-            message,
-            offset: offset as u32,
-        };
+        let sent = Sent::Chunk { room: handle, message, offset: offset as u32 };
         if sent.frame_len() > room {
             return Polled::TooLong;
         }
@@ -364,10 +352,7 @@ impl Sender {
             return false;
         };
         self.turns.front() == Some(stream)
-            && self
-                .bulk
-                .get(stream)
-                .is_some_and(|bulk| Arc::ptr_eq(&bulk.messages[0], message))
+            && self.bulk.get(stream).is_some_and(|bulk| Arc::ptr_eq(&bulk.messages[0], message))
     }
 
     fn send(&mut self, sent: Sent, ack: u32, out: &mut BytesMut) {
@@ -389,7 +374,8 @@ impl Sender {
         }
     }
 
-    fn note_gap(&mut self, stream: StreamKey, count: u32) {
+    /// Notes that `count` messages of a stream are missing at this place.
+    pub fn note_gap(&mut self, stream: StreamKey, count: u32) {
         self.dropped += u64::from(count);
         let whole_room = self.gaps.len() >= GAPS_APART && !self.gaps.contains_key(&stream);
         let stream = if whole_room { (stream.0, 0, 0) } else { stream };
@@ -429,11 +415,7 @@ impl Sent {
 
     fn put(&self, numbers: (u32, u32), out: &mut BytesMut) {
         match self {
-            Self::Chunk {
-                room,
-                message,
-                offset,
-            } => {
+            Self::Chunk { room, message, offset } => {
                 let offset = *offset as usize;
                 frame::put_chunk(
                     out,
@@ -448,10 +430,7 @@ impl Sent {
                     &message.payload[offset..self.end()],
                 );
             }
-            Self::Gap {
-                stream: (room, sender, stream),
-                count,
-            } => {
+            Self::Gap { stream: (room, sender, stream), count } => {
                 frame::put_gap(out, numbers, *room, *sender, *stream, *count);
             }
         }
@@ -461,11 +440,7 @@ impl Sent {
 impl Bulk {
     /// Bytes held: the first message without the chunks already sent.
     fn cost(&self) -> usize {
-        let bytes: usize = self
-            .messages
-            .iter()
-            .map(|message| message.payload.len() + OVERHEAD_BYTES)
-            .sum();
+        let bytes: usize = self.messages.iter().map(|message| message.payload.len() + OVERHEAD_BYTES).sum();
         bytes - self.offset
     }
 }
@@ -506,11 +481,7 @@ impl Receiver {
         self.frames += 1;
         self.bytes += bytes;
         let full = self.frames >= ACK_FRAMES || self.bytes >= ACK_BYTES;
-        let due = if full {
-            now
-        } else {
-            self.due.unwrap_or(now + Duration::from_millis(ACK_DELAY_MS))
-        };
+        let due = if full { now } else { self.due.unwrap_or(now + Duration::from_millis(ACK_DELAY_MS)) };
         self.due = Some(due);
         Arrival::Next
     }
@@ -562,16 +533,12 @@ mod tests {
         while sender.poll(0, usize::MAX, &mut out) == Polled::Frame {}
         Frames::new(out.freeze())
             .map(|frame| match frame.unwrap() {
-                Frame::Reliable {
-                    lane_seq,
-                    body: Reliable::Chunk(header, payload),
-                    ..
-                } => (lane_seq, header.stream, payload.len() as i64),
-                Frame::Reliable {
-                    lane_seq,
-                    body: Reliable::Gap { stream, count, .. },
-                    ..
-                } => (lane_seq, stream, -i64::from(count)),
+                Frame::Reliable { lane_seq, body: Reliable::Chunk(header, payload), .. } => {
+                    (lane_seq, header.stream, payload.len() as i64)
+                }
+                Frame::Reliable { lane_seq, body: Reliable::Gap { stream, count, .. }, .. } => {
+                    (lane_seq, stream, -i64::from(count))
+                }
                 other => panic!("{other:?}"),
             })
             .collect()
@@ -587,15 +554,8 @@ mod tests {
         sender.push(1, message(7, vec![0; 10])).unwrap();
         sender.push(1, control(vec![0; 3])).unwrap();
         let sent = drain(&mut sender);
-        let expected = [
-            (1, 0, 3),
-            (2, 7, 10),
-            (3, 5, CHUNK),
-            (4, 6, CHUNK),
-            (5, 5, CHUNK),
-            (6, 6, 2),
-            (7, 5, 1),
-        ];
+        let expected =
+            [(1, 0, 3), (2, 7, 10), (3, 5, CHUNK), (4, 6, CHUNK), (5, 5, CHUNK), (6, 6, 2), (7, 5, 1)];
         assert_eq!(sent, expected);
     }
 
@@ -726,10 +686,7 @@ mod tests {
     fn numbers_wrap() {
         let mut sender = Sender::new(1 << 20);
         sender.next_seq = u32::MAX;
-        let mut receiver = Receiver {
-            last: u32::MAX - 1,
-            ..Receiver::default()
-        };
+        let mut receiver = Receiver { last: u32::MAX - 1, ..Receiver::default() };
         for _ in 0..3 {
             sender.push(1, message(5, vec![0; 1])).unwrap();
         }
@@ -747,10 +704,7 @@ mod tests {
         let mut receiver = Receiver::default();
         let start = Instant::now();
         assert_eq!(receiver.handle(1, 10, start), Arrival::Next);
-        assert_eq!(
-            receiver.poll_timeout(),
-            Some(start + Duration::from_millis(ACK_DELAY_MS))
-        );
+        assert_eq!(receiver.poll_timeout(), Some(start + Duration::from_millis(ACK_DELAY_MS)));
         assert_eq!(receiver.handle(3, 10, start), Arrival::Ahead);
         assert_eq!(receiver.handle(1, 10, start), Arrival::Duplicate);
         assert_eq!(receiver.poll_timeout(), Some(start));

@@ -138,13 +138,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal after which the connection lives on.
     pub fn new(id: Option<u32>, code: Code, message: impl Into<String>) -> Self {
-        Self {
-            id,
-            code,
-            message: message.into(),
-            retry_after_ms: None,
-            fatal: false,
-        }
+        Self { id, code, message: message.into(), retry_after_ms: None, fatal: false }
     }
 
     /// The same, closing the connection.
@@ -309,19 +303,11 @@ impl ClientText {
         let message = serde_json::from_str(text)?;
         match &message {
             Self::Hello { client, .. } => {
-                at_most(
-                    "client",
-                    client.as_ref().map_or(0, String::len),
-                    limits::USER_BYTES,
-                )?;
+                at_most("client", client.as_ref().map_or(0, String::len), limits::USER_BYTES)?;
             }
             Self::Join { token, offer, .. } => {
                 at_most("token", token.len(), limits::TOKEN_BYTES)?;
-                at_most(
-                    "sdp",
-                    offer.as_ref().map_or(0, |offer| offer.sdp.len()),
-                    limits::SDP_BYTES,
-                )?;
+                at_most("sdp", offer.as_ref().map_or(0, |offer| offer.sdp.len()), limits::SDP_BYTES)?;
             }
             Self::Offer(offer) => at_most("sdp", offer.sdp.len(), limits::SDP_BYTES)?,
             Self::Candidate { candidate, .. } => {
@@ -361,11 +347,7 @@ pub fn to_json<T: Serialize>(message: &T) -> String {
 }
 
 fn at_most(what: &'static str, len: usize, limit: usize) -> Result<(), ParseError> {
-    if len > limit {
-        Err(ParseError::TooLarge { what, len, limit })
-    } else {
-        Ok(())
-    }
+    if len > limit { Err(ParseError::TooLarge { what, len, limit }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -380,30 +362,15 @@ mod tests {
             id: 7,
             room: "r".into(),
             token: "t".into(),
-            offer: Some(Description {
-                pc: 1,
-                sdp: "v=0".into(),
-            }),
+            offer: Some(Description { pc: 1, sdp: "v=0".into() }),
         };
         assert_eq!(ClientText::parse(text).unwrap(), expected);
     }
 
     #[test]
     fn what_is_no_message_is_malformed() {
-        for text in [
-            "",
-            "[]",
-            "{}",
-            r#"{"type":"dance"}"#,
-            r#"{"type":"ping","t":-1}"#,
-            "\"hello\"",
-            "nul",
-        ] {
-            assert_eq!(
-                ClientText::parse(text).unwrap_err().code(),
-                Code::Malformed,
-                "{text}"
-            );
+        for text in ["", "[]", "{}", r#"{"type":"dance"}"#, r#"{"type":"ping","t":-1}"#, "\"hello\"", "nul"] {
+            assert_eq!(ClientText::parse(text).unwrap_err().code(), Code::Malformed, "{text}");
         }
     }
 
@@ -423,9 +390,6 @@ mod tests {
             )
         };
         assert!(signal(limits::SIGNAL_BYTES).is_ok());
-        assert_eq!(
-            signal(limits::SIGNAL_BYTES + 1).unwrap_err().code(),
-            Code::TooLarge
-        );
+        assert_eq!(signal(limits::SIGNAL_BYTES + 1).unwrap_err().code(), Code::TooLarge);
     }
 }

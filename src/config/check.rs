@@ -12,7 +12,7 @@ use super::source::Node;
 use super::{Config, ConfigError, Mode};
 
 /// More event loops than any machine this is meant for has cores.
-pub(super) const MAX_SHARDS: u16 = 256;
+pub(super) const MAX_SHARDS: u16 = 64;
 
 /// Bytes that a secret has in production: as many as the HMAC's output (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
@@ -62,23 +62,13 @@ impl Rules<'_> {
         }
         for (path, value, least, most) in [
             ("rtc.max_peers", rtc.max_peers, 1, 1_000_000),
-            (
-                "limits.participants_per_room",
-                limits.participants_per_room,
-                1,
-                100_000,
-            ),
+            ("limits.participants_per_room", limits.participants_per_room, 1, 100_000),
             ("limits.rooms_per_session", limits.rooms_per_session, 1, 1024),
             ("limits.topics_per_member", limits.topics_per_member, 0, 1024),
             ("limits.sessions_max", limits.sessions_max, 1, 10_000_000),
             ("limits.signals_burst", limits.signals_burst, 1, 1_000_000),
             ("limits.messages_burst", limits.messages_burst, 1, 1_000_000),
-            (
-                "limits.malformed_before_close",
-                limits.malformed_before_close,
-                1,
-                1_000_000,
-            ),
+            ("limits.malformed_before_close", limits.malformed_before_close, 1, 1_000_000),
         ] {
             self.within(path, value.into(), least, most)?;
         }
@@ -90,10 +80,9 @@ impl Rules<'_> {
             ("drain.timeout", self.config.drain.timeout, Duration::ZERO),
         ] {
             if value < least || value > hour {
-                return Err(self.refuse(
-                    path,
-                    &format!("expected a duration from {}s to 1h", least.as_secs()),
-                ));
+                return Err(
+                    self.refuse(path, &format!("expected a duration from {}s to 1h", least.as_secs()))
+                );
             }
         }
         Ok(())
@@ -103,30 +92,19 @@ impl Rules<'_> {
         let Config { http, rtc, .. } = self.config;
         let last = u32::from(rtc.udp_port) + u32::from(self.config.shards()) - 1;
         if rtc.udp_port != 0 && last > u16::MAX.into() {
-            let problem = format!(
-                "{} shards need the ports up to {last}, and 65535 is the last",
-                self.config.shards()
-            );
+            let problem =
+                format!("{} shards need the ports up to {last}, and 65535 is the last", self.config.shards());
             return Err(self.refuse("rtc.udp_port", &problem));
         }
         if rtc.enabled && rtc.tcp_enabled && rtc.tcp_port != 0 && rtc.tcp_port == http.port {
             return Err(self.refuse("rtc.tcp_port", "this is the port of HTTP (`http.port`)"));
         }
         if rtc.enabled && rtc.bind.is_empty() {
-            return Err(self.refuse(
-                "rtc.bind",
-                "at least one address is needed while `rtc.enabled` is true",
-            ));
+            return Err(self.refuse("rtc.bind", "at least one address is needed while `rtc.enabled` is true"));
         }
-        match rtc
-            .advertise_addresses
-            .iter()
-            .find(|address| address.is_unspecified())
-        {
-            Some(address) => Err(self.refuse(
-                "rtc.advertise_addresses",
-                &format!("{address} is no address a client can reach"),
-            )),
+        match rtc.advertise_addresses.iter().find(|address| address.is_unspecified()) {
+            Some(address) => Err(self
+                .refuse("rtc.advertise_addresses", &format!("{address} is no address a client can reach"))),
             None => Ok(()),
         }
     }
@@ -134,18 +112,8 @@ impl Rules<'_> {
     fn sizes(&self) -> Result<(), ConfigError> {
         let limits = &self.config.limits;
         let gibibyte = 1 << 30;
-        self.within(
-            "limits.max_message_bytes",
-            limits.max_message_bytes as u64,
-            1024,
-            16 << 20,
-        )?;
-        self.within(
-            "limits.replay_limit_bytes",
-            limits.replay_limit_bytes as u64,
-            64 << 10,
-            gibibyte,
-        )?;
+        self.within("limits.max_message_bytes", limits.max_message_bytes as u64, 1024, 16 << 20)?;
+        self.within("limits.replay_limit_bytes", limits.replay_limit_bytes as u64, 64 << 10, gibibyte)?;
         self.within(
             "limits.lossy_queue_bytes",
             limits.lossy_queue_bytes as u64,
@@ -196,10 +164,9 @@ impl Rules<'_> {
     fn secrets(&self) -> Result<(), ConfigError> {
         let keys = &self.config.keys;
         if let Some((name, _)) = keys.iter().find(|(_, key)| key.secret.expose().is_empty()) {
-            return Err(self.refuse(
-                &format!("keys.{name}.secret"),
-                &format!("the secret is empty; {MAKE_A_SECRET}"),
-            ));
+            return Err(
+                self.refuse(&format!("keys.{name}.secret"), &format!("the secret is empty; {MAKE_A_SECRET}"))
+            );
         }
         if self.config.mode() != Mode::Production {
             return Ok(());
@@ -253,9 +220,7 @@ impl Rules<'_> {
 }
 
 fn is_well_known(secret: &[u8]) -> bool {
-    WELL_KNOWN_SECRETS
-        .iter()
-        .any(|known| known.as_bytes().eq_ignore_ascii_case(secret))
+    WELL_KNOWN_SECRETS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(secret))
 }
 
 fn is_monotonous(secret: &[u8]) -> bool {

@@ -26,13 +26,9 @@ pub(super) fn default_of(path: &str) -> Option<String> {
         serde_json::Value::Null | serde_json::Value::Object(_) => None,
         serde_json::Value::String(text) => Some(text.clone()),
         serde_json::Value::Array(items) if items.is_empty() => Some("none".to_owned()),
-        serde_json::Value::Array(items) => Some(
-            items
-                .iter()
-                .filter_map(|item| item.as_str())
-                .collect::<Vec<_>>()
-                .join(", "),
-        ),
+        serde_json::Value::Array(items) => {
+            Some(items.iter().filter_map(|item| item.as_str()).collect::<Vec<_>>().join(", "))
+        }
         other => Some(other.to_string()),
     }
 }
@@ -44,17 +40,12 @@ pub(super) fn parsed<'de, D: Deserializer<'de>, T>(
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> Result<T, D::Error> {
     let text = String::deserialize(deserializer).ok();
-    text.and_then(|text| parse(&text))
-        .ok_or_else(|| D::Error::custom(expected))
+    text.and_then(|text| parse(&text)).ok_or_else(|| D::Error::custom(expected))
 }
 
 /// For `deserialize_with`: a port.
 pub(super) fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    parsed(
-        deserializer,
-        "expected a port number 1–65535, or 0 for any free one",
-        |text| text.parse().ok(),
-    )
+    parsed(deserializer, "expected a port number 1–65535, or 0 for any free one", |text| text.parse().ok())
 }
 
 /// For `deserialize_with`: an address that may be left to the server.
@@ -64,10 +55,7 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
 
 /// For `deserialize_with`: a list of addresses.
 pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
-    Ok(Vec::<Address>::deserialize(deserializer)?
-        .into_iter()
-        .map(|address| address.0)
-        .collect())
+    Ok(Vec::<Address>::deserialize(deserializer)?.into_iter().map(|address| address.0).collect())
 }
 
 /// For `deserialize_with`: API keys, by names that an environment variable can spell as well.
@@ -96,9 +84,7 @@ impl<'de> Deserialize<'de> for KeyName {
         if (1..=64).contains(&name.len()) && name.bytes().all(plain) && !name.contains("__") {
             Ok(Self(name))
         } else {
-            Err(D::Error::custom(
-                "an API key has 1–64 of the characters a–z, 0–9, `-` and single `_`",
-            ))
+            Err(D::Error::custom("an API key has 1–64 of the characters a–z, 0–9, `-` and single `_`"))
         }
     }
 }
@@ -116,22 +102,14 @@ pub(super) struct Fault {
 
 #[derive(Debug)]
 enum Kind {
-    UnknownKey {
-        key: String,
-        allowed: &'static [&'static str],
-    },
+    UnknownKey { key: String, allowed: &'static [&'static str] },
     Missing(&'static str),
     Value(String),
 }
 
 impl Fault {
     fn of(kind: Kind) -> Self {
-        Self {
-            path: Vec::new(),
-            place: None,
-            got: None,
-            kind,
-        }
+        Self { path: Vec::new(), place: None, got: None, kind }
     }
 
     /// Notes that the fault lies in what was written in `node`, unless it was found further inside.
@@ -170,21 +148,14 @@ impl Fault {
             }
         };
         match self.place {
-            Some(place) => ConfigError::Written {
-                place: *place,
-                problem,
-            },
+            Some(place) => ConfigError::Written { place: *place, problem },
             None => ConfigError::Refused(problem),
         }
     }
 }
 
 fn unknown_key(path: &str, key: &str, allowed: &[&str]) -> String {
-    let full = if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    };
+    let full = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     let nearest = allowed
         .iter()
         .map(|candidate| (strsim::osa_distance(candidate, key), candidate))
@@ -222,10 +193,7 @@ impl serde::de::Error for Fault {
     }
 
     fn unknown_field(key: &str, allowed: &'static [&'static str]) -> Self {
-        Self::of(Kind::UnknownKey {
-            key: key.to_owned(),
-            allowed,
-        })
+        Self::of(Kind::UnknownKey { key: key.to_owned(), allowed })
     }
 
     fn missing_field(key: &'static str) -> Self {
@@ -318,10 +286,7 @@ impl<'de> Deserializer<'de> for &Node {
                 .split(',')
                 .map(str::trim)
                 .filter(|item| !item.is_empty())
-                .map(|item| Node {
-                    place: self.place.clone(),
-                    value: Value::Scalar(item.to_owned()),
-                })
+                .map(|item| Node { place: self.place.clone(), value: Value::Scalar(item.to_owned()) })
                 .collect(),
             _ => return Err(Fault::custom("expected a list").in_node(self)),
         };
@@ -330,14 +295,8 @@ impl<'de> Deserializer<'de> for &Node {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.value {
-            Value::Null => visitor.visit_map(Entries {
-                rest: [].iter(),
-                current: None,
-            }),
-            Value::Map(entries) => visitor.visit_map(Entries {
-                rest: entries.iter(),
-                current: None,
-            }),
+            Value::Null => visitor.visit_map(Entries { rest: [].iter(), current: None }),
+            Value::Map(entries) => visitor.visit_map(Entries { rest: entries.iter(), current: None }),
             _ => Err(Fault::custom("expected a section of keys").in_node(self)),
         }
         .map_err(|fault| fault.in_node(self))
@@ -381,9 +340,7 @@ impl<'de> SeqAccess<'de> for Items {
         let Some(node) = self.0.next() else {
             return Ok(None);
         };
-        seed.deserialize(&node)
-            .map(Some)
-            .map_err(|fault| fault.in_node(&node))
+        seed.deserialize(&node).map(Some).map_err(|fault| fault.in_node(&node))
     }
 }
 
@@ -408,11 +365,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
-        let entry = self
-            .current
-            .take()
-            .ok_or_else(|| Fault::custom("expected a key before its value"))?;
-        seed.deserialize(&entry.node)
-            .map_err(|fault| fault.in_node(&entry.node).beneath(&entry.key))
+        let entry = self.current.take().ok_or_else(|| Fault::custom("expected a key before its value"))?;
+        seed.deserialize(&entry.node).map_err(|fault| fault.in_node(&entry.node).beneath(&entry.key))
     }
 }

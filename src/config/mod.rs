@@ -89,11 +89,7 @@ pub struct Http {
 
 impl Default for Http {
     fn default() -> Self {
-        Self {
-            bind: None,
-            port: 7880,
-            allowed_origins: Vec::new(),
-        }
+        Self { bind: None, port: 7880, allowed_origins: Vec::new() }
     }
 }
 
@@ -260,10 +256,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            filter: "info".to_owned(),
-            format: LogFormat::Text,
-        }
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
     }
 }
 
@@ -288,9 +281,7 @@ pub struct Drain {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(5),
-        }
+        Self { timeout: Duration::from_secs(5) }
     }
 }
 
@@ -333,11 +324,7 @@ impl Sources {
     /// The environment of this process, and what the command line gives.
     #[must_use]
     pub fn of_process(file: Option<PathBuf>, flags: Vec<Flag>) -> Self {
-        Self {
-            file,
-            environment: std::env::vars_os().collect(),
-            flags,
-        }
+        Self { file, environment: std::env::vars_os().collect(), flags }
     }
 }
 
@@ -353,10 +340,7 @@ impl Config {
             Some(path) => match std::fs::read_to_string(path) {
                 Ok(text) => Some((path.as_path(), text)),
                 Err(source) => {
-                    return Err(ConfigError::Read {
-                        path: path.clone(),
-                        source,
-                    });
+                    return Err(ConfigError::Read { path: path.clone(), source });
                 }
             },
         };
@@ -423,12 +407,7 @@ impl Config {
             return false;
         }
         let secret = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.keys.insert(
-            DEVELOPMENT_KEY.to_owned(),
-            Key {
-                secret: Secret(secret),
-            },
-        );
+        self.keys.insert(DEVELOPMENT_KEY.to_owned(), Key { secret: Secret(secret) });
         true
     }
 }

@@ -21,9 +21,7 @@ impl<'de> Deserialize<'de> for AllowedOrigin {
         match text.as_str() {
             "*" => Ok(Self(text)),
             _ if authority(&text).is_some_and(is_authority) => Ok(Self(text)),
-            _ => Err(D::Error::custom(
-                "expected an origin such as https://app.example.com (no path), or *",
-            )),
+            _ => Err(D::Error::custom("expected an origin such as https://app.example.com (no path), or *")),
         }
     }
 }
@@ -35,9 +33,7 @@ pub(super) fn is_same(origin: &str, host: &str) -> bool {
 }
 
 fn authority(origin: &str) -> Option<&str> {
-    origin
-        .strip_prefix("https://")
-        .or_else(|| origin.strip_prefix("http://"))
+    origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"))
 }
 
 fn is_authority(text: &str) -> bool {

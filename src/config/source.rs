@@ -84,10 +84,7 @@ impl Node {
     /// The node that `path` (for instance `rtc.udp_port`) leads to, if anybody wrote one.
     pub(super) fn find(&self, path: &str) -> Option<&Self> {
         path.split('.').try_fold(self, |node, key| match &node.value {
-            Value::Map(entries) => entries
-                .iter()
-                .find(|entry| entry.key == key)
-                .map(|entry| &entry.node),
+            Value::Map(entries) => entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node),
             _ => None,
         })
     }
@@ -109,25 +106,15 @@ impl Node {
         };
         let found = entries.iter().position(|entry| entry.key == key);
         let index = found.unwrap_or_else(|| {
-            let node = Self {
-                place: Some(place.clone()),
-                value: Value::Null,
-            };
-            entries.push(Entry {
-                key: key.to_owned(),
-                place: Some(place.clone()),
-                node,
-            });
+            let node = Self { place: Some(place.clone()), value: Value::Null };
+            entries.push(Entry { key: key.to_owned(), place: Some(place.clone()), node });
             entries.len() - 1
         });
         let node = &mut entries[index].node;
         match rest {
             Some(rest) => node.put(rest, place, value),
             None => {
-                *node = Self {
-                    place: Some(place.clone()),
-                    value,
-                };
+                *node = Self { place: Some(place.clone()), value };
                 Ok(())
             }
         }
@@ -142,10 +129,7 @@ pub(super) fn merge(
 ) -> Result<Node, ConfigError> {
     let mut root = match file {
         Some((path, text)) => parse(&path.display().to_string(), text)?,
-        None => Node {
-            place: None,
-            value: Value::Null,
-        },
+        None => Node { place: None, value: Value::Null },
     };
     let mut variables: Vec<_> = environment
         .iter()
@@ -157,33 +141,21 @@ pub(super) fn merge(
         let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
             return Err(written(&place, "name and value have to be UTF-8".to_owned()));
         };
-        let path = name[ENVIRONMENT_PREFIX.len()..]
-            .to_ascii_lowercase()
-            .replace("__", ".");
+        let path = name[ENVIRONMENT_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
         root.put(&path, &place, Value::Scalar(value.to_owned()))?;
     }
     for flag in flags {
-        root.put(
-            flag.key,
-            &Place::Flag(flag.name),
-            Value::Scalar(flag.value.clone()),
-        )?;
+        root.put(flag.key, &Place::Flag(flag.name), Value::Scalar(flag.value.clone()))?;
     }
     Ok(root)
 }
 
 fn written(place: &Place, problem: String) -> ConfigError {
-    ConfigError::Written {
-        place: place.clone(),
-        problem,
-    }
+    ConfigError::Written { place: place.clone(), problem }
 }
 
 fn parse(name: &str, text: &str) -> Result<Node, ConfigError> {
-    let mut yaml = Yaml {
-        name: name.into(),
-        parser: Parser::new_from_str(text),
-    };
+    let mut yaml = Yaml { name: name.into(), parser: Parser::new_from_str(text) };
     let root = yaml.document()?;
     Ok(root)
 }
@@ -201,10 +173,7 @@ impl<'a> Yaml<'a> {
             let (event, span) = self.next()?;
             match event {
                 Event::StreamEnd => {
-                    return Ok(root.unwrap_or(Node {
-                        place: None,
-                        value: Value::Null,
-                    }));
+                    return Ok(root.unwrap_or(Node { place: None, value: Value::Null }));
                 }
                 Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
                 Event::DocumentStart(_) if root.is_some() => {
@@ -284,11 +253,7 @@ impl<'a> Yaml<'a> {
     }
 
     fn place(&self, span: Span) -> Place {
-        Place::File {
-            name: self.name.clone(),
-            line: span.start.line(),
-            column: span.start.col() + 1,
-        }
+        Place::File { name: self.name.clone(), line: span.start.line(), column: span.start.col() + 1 }
     }
 
     fn error(&self, span: Span, problem: &str) -> ConfigError {

@@ -10,19 +10,12 @@ fn read(text: &str) -> Result<Config, ConfigError> {
 }
 
 fn with_environment(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let variables: Vec<_> = variables
-        .iter()
-        .map(|(name, value)| ((*name).into(), (*value).into()))
-        .collect();
+    let variables: Vec<_> = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     Config::read(Some((Path::new("switchyard.yaml"), text)), &variables, &[])
 }
 
 fn flag(name: &'static str, key: &'static str, value: &str) -> Flag {
-    Flag {
-        name,
-        key,
-        value: value.to_owned(),
-    }
+    Flag { name, key, value: value.to_owned() }
 }
 
 #[track_caller]
@@ -38,10 +31,7 @@ fn without_any_source_it_is_development_on_loopback() {
     let config = Config::read(None, &[], &[]).unwrap();
     assert_eq!(config, Config::default());
     assert_eq!(config.mode(), Mode::Development);
-    assert_eq!(
-        config.http_address(),
-        "127.0.0.1:7880".parse::<std::net::SocketAddr>().unwrap()
-    );
+    assert_eq!(config.http_address(), "127.0.0.1:7880".parse::<std::net::SocketAddr>().unwrap());
     assert!((1..=256).contains(&config.shards()));
 }
 
@@ -89,10 +79,7 @@ fn the_example_file_has_every_key() {
     for (section, keys) in defaults.as_object().unwrap() {
         assert!(tree.find(section).is_some(), "{section}");
         for key in keys.as_object().into_iter().flat_map(|keys| keys.keys()) {
-            assert!(
-                tree.find(&format!("{section}.{key}")).is_some(),
-                "{section}.{key}"
-            );
+            assert!(tree.find(&format!("{section}.{key}")).is_some(), "{section}.{key}");
         }
     }
 }
@@ -192,18 +179,9 @@ fn a_wrong_value_is_refused_with_its_place_what_is_allowed_and_the_default() {
             "log:\n  format: xml\n",
             "switchyard.yaml:2:11: `log.format`: expected text or json, got \"xml\"; default text",
         ),
-        (
-            "mode: prod\n",
-            "switchyard.yaml:1:7: `mode`: expected development or production, got \"prod\"",
-        ),
-        (
-            "http: 7880\n",
-            "switchyard.yaml:1:7: `http`: expected a section of keys, got \"7880\"",
-        ),
-        (
-            "mode: production\nkeys:\n  app: {}\n",
-            "switchyard.yaml:3:8: `keys.app` lacks the key `secret`",
-        ),
+        ("mode: prod\n", "switchyard.yaml:1:7: `mode`: expected development or production, got \"prod\""),
+        ("http: 7880\n", "switchyard.yaml:1:7: `http`: expected a section of keys, got \"7880\""),
+        ("mode: production\nkeys:\n  app: {}\n", "switchyard.yaml:3:8: `keys.app` lacks the key `secret`"),
         (
             "mode: production\nkeys:\n  App: { secret: hush }\n",
             "switchyard.yaml:3:3: `keys`: an API key has 1–64 of the characters a–z, 0–9, `-` and single `_`",
@@ -216,31 +194,19 @@ fn a_wrong_value_is_refused_with_its_place_what_is_allowed_and_the_default() {
 #[test]
 fn what_is_not_plain_yaml_is_refused_with_its_place() {
     for (text, message) in [
-        (
-            "http:\n  port: 1\n  port: 2\n",
-            "switchyard.yaml:3:3: `port` is given twice in this section",
-        ),
+        ("http:\n  port: 1\n  port: 2\n", "switchyard.yaml:3:3: `port` is given twice in this section"),
         (
             "mode: development\n---\nmode: production\n",
             "switchyard.yaml:2:1: a second YAML document begins here; one file holds one",
         ),
-        (
-            "http: &a\n  port: 1\n",
-            "switchyard.yaml:1:7: anchors, aliases and tags are not understood here",
-        ),
+        ("http: &a\n  port: 1\n", "switchyard.yaml:1:7: anchors, aliases and tags are not understood here"),
         (
             "mode: !!str production\n",
             "switchyard.yaml:1:7: anchors, aliases and tags are not understood here",
         ),
-        (
-            "[[[[[[[[[[1]]]]]]]]]]\n",
-            "switchyard.yaml:1:10: nested deeper than any setting",
-        ),
+        ("[[[[[[[[[[1]]]]]]]]]]\n", "switchyard.yaml:1:10: nested deeper than any setting"),
         ("[a, b]: c\n", "switchyard.yaml:1:1: expected a key"),
-        (
-            "- http\n",
-            "switchyard.yaml:1:1: expected a section of keys, got a list",
-        ),
+        ("- http\n", "switchyard.yaml:1:1: expected a section of keys, got a list"),
     ] {
         assert_refused(read(text), message);
     }
@@ -252,10 +218,7 @@ fn what_is_not_plain_yaml_is_refused_with_its_place() {
 #[test]
 fn a_value_out_of_range_or_at_odds_with_another_is_refused() {
     for (text, message) in [
-        (
-            "rtc:\n  shards: 0\n",
-            "switchyard.yaml:2:11: `rtc.shards`: expected 1–256, got 0",
-        ),
+        ("rtc:\n  shards: 0\n", "switchyard.yaml:2:11: `rtc.shards`: expected 1–64, got 0"),
         (
             "limits:\n  participants_per_room: 0\n",
             "switchyard.yaml:2:26: `limits.participants_per_room`: expected 1–100000, got 0; default 50",
@@ -273,10 +236,7 @@ fn a_value_out_of_range_or_at_odds_with_another_is_refused() {
             "switchyard.yaml:3:13: `rtc.udp_port`: 4 shards need the ports up to 65537, and 65535 is the last; \
              default 7882",
         ),
-        (
-            "http:\n  port: 7881\n",
-            "`rtc.tcp_port`: this is the port of HTTP (`http.port`); default 7881",
-        ),
+        ("http:\n  port: 7881\n", "`rtc.tcp_port`: this is the port of HTTP (`http.port`); default 7881"),
         (
             "rtc:\n  bind: []\n",
             "switchyard.yaml:2:9: `rtc.bind`: at least one address is needed while `rtc.enabled` is true; \
@@ -339,14 +299,8 @@ fn production_refuses_missing_short_well_known_and_shared_secrets() {
     ] {
         assert_refused(read(&format!("mode: production\n{keys}\n")), message);
     }
-    let config = read(&format!(
-        "mode: production\nkeys: {{ app: {{ secret: {GOOD_SECRET} }} }}\n"
-    ))
-    .unwrap();
-    assert_eq!(
-        config.http_address(),
-        "0.0.0.0:7880".parse::<std::net::SocketAddr>().unwrap()
-    );
+    let config = read(&format!("mode: production\nkeys: {{ app: {{ secret: {GOOD_SECRET} }} }}\n")).unwrap();
+    assert_eq!(config.http_address(), "0.0.0.0:7880".parse::<std::net::SocketAddr>().unwrap());
 }
 
 #[test]
@@ -379,10 +333,7 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
         &[flag("--port", "http.port", "100")],
     )
     .unwrap();
-    assert_eq!(
-        (config.http.port, config.rtc.udp_port, config.rtc.tcp_port),
-        (100, 20, 3)
-    );
+    assert_eq!((config.http.port, config.rtc.udp_port, config.rtc.tcp_port), (100, 20, 3));
 }
 
 #[test]
@@ -455,15 +406,9 @@ fn no_message_and_no_debug_output_shows_a_secret() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let sources = Sources {
-        file: Some("/nowhere/switchyard.yaml".into()),
-        ..Sources::default()
-    };
+    let sources = Sources { file: Some("/nowhere/switchyard.yaml".into()), ..Sources::default() };
     let error = Config::load(&sources).unwrap_err().to_string();
-    assert!(
-        error.starts_with("cannot read the configuration file /nowhere/switchyard.yaml: "),
-        "{error}"
-    );
+    assert!(error.starts_with("cannot read the configuration file /nowhere/switchyard.yaml: "), "{error}");
 }
 
 #[test]
@@ -495,14 +440,8 @@ fn pages_of_this_server_and_listed_ones_may_connect() {
 fn only_a_development_server_without_keys_makes_its_own() {
     let mut config = Config::default();
     assert!(config.add_development_key(&[0xab; 32]));
-    assert_eq!(
-        config.keys[DEVELOPMENT_KEY].secret.expose(),
-        "ab".repeat(32).as_bytes()
-    );
+    assert_eq!(config.keys[DEVELOPMENT_KEY].secret.expose(), "ab".repeat(32).as_bytes());
     assert!(!config.add_development_key(&[1; 32]), "it has one now");
-    let mut production = Config {
-        mode: Some(Mode::Production),
-        ..Config::default()
-    };
+    let mut production = Config { mode: Some(Mode::Production), ..Config::default() };
     assert!(!production.add_development_key(&[1; 32]));
 }

@@ -3,13 +3,7 @@
 use std::time::Duration;
 
 /// Units of time, the largest first, in milliseconds.
-const TIMES: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
-];
+const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// Units of size, the largest first, in bytes.
 const SIZES: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -25,14 +19,8 @@ pub struct BadDuration;
 /// On anything else, a missing unit included: `30` would leave open thirty of what.
 pub fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
     let (number, unit) = split(text).ok_or(BadDuration)?;
-    let (_, millis) = TIMES
-        .into_iter()
-        .find(|(name, _)| *name == unit)
-        .ok_or(BadDuration)?;
-    number
-        .checked_mul(millis)
-        .map(Duration::from_millis)
-        .ok_or(BadDuration)
+    let (_, millis) = TIMES.into_iter().find(|(name, _)| *name == unit).ok_or(BadDuration)?;
+    number.checked_mul(millis).map(Duration::from_millis).ok_or(BadDuration)
 }
 
 fn parse_size(text: &str) -> Option<usize> {
@@ -46,19 +34,13 @@ fn parse_size(text: &str) -> Option<usize> {
 
 /// The digits at the front, and what follows.
 fn split(text: &str) -> Option<(u64, &str)> {
-    let end = text
-        .bytes()
-        .position(|byte| !byte.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..end].parse().ok()?, &text[end..]))
 }
 
 /// `value` in the largest unit that leaves no remainder.
 fn write(value: u64, units: &[(&str, u64)]) -> String {
-    match units
-        .iter()
-        .find(|(_, unit)| value > 0 && value.is_multiple_of(*unit))
-    {
+    match units.iter().find(|(_, unit)| value > 0 && value.is_multiple_of(*unit)) {
         Some((name, unit)) => format!("{}{name}", value / unit),
         None => value.to_string(),
     }
@@ -74,9 +56,7 @@ pub(super) mod duration {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Duration, D::Error> {
-        parsed(deserializer, &BadDuration.to_string(), |text| {
-            parse_duration(text).ok()
-        })
+        parsed(deserializer, &BadDuration.to_string(), |text| parse_duration(text).ok())
     }
 
     pub(in crate::config) fn serialize<S: Serializer>(
@@ -102,11 +82,7 @@ pub(super) mod size {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<usize, D::Error> {
-        parsed(
-            deserializer,
-            "expected a size such as 65536, 64KiB or 1MiB",
-            parse_size,
-        )
+        parsed(deserializer, "expected a size such as 65536, 64KiB or 1MiB", parse_size)
     }
 
     pub(in crate::config) fn serialize<S: Serializer>(
@@ -125,17 +101,9 @@ mod tests {
     fn durations_need_a_unit() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
-        for wrong in [
-            "30",
-            "",
-            "s",
-            "-1s",
-            "1.5s",
-            "30 s",
-            "1S",
-            "99999999999999999999d",
-            "9999999999999999d",
-        ] {
+        for wrong in
+            ["30", "", "s", "-1s", "1.5s", "30 s", "1S", "99999999999999999999d", "9999999999999999d"]
+        {
             assert_eq!(parse_duration(wrong), Err(BadDuration), "{wrong}");
         }
     }

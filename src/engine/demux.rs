@@ -87,9 +87,7 @@ pub fn shard_of_ufrag(ufrag: &str) -> Option<u16> {
     let shard = ufrag
         .bytes()
         .take(SHARD_CHARS as usize)
-        .try_fold(0_u32, |number, byte| {
-            Some(number << 6 | u32::from(ice_char_value(byte)?))
-        })?;
+        .try_fold(0_u32, |number, byte| Some(number << 6 | u32::from(ice_char_value(byte)?)))?;
     u16::try_from(shard).ok()
 }
 
@@ -134,11 +132,7 @@ mod tests {
     #[test]
     fn the_ufrag_of_a_request_is_the_part_before_the_colon() {
         assert_eq!(ufrag_of(stun::samples::REQUEST), Some("evtj"));
-        assert_eq!(
-            ufrag_of(stun::samples::RESPONSE_V4),
-            None,
-            "a response has no username"
-        );
+        assert_eq!(ufrag_of(stun::samples::RESPONSE_V4), None, "a response has no username");
         for cut in 0..stun::samples::REQUEST.len() {
             assert_eq!(ufrag_of(&stun::samples::REQUEST[..cut]), None);
         }
@@ -161,9 +155,7 @@ mod tests {
     fn every_shard_is_read_back_from_its_ufrag() {
         let mut number = 7_u64;
         let mut random = || {
-            number = number
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             number
         };
         for shard in 0..=u16::MAX {

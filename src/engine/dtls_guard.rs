@@ -43,11 +43,7 @@ pub const REPEATS: u32 = 64;
 pub const EARLY_RECORDS: u32 = EARLY.change_cipher_spec + EARLY.handshake + EARLY.other;
 
 /// Separate rooms, so that early data cannot take that of the message which ends the handshake.
-const EARLY: Early = Early {
-    change_cipher_spec: 4,
-    handshake: 8,
-    other: 4,
-};
+const EARLY: Early = Early { change_cipher_spec: 4, handshake: 8, other: 4 };
 /// How often the room for early records is given again.
 const EARLY_REFILLS: u32 = 2;
 /// A handshake of DTLS 1.2 has fewer than ten messages from either side.
@@ -275,10 +271,7 @@ impl DtlsGuard {
 
     /// Appends the message to `out` if this fragment completes it, and tells whether it does.
     fn collect(&mut self, fragment: &Fragment<'_>, out: &mut Vec<u8>) -> Result<bool, Refusal> {
-        let index = self
-            .partial
-            .iter()
-            .position(|partial| partial.message == fragment.message);
+        let index = self.partial.iter().position(|partial| partial.message == fragment.message);
         if let Some(partial) = index.map(|index| &self.partial[index]) {
             if (partial.kind, partial.length) != (fragment.kind, fragment.length) {
                 return Err(Refusal::Contradiction);
@@ -317,15 +310,10 @@ impl DtlsGuard {
         /// empties its queue.
         const KEY_MESSAGES: std::ops::RangeInclusive<u8> = 14..=16;
         self.delivered |= 1 << fragment.message;
-        self.partial
-            .retain(|partial| self.delivered & 1 << partial.message == 0);
+        self.partial.retain(|partial| self.delivered & 1 << partial.message == 0);
         self.held_fragments = self.partial.iter().map(|partial| partial.pieces.len()).sum();
-        self.held_bytes = self
-            .partial
-            .iter()
-            .flat_map(|partial| &partial.pieces)
-            .map(|(_, piece)| piece.len())
-            .sum();
+        self.held_bytes =
+            self.partial.iter().flat_map(|partial| &partial.pieces).map(|(_, piece)| piece.len()).sum();
         if KEY_MESSAGES.contains(&fragment.kind) && self.refills_left > 0 {
             self.refills_left -= 1;
             self.early_left = EARLY;
@@ -351,29 +339,17 @@ struct Partial {
 
 impl Partial {
     fn of(fragment: &Fragment<'_>) -> Self {
-        Self {
-            message: fragment.message,
-            kind: fragment.kind,
-            length: fragment.length,
-            pieces: Vec::new(),
-        }
+        Self { message: fragment.message, kind: fragment.kind, length: fragment.length, pieces: Vec::new() }
     }
 
     fn insert(&mut self, fragment: &Fragment<'_>) {
-        let index = self
-            .pieces
-            .partition_point(|(offset, _)| *offset <= fragment.offset);
-        self.pieces
-            .insert(index, (fragment.offset, fragment.content().into()));
+        let index = self.pieces.partition_point(|(offset, _)| *offset <= fragment.offset);
+        self.pieces.insert(index, (fragment.offset, fragment.content().into()));
     }
 
     fn covers(&self, begin: usize, end: usize) -> bool {
         let reached = self.pieces.iter().fold(begin, |reached, (offset, piece)| {
-            if *offset <= reached {
-                reached.max(offset + piece.len())
-            } else {
-                reached
-            }
+            if *offset <= reached { reached.max(offset + piece.len()) } else { reached }
         });
         reached >= end
     }
@@ -404,20 +380,13 @@ struct Survey {
 
 impl Survey {
     fn of(datagram: &[u8]) -> Result<Self, Refusal> {
-        let mut survey = Self {
-            is_data: true,
-            fragments: 0,
-            handshake_bytes: 0,
-        };
+        let mut survey = Self { is_data: true, fragments: 0, handshake_bytes: 0 };
         if datagram.is_empty() {
             return Err(Refusal::Malformed);
         }
         for record in Records(datagram) {
             let record = record?;
-            survey.is_data &= !matches!(
-                record.kind,
-                ContentType::Handshake | ContentType::ChangeCipherSpec
-            );
+            survey.is_data &= !matches!(record.kind, ContentType::Handshake | ContentType::ChangeCipherSpec);
             if record.kind != ContentType::Handshake {
                 continue;
             }
@@ -461,10 +430,7 @@ impl<'a> Record<'a> {
             23 => ContentType::ApplicationData,
             _ => return None,
         };
-        let (epoch, length) = (
-            u16::from_be_bytes([e0, e1]),
-            usize::from(u16::from_be_bytes([l0, l1])),
-        );
+        let (epoch, length) = (u16::from_be_bytes([e0, e1]), usize::from(u16::from_be_bytes([l0, l1])));
         let fits_epoch = match kind {
             ContentType::ChangeCipherSpec => epoch == 0 && length == 1,
             ContentType::Alert => epoch == 1 || (epoch == 0 && length == 2),
@@ -476,15 +442,7 @@ impl<'a> Record<'a> {
             return None;
         }
         let (record, rest) = bytes.split_at_checked(RECORD_HEADER + length)?;
-        Some((
-            Self {
-                kind,
-                epoch,
-                bytes: record,
-                body: &record[RECORD_HEADER..],
-            },
-            rest,
-        ))
+        Some((Self { kind, epoch, bytes: record, body: &record[RECORD_HEADER..] }, rest))
     }
 }
 
@@ -524,9 +482,7 @@ impl<'a> Fragment<'a> {
             bytes.first_chunk::<FRAGMENT_HEADER>().ok_or(Refusal::Malformed)?;
         let (length, message) = (number([a0, a1, a2]), u16::from_be_bytes([m0, m1]));
         let (offset, content) = (number([o0, o1, o2]), number([c0, c1, c2]));
-        let (bytes, rest) = bytes
-            .split_at_checked(FRAGMENT_HEADER + content)
-            .ok_or(Refusal::Malformed)?;
+        let (bytes, rest) = bytes.split_at_checked(FRAGMENT_HEADER + content).ok_or(Refusal::Malformed)?;
         if offset + content > length {
             return Err(Refusal::Malformed);
         }
@@ -536,16 +492,7 @@ impl<'a> Fragment<'a> {
         if length > FLIGHT_BYTES || message >= MESSAGES {
             return Err(Refusal::Message);
         }
-        Ok((
-            Self {
-                kind,
-                length,
-                message,
-                offset,
-                bytes,
-            },
-            rest,
-        ))
+        Ok((Self { kind, length, message, offset, bytes }, rest))
     }
 
     fn content(&self) -> &'a [u8] {
@@ -614,12 +561,7 @@ mod tests {
     fn pieces(kind: u8, message: u16, content: &[u8], size: usize) -> Vec<Vec<u8>> {
         let piece =
             |(index, piece): (usize, &[u8])| fragment(kind, message, content.len(), index * size, piece);
-        content
-            .chunks(size)
-            .enumerate()
-            .map(piece)
-            .map(|piece| record(22, 0, 0, &piece))
-            .collect()
+        content.chunks(size).enumerate().map(piece).map(|piece| record(22, 0, 0, &piece)).collect()
     }
 
     fn text(length: usize) -> Vec<u8> {
@@ -672,20 +614,10 @@ mod tests {
             }
             shuffle(&mut datagrams, &mut random);
             let mut guard = DtlsGuard::new();
-            let handed_on: Vec<_> = datagrams
-                .iter()
-                .map(|datagram| guard.admit(datagram).unwrap())
-                .collect();
+            let handed_on: Vec<_> = datagrams.iter().map(|datagram| guard.admit(datagram).unwrap()).collect();
             let expected = Admission::Rewritten(record(22, 0, 0, &whole(CLIENT_HELLO, 1, &hello)));
-            assert_eq!(
-                handed_on.iter().filter(|&one| *one == expected).count(),
-                1,
-                "seed {seed}"
-            );
-            assert_eq!(
-                (guard.held_bytes, guard.held_fragments, guard.partial.len()),
-                (0, 0, 0)
-            );
+            assert_eq!(handed_on.iter().filter(|&one| *one == expected).count(), 1, "seed {seed}");
+            assert_eq!((guard.held_bytes, guard.held_fragments, guard.partial.len()), (0, 0, 0));
         }
     }
 
@@ -693,10 +625,7 @@ mod tests {
     fn fragments_of_another_size_after_a_loss_fill_the_gaps() {
         let hello = text(1700);
         let mut guard = DtlsGuard::new();
-        assert_eq!(
-            guard.admit(&pieces(CLIENT_HELLO, 0, &hello, 1150)[0]),
-            Ok(Admission::Held)
-        );
+        assert_eq!(guard.admit(&pieces(CLIENT_HELLO, 0, &hello, 1150)[0]), Ok(Admission::Held));
         let mut completed = 0;
         for datagram in pieces(CLIENT_HELLO, 0, &hello, 203) {
             if guard.admit(&datagram).unwrap() != Admission::Held {
@@ -711,13 +640,9 @@ mod tests {
         for seed in 1..100 {
             let mut random = xorshift(seed);
             let mut guard = DtlsGuard::new();
-            for (kind, message, length) in [
-                (1, 0, 1700),
-                (1, 1, 1720),
-                (CERTIFICATE, 2, 900),
-                (16, 3, 66),
-                (15, 4, 80),
-            ] {
+            for (kind, message, length) in
+                [(1, 0, 1700), (1, 1, 1720), (CERTIFICATE, 2, 900), (16, 3, 66), (15, 4, 80)]
+            {
                 let mut rounds = 0;
                 while guard.delivered & 1 << message == 0 {
                     rounds += 1;
@@ -760,13 +685,7 @@ mod tests {
         guard.admit(&hello).unwrap();
         guard.handshake_complete();
         let results: Vec<_> = (0..200).map(|_| guard.admit(&hello)).collect();
-        assert_eq!(
-            results
-                .iter()
-                .filter(|result| **result == Ok(Admission::AsIs))
-                .count(),
-            REPEATS as usize
-        );
+        assert_eq!(results.iter().filter(|result| **result == Ok(Admission::AsIs)).count(), REPEATS as usize);
         assert_eq!(results.last(), Some(&Err(Refusal::Repeats)));
     }
 
@@ -775,11 +694,7 @@ mod tests {
         let mut guard = DtlsGuard::new();
         let hello = |message| record(22, 0, 0, &whole(CLIENT_HELLO, message, &text(200)));
         guard.admit(&hello(0)).unwrap();
-        assert_eq!(
-            guard.admit(&hello(0)),
-            Ok(Admission::AsIs),
-            "the answer may be lost"
-        );
+        assert_eq!(guard.admit(&hello(0)), Ok(Admission::AsIs), "the answer may be lost");
         guard.admit(&pieces(CLIENT_HELLO, 0, &text(200), 150)[0]).unwrap();
         assert_eq!(guard.held_bytes, 150, "it may come in pieces");
         guard.admit(&hello(1)).unwrap();
@@ -787,20 +702,14 @@ mod tests {
         assert_eq!(guard.admit(&hello(0)), Ok(Admission::Held));
         assert_eq!(guard.admit(&hello(1)), Ok(Admission::Held));
         guard.handshake_complete();
-        assert_eq!(
-            guard.admit(&hello(1)),
-            Ok(Admission::AsIs),
-            "so may the last flight"
-        );
+        assert_eq!(guard.admit(&hello(1)), Ok(Admission::AsIs), "so may the last flight");
     }
 
     #[test]
     fn endless_retransmission_ends_in_exhaustion_for_good() {
         let mut guard = DtlsGuard::new();
         let half = record(22, 0, 0, &fragment(CLIENT_HELLO, 0, 1700, 0, &text(1000)));
-        let passed = (0..10_000)
-            .take_while(|_| guard.admit(&half) == Ok(Admission::Held))
-            .count();
+        let passed = (0..10_000).take_while(|_| guard.admit(&half) == Ok(Admission::Held)).count();
         assert_eq!(passed, LIFE_BYTES / 1012);
         assert_eq!(guard.admit(&half), Err(Refusal::Exhausted));
         assert_eq!(
@@ -827,10 +736,7 @@ mod tests {
                 assert!(!matches!(admitted, Ok(Admission::AsIs | Admission::Rewritten(_))));
                 assert!(guard.held_fragments <= FLIGHT_FRAGMENTS);
             }
-            assert_eq!(
-                guard.admit(&record(22, 0, 0, &whole(1, 0, b"hello"))),
-                Err(Refusal::Exhausted)
-            );
+            assert_eq!(guard.admit(&record(22, 0, 0, &whole(1, 0, b"hello"))), Err(Refusal::Exhausted));
             // About a millisecond where it was written; the margin is for a busy machine.
             assert!(begin.elapsed().as_millis() < 500);
         }
@@ -853,12 +759,8 @@ mod tests {
     fn many_begun_messages_share_one_flights_room() {
         let mut guard = DtlsGuard::new();
         for number in 0..500_u16 {
-            let datagram = record(
-                22,
-                0,
-                0,
-                &fragment(CERTIFICATE, number % MESSAGES, 900, usize::from(number), &[1]),
-            );
+            let datagram =
+                record(22, 0, 0, &fragment(CERTIFICATE, number % MESSAGES, 900, usize::from(number), &[1]));
             let _ = guard.admit(&datagram);
         }
         assert!(guard.held_fragments <= FLIGHT_FRAGMENTS && guard.partial.len() <= usize::from(MESSAGES));
@@ -868,9 +770,7 @@ mod tests {
     fn early_records_are_bounded_and_data_does_not_take_the_room_of_finished() {
         let mut guard = DtlsGuard::new();
         let passes = |guard: &mut DtlsGuard, datagram: &[u8]| {
-            (0..40)
-                .filter(|_| guard.admit(datagram) == Ok(Admission::AsIs))
-                .count() as u32
+            (0..40).filter(|_| guard.admit(datagram) == Ok(Admission::AsIs)).count() as u32
         };
         let data = passes(&mut guard, &record(23, 1, 0, &text(100)));
         let finished = passes(&mut guard, &record(22, 1, 0, &text(48)));
@@ -883,9 +783,7 @@ mod tests {
         // With the messages that make the keys there is room again, a bounded number of times.
         let mut all = 0;
         for number in 0..MESSAGES {
-            guard
-                .admit(&record(22, 0, 0, &whole(CERTIFICATE_VERIFY, number, &text(80))))
-                .unwrap();
+            guard.admit(&record(22, 0, 0, &whole(CERTIFICATE_VERIFY, number, &text(80)))).unwrap();
             all += passes(&mut guard, &record(22, 1, 0, &text(48)));
         }
         assert_eq!(all, EARLY_REFILLS * EARLY.handshake);
@@ -934,70 +832,33 @@ mod tests {
         let hello = whole(CLIENT_HELLO, 0, &text(20));
         let good = record(22, 0, 0, &hello);
         for cut in 0..good.len() {
-            assert_eq!(
-                DtlsGuard::new().admit(&good[..cut]),
-                Err(Refusal::Malformed),
-                "{cut}"
-            );
+            assert_eq!(DtlsGuard::new().admit(&good[..cut]), Err(Refusal::Malformed), "{cut}");
         }
         let changed = |at: usize, value: u8| {
             let mut datagram = good.clone();
             datagram[at] = value;
             DtlsGuard::new().admit(&datagram)
         };
-        for (at, value) in [
-            (0, 19),
-            (0, 24),
-            (0, 23),
-            (1, 3),
-            (2, 0),
-            (4, 2),
-            (12, 31),
-            (12, 33),
-            (24, 21),
-            (21, 1),
-        ] {
+        for (at, value) in
+            [(0, 19), (0, 24), (0, 23), (1, 3), (2, 0), (4, 2), (12, 31), (12, 33), (24, 21), (21, 1)]
+        {
             assert_eq!(changed(at, value), Err(Refusal::Malformed), "{at}: {value}");
         }
         let refused = |fragment: &[u8]| DtlsGuard::new().admit(&record(22, 0, 0, fragment));
         assert_eq!(refused(&fragment(1, 0, 20, 5, &[])), Err(Refusal::EmptyFragment));
-        assert_eq!(
-            refused(&fragment(1, MESSAGES, 20, 0, &text(20))),
-            Err(Refusal::Message)
-        );
-        assert_eq!(
-            refused(&fragment(1, 0, FLIGHT_BYTES + 1, 0, &text(20))),
-            Err(Refusal::Message)
-        );
-        assert_eq!(
-            refused(&whole(14, 0, &[])),
-            Ok(Admission::AsIs),
-            "ServerHelloDone is empty"
-        );
-        assert_eq!(
-            DtlsGuard::new().admit(&record(20, 1, 0, &[1])),
-            Err(Refusal::Malformed)
-        );
-        assert_eq!(
-            DtlsGuard::new().admit(&record(23, 2, 0, &[1])),
-            Err(Refusal::Malformed)
-        );
+        assert_eq!(refused(&fragment(1, MESSAGES, 20, 0, &text(20))), Err(Refusal::Message));
+        assert_eq!(refused(&fragment(1, 0, FLIGHT_BYTES + 1, 0, &text(20))), Err(Refusal::Message));
+        assert_eq!(refused(&whole(14, 0, &[])), Ok(Admission::AsIs), "ServerHelloDone is empty");
+        assert_eq!(DtlsGuard::new().admit(&record(20, 1, 0, &[1])), Err(Refusal::Malformed));
+        assert_eq!(DtlsGuard::new().admit(&record(23, 2, 0, &[1])), Err(Refusal::Malformed));
     }
 
     #[test]
     fn fragments_that_contradict_each_other_are_refused() {
         let mut guard = DtlsGuard::new();
-        guard
-            .admit(&record(22, 0, 0, &fragment(1, 0, 100, 0, &text(50))))
-            .unwrap();
-        for other in [
-            fragment(1, 0, 101, 50, &text(50)),
-            fragment(2, 0, 100, 50, &text(50)),
-        ] {
-            assert_eq!(
-                guard.admit(&record(22, 0, 0, &other)),
-                Err(Refusal::Contradiction)
-            );
+        guard.admit(&record(22, 0, 0, &fragment(1, 0, 100, 0, &text(50)))).unwrap();
+        for other in [fragment(1, 0, 101, 50, &text(50)), fragment(2, 0, 100, 50, &text(50))] {
+            assert_eq!(guard.admit(&record(22, 0, 0, &other)), Err(Refusal::Contradiction));
         }
     }
 }

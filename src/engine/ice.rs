@@ -64,20 +64,14 @@ impl Credentials {
     /// guessable.
     #[must_use]
     pub fn generate(shard: u16, random: &mut impl FnMut() -> u64) -> Self {
-        Self {
-            ufrag: demux::generate_ufrag(shard, random),
-            pwd: demux::generate_pwd(random),
-        }
+        Self { ufrag: demux::generate_ufrag(shard, random), pwd: demux::generate_pwd(random) }
     }
 }
 
 impl std::fmt::Debug for Credentials {
     /// Leaves the password out: it would end up in a log.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Credentials")
-            .field("ufrag", &self.ufrag)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Credentials").field("ufrag", &self.ufrag).finish_non_exhaustive()
     }
 }
 
@@ -234,13 +228,8 @@ impl IceLite {
         if self.current != Some(*path) {
             return false;
         }
-        let latest = self
-            .paths
-            .iter()
-            .filter(|validated| validated.nominated.is_some());
-        self.current = latest
-            .max_by_key(|validated| validated.nominated)
-            .map(|validated| validated.path);
+        let latest = self.paths.iter().filter(|validated| validated.nominated.is_some());
+        self.current = latest.max_by_key(|validated| validated.nominated).map(|validated| validated.path);
         true
     }
 
@@ -254,10 +243,7 @@ impl IceLite {
             return Err(Ignored::Fingerprint);
         }
         let username = request.username.ok_or(Ignored::Username)?;
-        let is_next = self
-            .next
-            .as_ref()
-            .is_some_and(|next| next.username.as_bytes() == username);
+        let is_next = self.next.as_ref().is_some_and(|next| next.username.as_bytes() == username);
         let generation = self.next.as_ref().filter(|_| is_next).unwrap_or(&self.generation);
         if generation.username.as_bytes() != username {
             return Err(Ignored::Username);
@@ -276,11 +262,7 @@ impl IceLite {
         request: &Message<'_>,
         is_next: bool,
     ) -> Verdict {
-        let key = self
-            .next
-            .as_ref()
-            .filter(|_| is_next)
-            .map_or(&self.generation.key, |next| &next.key);
+        let key = self.next.as_ref().filter(|_| is_next).map_or(&self.generation.key, |next| &next.key);
         let error = |refusal, code| Verdict::Refused {
             response: Builder::binding(Class::Error, &request.transaction)
                 .error(code)
@@ -294,9 +276,7 @@ impl IceLite {
         if request.controlled {
             return error(Refusal::RoleConflict, 487);
         }
-        let response = Builder::binding(Class::Success, &request.transaction)
-            .mapped(source)
-            .finish(key);
+        let response = Builder::binding(Class::Success, &request.transaction).mapped(source).finish(key);
 
         if let Some(next) = self.next.take_if(|_| is_next) {
             self.generation = next;
@@ -312,13 +292,7 @@ impl IceLite {
         } else {
             self.current_is_silent(now) && self.follow(path)
         };
-        Verdict::Accepted(Accepted {
-            response,
-            newly_validated,
-            switched,
-            evicted,
-            restarted: is_next,
-        })
+        Verdict::Accepted(Accepted { response, newly_validated, switched, evicted, restarted: is_next })
     }
 
     /// Notes that a check came by `path`. Returns whether that is news, and who had to go for it.
@@ -330,11 +304,7 @@ impl IceLite {
         }
         let mut evicted = None;
         if self.paths.len() >= MAX_PATHS {
-            let others = self
-                .paths
-                .iter()
-                .enumerate()
-                .filter(|(_, other)| Some(other.path) != self.current);
+            let others = self.paths.iter().enumerate().filter(|(_, other)| Some(other.path) != self.current);
             if let Some((oldest, _)) = others.min_by_key(|(_, other)| other.seen) {
                 evicted = Some(self.paths.swap_remove(oldest).path);
             }
@@ -352,10 +322,7 @@ impl IceLite {
 
     /// Notes that `path` was nominated, and follows it if the rule says so. Returns whether it did.
     fn nominate(&mut self, now: Instant, path: Path, transaction: Transaction) -> bool {
-        let current = self
-            .paths
-            .iter()
-            .find(|validated| Some(validated.path) == self.current);
+        let current = self.paths.iter().find(|validated| Some(validated.path) == self.current);
         let current = current.map(|current| (current.path, current.priority, current.nominated));
         let within =
             |when: Option<Instant>, span| when.is_some_and(|when| now.saturating_duration_since(when) < span);
@@ -391,10 +358,7 @@ impl IceLite {
     }
 
     fn current_is_silent(&self, now: Instant) -> bool {
-        let current = self
-            .paths
-            .iter()
-            .find(|validated| Some(validated.path) == self.current);
+        let current = self.paths.iter().find(|validated| Some(validated.path) == self.current);
         current.is_some_and(|current| now.saturating_duration_since(current.seen) >= SILENCE)
     }
 
@@ -417,10 +381,7 @@ struct Generation {
 
 impl Generation {
     fn new(local: &Credentials, remote: &Credentials) -> Self {
-        Self {
-            username: format!("{}:{}", local.ufrag, remote.ufrag),
-            key: Key::short_term(&local.pwd),
-        }
+        Self { username: format!("{}:{}", local.ufrag, remote.ufrag), key: Key::short_term(&local.pwd) }
     }
 }
 
@@ -483,11 +444,7 @@ pub fn activate(
         Message::parse(message)
             .is_ok_and(|answer| answer.class == Class::Success && answer.transaction == ACTIVATION)
     });
-    if answered {
-        Ok(())
-    } else {
-        Err(ActivationError::NotSelected)
-    }
+    if answered { Ok(()) } else { Err(ActivationError::NotSelected) }
 }
 
 /// The transaction of [`activate`]; it never leaves the process.
@@ -499,10 +456,7 @@ pub fn nominating_request(engine: &Credentials, client: &Credentials, transactio
     /// A peer-reflexive candidate's, [RFC 8445 section 5.1.2](https://www.rfc-editor.org/rfc/rfc8445#section-5.1.2).
     const PRIORITY: u32 = 110 << 24 | 65_535 << 8 | 255;
     Builder::binding(Class::Request, transaction)
-        .attribute(
-            attribute::USERNAME,
-            format!("{}:{}", engine.ufrag, client.ufrag).as_bytes(),
-        )
+        .attribute(attribute::USERNAME, format!("{}:{}", engine.ufrag, client.ufrag).as_bytes())
         .attribute(attribute::PRIORITY, &PRIORITY.to_be_bytes())
         .attribute(attribute::ICE_CONTROLLING, &[0; 8])
         .attribute(attribute::USE_CANDIDATE, &[])
@@ -542,13 +496,7 @@ mod tests {
         fn new() -> Self {
             let (local, remote) = (credentials("AAAserver"), credentials("client"));
             let ice = IceLite::new(&local, &remote);
-            Self {
-                ice,
-                local,
-                remote,
-                now: Instant::now(),
-                transactions: 0,
-            }
+            Self { ice, local, remote, now: Instant::now(), transactions: 0 }
         }
 
         fn wait(&mut self, milliseconds: u64) {
@@ -574,15 +522,11 @@ mod tests {
         }
 
         fn check(&mut self, path: Path, priority: u32, nominates: bool) -> Accepted {
-            let mut request = self
-                .request()
-                .attribute(attribute::PRIORITY, &priority.to_be_bytes());
+            let mut request = self.request().attribute(attribute::PRIORITY, &priority.to_be_bytes());
             if nominates {
                 request = request.attribute(attribute::USE_CANDIDATE, &[]);
             }
-            let datagram = request
-                .attribute(attribute::ICE_CONTROLLING, &[7; 8])
-                .finish(&self.key());
+            let datagram = request.attribute(attribute::ICE_CONTROLLING, &[7; 8]).finish(&self.key());
             accepted(self.send(path, &datagram))
         }
 
@@ -595,10 +539,7 @@ mod tests {
     }
 
     fn credentials(ufrag: &str) -> Credentials {
-        Credentials {
-            ufrag: ufrag.to_owned(),
-            pwd: format!("{ufrag}: a password of some length"),
-        }
+        Credentials { ufrag: ufrag.to_owned(), pwd: format!("{ufrag}: a password of some length") }
     }
 
     fn address(port: u16) -> SocketAddr {
@@ -621,19 +562,13 @@ mod tests {
         let mut world = World::new();
         let answer = world.check(udp(1), HIGH, false);
         let response = Message::parse(&answer.response).unwrap();
-        assert_eq!(
-            (response.class, response.mapped),
-            (Class::Success, Some(address(1)))
-        );
+        assert_eq!((response.class, response.mapped), (Class::Success, Some(address(1))));
         assert!(response.verify_integrity(&world.key()));
         assert_eq!(response.verify_fingerprint(), Some(true));
         assert!(answer.newly_validated && !answer.switched);
         assert!(!world.check(udp(1), HIGH, false).newly_validated);
         assert!(world.ice.is_validated(&udp(1)) && !world.ice.is_validated(&udp(2)));
-        assert_eq!(
-            (world.ice.current(), world.ice.last_seen()),
-            (None, Some(world.now))
-        );
+        assert_eq!((world.ice.current(), world.ice.last_seen()), (None, Some(world.now)));
     }
 
     #[test]
@@ -699,10 +634,7 @@ mod tests {
                     for index in order {
                         let switched = world.nominate(paths[index], priorities[index]);
                         switches += usize::from(switched);
-                        assert!(
-                            !switched || round == 0,
-                            "{order:?}, pause {pause}: flaps in round {round}"
-                        );
+                        assert!(!switched || round == 0, "{order:?}, pause {pause}: flaps in round {round}");
                         world.wait(50);
                     }
                     world.wait(pause);
@@ -808,24 +740,13 @@ mod tests {
         let (old_local, old_remote) = (world.local.clone(), world.remote.clone());
         let (new_local, new_remote) = (credentials("AAAfresh"), credentials("again"));
         world.ice.restart(&new_local, &new_remote);
-        assert!(
-            !world.check(udp(1), HIGH, true).restarted,
-            "the old credentials still hold"
-        );
+        assert!(!world.check(udp(1), HIGH, true).restarted, "the old credentials still hold");
 
         (world.local, world.remote) = (new_local, new_remote);
         let answer = world.check(udp(2), LOW, false);
         assert!(answer.restarted && answer.newly_validated);
-        assert!(
-            Message::parse(&answer.response)
-                .unwrap()
-                .verify_integrity(&world.key())
-        );
-        assert_eq!(
-            world.ice.current(),
-            Some(udp(1)),
-            "traffic stays until the new nomination"
-        );
+        assert!(Message::parse(&answer.response).unwrap().verify_integrity(&world.key()));
+        assert_eq!(world.ice.current(), Some(udp(1)), "traffic stays until the new nomination");
         assert!(world.nominate(udp(2), LOW), "which is followed at once");
 
         (world.local, world.remote) = (old_local, old_remote);
@@ -840,10 +761,7 @@ mod tests {
         let (new_local, new_remote) = (credentials("AAAfresh"), credentials("again"));
         world.ice.restart(&new_local, &new_remote);
         let forged = nominating_request(
-            &Credentials {
-                pwd: "guessed".to_owned(),
-                ..new_local
-            },
+            &Credentials { pwd: "guessed".to_owned(), ..new_local },
             &new_remote,
             b"whatever....",
         );
@@ -867,31 +785,18 @@ mod tests {
         *wrong_fingerprint.last_mut().unwrap() ^= 1;
         let transaction = [1; 12];
         let username = |name: &[u8]| {
-            Builder::binding(Class::Request, &transaction)
-                .attribute(attribute::USERNAME, name)
-                .finish(&key)
+            Builder::binding(Class::Request, &transaction).attribute(attribute::USERNAME, name).finish(&key)
         };
         for (datagram, reason) in [
             (no_integrity, Ignored::Integrity),
             (wrong_fingerprint, Ignored::Fingerprint),
-            (
-                world.request().finish(&Key::short_term("wrong")),
-                Ignored::Integrity,
-            ),
+            (world.request().finish(&Key::short_term("wrong")), Ignored::Integrity),
             (username(b"AAAserver:other"), Ignored::Username),
             (username(b"AAAserver"), Ignored::Username),
+            (Builder::binding(Class::Request, &transaction).finish(&key), Ignored::Username),
+            (Builder::binding(Class::Indication, &transaction).finish(&key), Ignored::NotARequest),
             (
-                Builder::binding(Class::Request, &transaction).finish(&key),
-                Ignored::Username,
-            ),
-            (
-                Builder::binding(Class::Indication, &transaction).finish(&key),
-                Ignored::NotARequest,
-            ),
-            (
-                Builder::binding(Class::Success, &transaction)
-                    .mapped(address(1))
-                    .finish(&key),
+                Builder::binding(Class::Success, &transaction).mapped(address(1)).finish(&key),
                 Ignored::NotARequest,
             ),
             (vec![], Ignored::Malformed(stun::Malformed::Header)),
@@ -905,10 +810,7 @@ mod tests {
     #[test]
     fn a_client_in_the_controlled_role_is_told_of_the_conflict() {
         let mut world = World::new();
-        let request = world
-            .request()
-            .attribute(attribute::ICE_CONTROLLED, &[7; 8])
-            .finish(&world.key());
+        let request = world.request().attribute(attribute::ICE_CONTROLLED, &[7; 8]).finish(&world.key());
         let Verdict::Refused { response, refusal } = world.send(udp(1), &request) else {
             panic!("not refused")
         };

@@ -14,8 +14,10 @@
 //! - [`peer`]: the WebRTC engine; [`ice`], [`stun`], [`dtls_guard`], [`demux`], [`sdp`]: what we do in front of it;
 //! - [`peers`]: datagram → path → peer; [`session`]: frames, lanes, rooms of a device; [`outbox`]: its WebSocket.
 
+mod commands;
 pub mod demux;
 pub mod dtls_guard;
+mod endings;
 pub mod ice;
 pub mod outbox;
 pub mod path;
@@ -25,6 +27,7 @@ pub mod sdp;
 pub mod session;
 pub mod stun;
 mod timers;
+mod traffic;
 pub mod transmit;
 
 use std::{
@@ -37,27 +40,24 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
     Code,
-    frame::Kind,
-    lane,
-    limits::{self, Limits, VERSION},
+    limits::{Limits, VERSION},
     message::{self, Description, Refusal, ServerText},
 };
 
 use self::{
-    ice::Credentials,
     outbox::Outbox,
     path::Path,
-    peer::{Channel, Identity, Peer, PeerEvent},
+    peer::Identity,
     peers::{Datagram, PeerCounts, PeerTimeouts, Peers},
-    sdp::{HostCandidate, Offer},
+    sdp::HostCandidate,
     session::{Counts, Event, Session, SessionLimits, Via},
     timers::{Timer, Timers},
     transmit::{Transmit, TransmitQueue},
 };
 use crate::{
     names::{RoomKey, SessionId, ShardId},
-    room::{Action, Delivery, Grant, Lane, Receiver, RoomLimits},
-    router::{Arrival, Letter, RoomPlace, Router},
+    room::{Grant, RoomLimits},
+    router::{Letter, Router},
 };
 
 /// A data-channel message that holds several frames has about as many bytes, so that it fits one SCTP DATA chunk in
@@ -211,9 +211,7 @@ pub struct Shard {
 
 impl fmt::Debug for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shard")
-            .field("shard", &self.config.shard)
-            .finish_non_exhaustive()
+        f.debug_struct("Shard").field("shard", &self.config.shard).finish_non_exhaustive()
     }
 }
 
@@ -265,17 +263,8 @@ impl Shard {
     /// Takes a command of a WebSocket's task.
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Join {
-                socket,
-                outbox,
-                request,
-            } => self.join(socket, outbox, request, now),
-            Command::Resume {
-                socket,
-                outbox,
-                session,
-                key,
-            } => self.resume(socket, outbox, session, &key),
+            Command::Join { socket, outbox, request } => self.join(socket, outbox, request, now),
+            Command::Resume { socket, outbox, session, key } => self.resume(socket, outbox, session, &key),
             Command::Offer(socket, offer) => {
                 if let Some(slot) = self.slot_of(socket, None) {
                     self.offer(slot, None, &offer, now);
@@ -337,10 +326,7 @@ impl Shard {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.timers.next(), self.router.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.timers.next(), self.router.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Carries everything that came in through to the pipes.
@@ -389,8 +375,7 @@ impl Shard {
         counts
     }
 
-    /// Sampled latencies from sender to receiver since the last call: the way of the sender's pipe, the time in here
-    /// and the way of the receiver's pipe, ways being half of measured round trips.
+    /// Sampled latencies from sender to receiver since the last call; see [`Session::take_sample`].
     pub fn take_latencies(&mut self) -> Vec<Duration> {
         std::mem::take(&mut self.latencies)
     }
@@ -415,506 +400,13 @@ impl Shard {
     /// Rooms that live here, their members, sessions, peers.
     pub fn population(&self) -> (usize, usize, usize, usize) {
         let (rooms, members) = self.router.population();
-        (
-            rooms,
-            members,
-            self.sessions.len() - self.free.len(),
-            self.peers.len(),
-        )
+        (rooms, members, self.sessions.len() - self.free.len(), self.peers.len())
     }
 
     /// Bytes held for receivers that have not acknowledged them or not taken them yet.
     pub fn held_bytes(&self) -> usize {
-        self.sessions
-            .iter()
-            .flatten()
-            .map(|entry| entry.session.held_bytes())
-            .sum()
+        self.sessions.iter().flatten().map(|entry| entry.session.held_bytes()).sum()
     }
-
-    // ---- commands
-
-    fn join(&mut self, socket: SocketId, outbox: Arc<Outbox>, request: JoinRequest, now: Instant) {
-        let JoinRequest {
-            id,
-            room,
-            grant,
-            offer,
-        } = request;
-        let slot = match self.sockets.get(&socket) {
-            Some(&slot) => slot,
-            None if self.draining || self.sessions.len() - self.free.len() >= self.config.max_sessions => {
-                let mut refusal = Refusal::new(
-                    Some(id),
-                    Code::Overloaded,
-                    "the server cannot take more sessions now",
-                );
-                refusal.retry_after_ms = Some(5000);
-                return outbox.push_text(message::to_json(&ServerText::Error(refusal)));
-            }
-            None => self.new_session(socket, outbox, (room.tenant.clone(), grant.user.clone()), now),
-        };
-        let Some(entry) = self.entry(slot) else { return };
-        if entry.session.tenant != room.tenant || entry.session.user != grant.user {
-            return entry.refuse(
-                Some(id),
-                Code::OtherUser,
-                "the token names another tenant or user than the session's",
-            );
-        }
-        match entry.session.handle_for(&room) {
-            Ok(handle) => {
-                let session = entry.session.id;
-                self.router
-                    .join(session, room, Action::Join { handle, id, grant }, now);
-                self.settle(now);
-                if let Some(offer) = offer {
-                    self.offer(slot, Some(id), &offer, now);
-                }
-            }
-            Err(code) => entry.refuse(Some(id), code, "the session is in as many rooms as it may be"),
-        }
-    }
-
-    fn new_session(
-        &mut self,
-        socket: SocketId,
-        outbox: Arc<Outbox>,
-        owner: (Arc<str>, Arc<str>),
-        now: Instant,
-    ) -> u32 {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.sessions.push(None);
-            (self.sessions.len() - 1) as u32
-        });
-        self.serial = self.serial.wrapping_add(1);
-        let id = SessionId {
-            shard: self.config.shard,
-            slot,
-            serial: self.serial,
-        };
-        let key = format!("{:016x}{:016x}", (self.random)(), (self.random)());
-        let text = ServerText::Session {
-            session: id.to_wire(),
-            key: key.clone(),
-        };
-        let session = Session::new(id, owner, key.into(), self.config.sessions.clone(), now);
-        let entry = Entry {
-            session,
-            socket: Some((socket, outbox)),
-            peer: None,
-            is_dirty: false,
-            timer: None,
-        };
-        entry.text(&text);
-        self.sockets.insert(socket, slot);
-        self.sessions[slot as usize] = Some(entry);
-        slot
-    }
-
-    fn resume(&mut self, socket: SocketId, outbox: Arc<Outbox>, session: SessionId, key: &str) {
-        let limits = self.config.sessions.announced.clone();
-        let entry = self
-            .sessions
-            .get_mut(session.slot as usize)
-            .and_then(Option::as_mut);
-        let entry = entry.filter(|entry| {
-            entry.session.id == session
-                && rtc::crypto::constant_time_eq(entry.session.key.as_bytes(), key.as_bytes())
-        });
-        let Some(entry) = entry else {
-            let refusal = Refusal::new(
-                None,
-                Code::UnknownSession,
-                "the session to resume is gone; join anew",
-            );
-            outbox.push_text(message::to_json(&ServerText::Error(refusal)));
-            return outbox.push_text(message::to_json(&welcome(false, limits)));
-        };
-        outbox.push_text(message::to_json(&welcome(true, limits)));
-        if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
-            old.close(Code::Replaced);
-            self.sockets.remove(&replaced);
-        }
-        self.sockets.insert(socket, session.slot);
-    }
-
-    fn offer(&mut self, slot: u32, id: Option<u32>, offer: &Description, now: Instant) {
-        let Some(identity) = self.config.identity.clone() else {
-            if let Some(entry) = self.entry(slot) {
-                entry.refuse(id, Code::WebrtcDisabled, "this server runs without WebRTC");
-            }
-            return;
-        };
-        let fresh = Credentials::generate(self.config.shard.0, &mut self.random);
-        let result = Offer::parse(&offer.sdp, limits::CHANNEL_MESSAGE_BYTES)
-            .map_err(|error| error.to_string())
-            .and_then(|parsed| self.answer(slot, offer.pc, &parsed, fresh, &identity, now));
-        let Some(entry) = self.entry(slot) else { return };
-        match result {
-            Ok(sdp) => entry.text(&ServerText::Answer(Description { pc: offer.pc, sdp })),
-            Err(sentence) => entry.refuse(id, Code::BadOffer, &sentence),
-        }
-    }
-
-    /// The answer to an offer: of the peer that is there for an ICE restart, else of a new one.
-    fn answer(
-        &mut self,
-        slot: u32,
-        pc: u32,
-        offer: &Offer,
-        fresh: Credentials,
-        identity: &Identity,
-        now: Instant,
-    ) -> Result<String, String> {
-        let current = self.entry(slot).and_then(|entry| entry.peer);
-        if let Some(peer) = current
-            && let Some(entry) = self.peers.get(peer)
-            && entry.pc == pc
-        {
-            if !entry.peer.is_same_client(offer) {
-                return Err(
-                    "the offer has another certificate; a new peer connection needs a new pc".to_owned(),
-                );
-            }
-            let template = entry.peer.answer().to_owned();
-            let local = self
-                .peers
-                .restart(peer, &offer.credentials, fresh)
-                .unwrap_or_else(|| unreachable!());
-            return Ok(sdp::answer(&template, &local, &self.config.candidates));
-        }
-        if current.is_none() && self.peers.len() >= self.config.max_peers {
-            return Err("the server cannot take more peer connections now".to_owned());
-        }
-        let peer = Peer::new(offer, &fresh, identity, now).map_err(|error| error.to_string())?;
-        if current.is_some() {
-            self.drop_peer(slot, now);
-        }
-        let sdp = sdp::answer(peer.answer(), &fresh, &self.config.candidates);
-        let peer = self
-            .peers
-            .insert((slot, pc), peer, (fresh, offer.credentials.clone()), now);
-        if let Some(entry) = self.entry(slot) {
-            entry.peer = Some(peer);
-        }
-        self.mark_peer(peer);
-        Ok(sdp)
-    }
-
-    fn socket_closed(&mut self, socket: SocketId, clean: bool, now: Instant) {
-        let Some(slot) = self.sockets.remove(&socket) else {
-            return;
-        };
-        let Some(entry) = self.entry(slot) else { return };
-        entry.socket = None;
-        if entry.session.attached == Via::Channel {
-            return;
-        }
-        if clean {
-            return self.end_session(slot, Code::Left, Code::Bye, now);
-        }
-        entry.session.alone_since = Some(now);
-        self.schedule_session(slot, now);
-    }
-
-    fn drain(&mut self, retry_after: Duration, now: Instant) {
-        self.draining = true;
-        let text = ServerText::Draining {
-            retry_after_ms: retry_after.as_millis() as u64,
-        };
-        for slot in 0..self.sessions.len() as u32 {
-            if let Some(entry) = self.entry(slot) {
-                entry.text(&text);
-                self.end_session(slot, Code::RoomClosed, Code::Draining, now);
-            }
-        }
-    }
-
-    // ---- what comes in over pipes
-
-    fn session_message(&mut self, slot: u32, via: Via, message: Bytes, now: Instant) {
-        let mut events = std::mem::take(&mut self.events);
-        let Some(entry) = self.entry(slot) else { return };
-        entry.session.handle_message(via, message, now, &mut events);
-        let session = entry.session.id;
-        for event in events.drain(..) {
-            match event {
-                Event::Act(place, action) => {
-                    self.router.act(session, place, action, now);
-                    self.settle(now);
-                }
-                Event::Attached => {
-                    if let Some(entry) = self.entry(slot) {
-                        entry.session.alone_since = None;
-                    }
-                }
-                Event::Problem(code, sentence) => {
-                    if let Some(entry) = self.entry(slot) {
-                        entry.refuse(None, code, &sentence);
-                    }
-                }
-            }
-        }
-        self.events = events;
-        self.mark_session(slot);
-    }
-
-    fn read_peers(&mut self, now: Instant) {
-        // Reading marks sessions, not peers; peers that are written to are marked when pipes are filled.
-        for index in 0..self.dirty_peers.len() {
-            let peer = self.dirty_peers[index];
-            self.read_peer(peer, now);
-        }
-    }
-
-    fn read_peer(&mut self, peer: u32, now: Instant) {
-        while let Some(entry) = self.peers.get(peer) {
-            let slot = entry.session;
-            match entry.peer.poll_event() {
-                Some(PeerEvent::Open) => {
-                    entry.opened();
-                    self.mark_session(slot);
-                }
-                Some(PeerEvent::Closed) => return self.peer_lost(peer, now),
-                None => break,
-            }
-        }
-        while let Some(entry) = self.peers.get(peer) {
-            let slot = entry.session;
-            let Some((_, message)) = entry.peer.poll_message() else {
-                break;
-            };
-            self.session_message(slot, Via::Channel, message, now);
-        }
-        // Acknowledgements that came in may have made room in the channel.
-        if let Some(entry) = self.peers.get(peer)
-            && entry.room(Channel::Reliable) > 0
-        {
-            let slot = entry.session;
-            if self
-                .entry(slot)
-                .is_some_and(|entry| entry.session.attached == Via::Channel && entry.session.is_ready())
-            {
-                self.mark_session(slot);
-            }
-        }
-    }
-
-    /// Brings what rooms say to the sessions of this shard.
-    fn settle(&mut self, now: Instant) {
-        while let Some(arrival) = self.router.poll_arrival() {
-            match arrival {
-                Arrival::Deliver(delivery) => self.deliver(&delivery, now),
-                Arrival::Admitted(receiver, place) => self.admitted(receiver, place, now),
-                Arrival::Dismissed(receiver) => {
-                    if let Some(entry) = self.session(receiver.session) {
-                        entry.session.dismissed(receiver.handle);
-                    }
-                }
-            }
-        }
-    }
-
-    fn admitted(&mut self, receiver: Receiver, place: RoomPlace, now: Instant) {
-        let known = self
-            .session(receiver.session)
-            .is_some_and(|entry| entry.session.admitted(receiver.handle, place));
-        if !known {
-            // It ended while the join was on its way.
-            let leave = Action::Leave {
-                reason: Code::Timeout,
-                tell: false,
-            };
-            self.router.act(receiver.session, place, leave, now);
-        }
-    }
-
-    fn deliver(&mut self, delivery: &Delivery, now: Instant) {
-        let Delivery {
-            receivers,
-            except,
-            lane,
-            message,
-        } = delivery;
-        let mut behind = Vec::new();
-        for receiver in receivers.iter() {
-            let session = receiver.session;
-            if session.shard != self.config.shard || Some(session) == *except {
-                continue;
-            }
-            let Some(Some(entry)) = self.sessions.get_mut(session.slot as usize) else {
-                continue;
-            };
-            if entry.session.id != session {
-                continue;
-            }
-            match lane {
-                Lane::Reliable => {
-                    if entry.session.push(receiver.handle, message).is_err() {
-                        behind.push(session.slot);
-                    }
-                }
-                Lane::Lossy { seq } => entry.session.push_lossy(receiver.handle, *seq, message),
-            }
-            if !entry.is_dirty {
-                entry.is_dirty = true;
-                self.dirty_sessions.push(session.slot);
-            }
-        }
-        self.sample(message, now);
-        for slot in behind {
-            self.counts.overflows += 1;
-            self.end_session(slot, Code::Timeout, Code::Overloaded, now);
-        }
-    }
-
-    // ---- what goes out
-
-    fn fill_pipe(&mut self, slot: u32, now: Instant) {
-        let Some(Some(entry)) = self.sessions.get_mut(slot as usize) else {
-            return;
-        };
-        entry.is_dirty = false;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let gaps = entry.session.gaps();
-        match (entry.session.attached, &entry.socket, entry.peer) {
-            (Via::Socket, Some((_, outbox)), _) => fill_socket(&mut entry.session, outbox, now, &mut buffer),
-            (Via::Channel, _, Some(peer)) => {
-                if let Some(peer_entry) = self.peers.get(peer) {
-                    fill_channels(&mut entry.session, peer_entry, now, &mut buffer);
-                }
-                self.buffer = buffer;
-                self.mark_peer(peer);
-                return self.after_fill(slot, gaps, now);
-            }
-            _ => {}
-        }
-        self.buffer = buffer;
-        self.after_fill(slot, gaps, now);
-    }
-
-    fn after_fill(&mut self, slot: u32, gaps: u64, now: Instant) {
-        if let Some(entry) = self.entry(slot) {
-            let more = entry.session.gaps() - gaps;
-            self.counts.gaps += more;
-        }
-        self.schedule_session(slot, now);
-    }
-
-    fn write_peers(&mut self, now: Instant) {
-        let mut dirty = std::mem::take(&mut self.dirty_peers);
-        for peer in dirty.drain(..) {
-            let Some(entry) = self.peers.get(peer) else {
-                continue;
-            };
-            entry.is_dirty = false;
-            let sent = entry.transmit(&mut self.transmits);
-            self.counts.sent += sent;
-            let due = self.peers.due(peer, now);
-            if let Some(entry) = self.peers.get(peer) {
-                self.timers.schedule(Timer::Peer(peer), due, &mut entry.timer);
-            }
-        }
-        self.dirty_peers = dirty;
-    }
-
-    // ---- time
-
-    fn session_due(&mut self, slot: u32, now: Instant) {
-        let grace = Duration::from_millis(self.config.sessions.announced.resume_grace_ms);
-        let Some(entry) = self.entry(slot) else { return };
-        if entry
-            .session
-            .alone_since
-            .is_some_and(|since| since + grace <= now)
-        {
-            return self.end_session(slot, Code::Timeout, Code::Timeout, now);
-        }
-        if entry.session.channel_is_silent(now) {
-            self.leave_channel(slot, now);
-        }
-        // Scheduled again when the pipe has been filled.
-        self.mark_session(slot);
-    }
-
-    fn peer_due(&mut self, peer: u32, now: Instant) {
-        if self.peers.is_expired(peer, now) {
-            return self.peer_lost(peer, now);
-        }
-        if let Some(entry) = self.peers.get(peer)
-            && let Err(error) = entry.peer.handle_timeout(now)
-        {
-            tracing::debug!(%error, "the engine's timers");
-        }
-        self.mark_peer(peer);
-    }
-
-    // ---- ends
-
-    /// The peer is gone: by the client's will, by timeout, by failure.
-    fn peer_lost(&mut self, peer: u32, now: Instant) {
-        let Some(entry) = self.peers.get(peer) else { return };
-        let (slot, was_open) = (entry.session, entry.is_open);
-        self.drop_peer(slot, now);
-        if was_open && let Some(entry) = self.entry(slot) {
-            entry.text(&ServerText::Renegotiate {
-                wanted: vec!["data".to_owned()],
-                reason: Code::PipeLost,
-            });
-        }
-    }
-
-    fn drop_peer(&mut self, slot: u32, now: Instant) {
-        let Some(peer) = self.entry(slot).and_then(|entry| entry.peer.take()) else {
-            return;
-        };
-        self.peers.remove(peer, &mut self.transmits);
-        if self
-            .entry(slot)
-            .is_some_and(|entry| entry.session.attached == Via::Channel)
-        {
-            self.leave_channel(slot, now);
-        }
-    }
-
-    /// The data channel is dead: on over the WebSocket, or wait for the client.
-    fn leave_channel(&mut self, slot: u32, now: Instant) {
-        let Some(entry) = self.entry(slot) else { return };
-        if entry.socket.is_some() {
-            entry.session.fall_back(Via::Socket);
-        } else if entry.peer.is_none() {
-            entry.session.attached = Via::Socket;
-            entry.session.alone_since = entry.session.alone_since.or(Some(now));
-        }
-        self.mark_session(slot);
-        self.schedule_session(slot, now);
-    }
-
-    fn end_session(&mut self, slot: u32, told_others: Code, told_client: Code, now: Instant) {
-        let Some(mut entry) = self.sessions.get_mut(slot as usize).and_then(Option::take) else {
-            return;
-        };
-        self.counts.sessions.add(entry.session.counts);
-        let leave = || Action::Leave {
-            reason: told_others,
-            tell: false,
-        };
-        for place in entry.session.places().collect::<Vec<_>>() {
-            self.router.act(entry.session.id, place, leave(), now);
-        }
-        if let Some(peer) = entry.peer.take() {
-            self.peers.remove(peer, &mut self.transmits);
-        }
-        if let Some((socket, outbox)) = entry.socket {
-            outbox.close(told_client);
-            self.sockets.remove(&socket);
-        }
-        self.free.push(slot);
-        self.settle(now);
-    }
-
-    // ---- small things
 
     fn entry(&mut self, slot: u32) -> Option<&mut Entry> {
         self.sessions.get_mut(slot as usize)?.as_mut()
@@ -930,11 +422,8 @@ impl Shard {
         if slot.is_none()
             && let Some(outbox) = outbox
         {
-            let refusal = Refusal::new(
-                None,
-                Code::JoinFirst,
-                "this message needs a session: join a room first",
-            );
+            let refusal =
+                Refusal::new(None, Code::JoinFirst, "this message needs a session: join a room first");
             outbox.push_text(message::to_json(&ServerText::Error(refusal)));
         }
         slot
@@ -965,19 +454,9 @@ impl Shard {
         };
         let alone = entry.session.alone_since.map(|since| since + grace);
         // What was due and could not be sent now waits for the pipe, which says when it has room.
-        let due = entry
-            .session
-            .poll_timeout()
-            .filter(|_| entry.has_pipe())
-            .map(|due| due.max(now + RETRY));
+        let due = entry.session.poll_timeout().filter(|_| entry.has_pipe()).map(|due| due.max(now + RETRY));
         let due = [alone, due].into_iter().flatten().min();
         self.timers.schedule(Timer::Session(slot), due, &mut entry.timer);
-    }
-
-    fn sample(&mut self, message: &lane::Message, now: Instant) {
-        if message.kind == Kind::Data && self.latencies.len() < LATENCIES {
-            self.latencies.push(now.saturating_duration_since(message.at));
-        }
     }
 }
 
@@ -1017,44 +496,5 @@ impl Counts {
 
 /// The answer to `hello`.
 pub fn welcome(resumed: bool, limits: Limits) -> ServerText {
-    ServerText::Welcome {
-        v: VERSION,
-        resumed,
-        limits,
-        ping_interval_ms: PING_INTERVAL.as_millis() as u64,
-    }
-}
-
-fn fill_socket(session: &mut Session, outbox: &Outbox, now: Instant, buffer: &mut BytesMut) {
-    buffer.clear();
-    let room = outbox.room();
-    session.fill((room, room), now, buffer);
-    let left = room.saturating_sub(buffer.len());
-    session.fill_lossy((room, left), buffer);
-    let starved = session.is_ready();
-    if !buffer.is_empty() {
-        outbox.push_frames(buffer, starved);
-    } else if starved {
-        outbox.set_starved();
-    }
-}
-
-fn fill_channels(session: &mut Session, peer: &mut peers::Entry, now: Instant, buffer: &mut BytesMut) {
-    // Frames that cannot be written are not lost: they are unacknowledged, and replayed on the next pipe.
-    let write = |peer: &mut peers::Entry, channel, buffer: &mut BytesMut| {
-        if let Err(error) = peer.peer.send(channel, buffer.split(), now) {
-            tracing::debug!(%error, "the engine refused a message");
-        }
-    };
-    buffer.clear();
-    while peer.room(Channel::Reliable) > 0
-        && session.fill((CHANNEL_BATCH, limits::CHANNEL_MESSAGE_BYTES), now, buffer)
-    {
-        write(peer, Channel::Reliable, buffer);
-    }
-    while peer.room(Channel::Lossy) > 0
-        && session.fill_lossy((CHANNEL_BATCH, limits::CHANNEL_MESSAGE_BYTES), buffer)
-    {
-        write(peer, Channel::Lossy, buffer);
-    }
+    ServerText::Welcome { v: VERSION, resumed, limits, ping_interval_ms: PING_INTERVAL.as_millis() as u64 }
 }

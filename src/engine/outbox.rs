@@ -109,9 +109,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -140,10 +138,7 @@ mod tests {
         outbox.push_frames(b"ef", true);
         assert_eq!(outbox.room(), limits::PIPE_BYTES - 6);
         assert!(outbox.written());
-        assert_eq!(
-            poll(&outbox),
-            Poll::Ready(Outgoing::Frames(BytesMut::from("cdef")))
-        );
+        assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Frames(BytesMut::from("cdef"))));
         assert!(!outbox.written());
         assert_eq!(poll(&outbox), Poll::Pending);
     }

@@ -138,18 +138,14 @@ impl Peer {
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(limits::CHANNEL_MESSAGE_BYTES as u32))
             .with_sctp_max_receive_buffer_size(RECEIVE_BUFFER)
             .build();
-        let configuration = RTCConfigurationBuilder::new()
-            .with_certificates(vec![(*identity.0).clone()])
-            .build();
+        let configuration =
+            RTCConfigurationBuilder::new().with_certificates(vec![(*identity.0).clone()]).build();
         let mut engine = RTCPeerConnectionBuilder::new()
             .with_configuration(configuration)
             .with_setting_engine(settings)
             .build(now)?;
         // Labels stay empty: the engine copies them for every message.
-        let ordered = RTCDataChannelInit {
-            negotiated: Some(0),
-            ..Default::default()
-        };
+        let ordered = RTCDataChannelInit { negotiated: Some(0), ..Default::default() };
         let unordered = RTCDataChannelInit {
             negotiated: Some(1),
             ordered: false,
@@ -182,9 +178,7 @@ impl Peer {
             held_back: VecDeque::new(),
             last_input: now,
         };
-        ice::activate(local, &offer.credentials, HERE.into(), |message| {
-            peer.exchange(message, now)
-        })?;
+        ice::activate(local, &offer.credentials, HERE.into(), |message| peer.exchange(message, now))?;
         Ok(peer)
     }
 
@@ -214,10 +208,8 @@ impl Peer {
     /// Bytes that the channel's queue in the engine still takes.
     pub fn room(&mut self, channel: Channel) -> usize {
         let id = self.id(channel);
-        let outstanding = self
-            .engine
-            .data_channel(id)
-            .map_or(usize::MAX, |channel| channel.outstanding_bytes());
+        let outstanding =
+            self.engine.data_channel(id).map_or(usize::MAX, |channel| channel.outstanding_bytes());
         limits::PIPE_BYTES.saturating_sub(outstanding)
     }
 
@@ -327,11 +319,7 @@ fn incoming(message: BytesMut, now: Instant) -> TaggedBytesMut {
         ecn: None,
         transport_protocol: TransportProtocol::UDP,
     };
-    TaggedBytesMut {
-        now,
-        transport,
-        message,
-    }
+    TaggedBytesMut { now, transport, message }
 }
 
 fn is_stun(datagram: &[u8]) -> bool {

@@ -242,9 +242,7 @@ impl Peers {
 
     /// Whether the peer's time is over.
     pub(super) fn is_expired(&self, slot: u32, now: Instant) -> bool {
-        self.slots[slot as usize]
-            .as_ref()
-            .is_some_and(|entry| entry.deadline(self.timeouts) <= now)
+        self.slots[slot as usize].as_ref().is_some_and(|entry| entry.deadline(self.timeouts) <= now)
     }
 
     /// When the peer next has something to do.
@@ -252,12 +250,7 @@ impl Peers {
         let timeouts = self.timeouts;
         let entry = self.get(slot)?;
         let deadline = entry.deadline(timeouts);
-        Some(
-            entry
-                .peer
-                .poll_timeout(now)
-                .map_or(deadline, |due| due.min(deadline)),
-        )
+        Some(entry.peer.poll_timeout(now).map_or(deadline, |due| due.min(deadline)))
     }
 
     /// Paths on which peers are, for the connections-by-rung gauge.
@@ -270,18 +263,13 @@ impl Peers {
     }
 
     fn check(&mut self, datagram: &Datagram, now: Instant, transmits: &mut TransmitQueue) {
-        let slot = demux::ufrag_of(&datagram.contents)
-            .and_then(|ufrag| self.by_ufrag.get(ufrag))
-            .copied();
+        let slot = demux::ufrag_of(&datagram.contents).and_then(|ufrag| self.by_ufrag.get(ufrag)).copied();
         let Some(slot) = slot else {
             self.counts.refused_checks += 1;
             return;
         };
         let entry = self.slots[slot as usize].as_mut().expect("by_ufrag names peers");
-        match entry
-            .ice
-            .handle(now, datagram.path, datagram.source, &datagram.contents)
-        {
+        match entry.ice.handle(now, datagram.path, datagram.source, &datagram.contents) {
             Verdict::Accepted(accepted) => {
                 transmits.push(datagram.path, datagram.local_ip, &accepted.response);
                 if let Some(evicted) = accepted.evicted {

@@ -36,21 +36,13 @@ pub struct Offer {
 impl Offer {
     /// Reads an offer for data channels whose messages may have `message_bytes`.
     pub fn parse(sdp: &str, message_bytes: usize) -> Result<Self, OfferError> {
-        let value = |name: &str| {
-            sdp.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(str::trim)
-        };
-        let (ufrag, pwd) = value("a=ice-ufrag:")
-            .zip(value("a=ice-pwd:"))
-            .ok_or(OfferError::NoCredentials)?;
+        let value = |name: &str| sdp.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let (ufrag, pwd) = value("a=ice-ufrag:").zip(value("a=ice-pwd:")).ok_or(OfferError::NoCredentials)?;
         if !(4..=256).contains(&ufrag.len()) || !(22..=256).contains(&pwd.len()) {
             return Err(OfferError::NoCredentials);
         }
         let mut sections = sdp.lines().filter(|line| line.starts_with("m="));
-        if !sections
-            .next()
-            .is_some_and(|section| section.starts_with("m=application"))
+        if !sections.next().is_some_and(|section| section.starts_with("m=application"))
             || sections.next().is_some()
         {
             return Err(OfferError::Sections);
@@ -63,16 +55,10 @@ impl Offer {
         }
         let kept = sdp.lines().filter(|line| !is_about_candidates(line));
         Ok(Self {
-            credentials: Credentials {
-                ufrag: ufrag.to_owned(),
-                pwd: pwd.to_owned(),
-            },
-            fingerprint: value("a=fingerprint:")
-                .ok_or(OfferError::NoFingerprint)?
-                .to_owned(),
-            for_engine: kept.fold(String::with_capacity(sdp.len()), |sdp, line| {
-                sdp + line.trim_end() + "\r\n"
-            }),
+            credentials: Credentials { ufrag: ufrag.to_owned(), pwd: pwd.to_owned() },
+            fingerprint: value("a=fingerprint:").ok_or(OfferError::NoFingerprint)?.to_owned(),
+            for_engine: kept
+                .fold(String::with_capacity(sdp.len()), |sdp, line| sdp + line.trim_end() + "\r\n"),
         })
     }
 }
@@ -113,10 +99,7 @@ fn candidate_attribute(index: usize, HostCandidate { address, tcp }: HostCandida
     let priority = (type_preference << 24) + (local_preference << 8) + 255;
     let (ip, port) = (address.ip(), address.port());
     if tcp {
-        format!(
-            "{} 1 tcp {priority} {ip} {port} typ host tcptype passive",
-            index + 1
-        )
+        format!("{} 1 tcp {priority} {ip} {port} typ host tcptype passive", index + 1)
     } else {
         format!("{} 1 udp {priority} {ip} {port} typ host", index + 1)
     }
@@ -148,10 +131,7 @@ mod tests {
     fn an_offer_that_cannot_be_used_is_refused() {
         let refused = |from: &str, to: &str| Offer::parse(&OFFER.replace(from, to), 20_480).unwrap_err();
         assert_eq!(refused("a=ice-ufrag:abcd\r\n", ""), OfferError::NoCredentials);
-        assert_eq!(
-            refused("0123456789012345678901", "short"),
-            OfferError::NoCredentials
-        );
+        assert_eq!(refused("0123456789012345678901", "short"), OfferError::NoCredentials);
         assert_eq!(refused("a=fingerprint", "a=nothing"), OfferError::NoFingerprint);
         assert_eq!(refused("m=application", "m=audio"), OfferError::Sections);
         assert_eq!(refused("a=mid:0", "m=application 9 x y"), OfferError::Sections);
@@ -160,19 +140,10 @@ mod tests {
 
     #[test]
     fn an_answer_has_our_credentials_and_candidates_and_ends_them() {
-        let local = Credentials {
-            ufrag: "0001abcd".into(),
-            pwd: "p".repeat(24),
-        };
+        let local = Credentials { ufrag: "0001abcd".into(), pwd: "p".repeat(24) };
         let candidates = [
-            HostCandidate {
-                address: "192.0.2.1:7882".parse().unwrap(),
-                tcp: false,
-            },
-            HostCandidate {
-                address: "[2001:db8::1]:7881".parse().unwrap(),
-                tcp: true,
-            },
+            HostCandidate { address: "192.0.2.1:7882".parse().unwrap(), tcp: false },
+            HostCandidate { address: "[2001:db8::1]:7881".parse().unwrap(), tcp: true },
         ];
         let sdp = answer(OFFER, &local, &candidates);
         assert!(sdp.contains("a=ice-ufrag:0001abcd\r\n") && !sdp.contains("6f1f.local"));

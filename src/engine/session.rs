@@ -125,6 +125,8 @@ pub struct Session {
     probe: Option<(u32, Instant)>,
     next_probe: Option<Instant>,
     heard_on_channel: Instant,
+    /// A delivery's latency, since it was last asked for.
+    sample: Option<Duration>,
     messages: Bucket,
     refusals: Bucket,
 }
@@ -176,6 +178,7 @@ impl Session {
             probe: None,
             next_probe: None,
             heard_on_channel: now,
+            sample: None,
             messages: Bucket::new(burst, now),
             refusals: Bucket::new(REFUSALS, now),
             limits,
@@ -196,13 +199,7 @@ impl Session {
         }
         let handle = self.next_handle;
         self.next_handle = handle.wrapping_add(1);
-        self.rooms.insert(
-            handle,
-            Membership {
-                key: key.clone(),
-                place: None,
-            },
-        );
+        self.rooms.insert(handle, Membership { key: key.clone(), place: None });
         Ok(handle)
     }
 
@@ -261,14 +258,17 @@ impl Session {
         self.out.push(handle, message.clone())
     }
 
+    /// Reliable messages of a stream did not reach this shard; the client is told by a gap.
+    pub fn miss(&mut self, handle: u16, sender: u32, stream: u16, count: u32) {
+        if self.rooms.contains_key(&handle) {
+            self.out.note_gap((handle, sender, stream), count);
+        }
+    }
+
     /// Takes a lossy delivery; the oldest are dropped when too much waits.
     pub fn push_lossy(&mut self, handle: u16, seq: u32, message: &Arc<lane::Message>) {
         self.lossy_bytes += message.payload.len();
-        self.lossy.push_back(Lossy {
-            handle,
-            seq,
-            message: message.clone(),
-        });
+        self.lossy.push_back(Lossy { handle, seq, message: message.clone() });
         while self.lossy_bytes > self.limits.lossy_queue_bytes || self.lossy.len() > 1024 {
             let Some(oldest) = self.lossy.pop_front() else {
                 break;
@@ -289,27 +289,31 @@ impl Session {
         self.put_words(now, out);
         let ack = self.arrivals.ack();
         loop {
-            let room = if out.is_empty() {
-                most
-            } else {
-                enough.saturating_sub(out.len())
-            };
+            let room = if out.is_empty() { most } else { enough.saturating_sub(out.len()) };
             if self.out.poll(ack, room, out) != lane::Polled::Frame {
                 break;
             }
             self.arrivals.acknowledged();
         }
+        if self.sample.is_none()
+            && let Some(message) = self.out.completed()
+            && message.kind == Kind::Data
+        {
+            self.sample = Some(now.saturating_duration_since(message.at) + self.half_way());
+        }
         !out.is_empty()
+    }
+
+    /// One delivery's latency from sender to receiver, if there was one since the last call: half a round trip of each
+    /// pipe, and the time in between.
+    pub fn take_sample(&mut self) -> Option<Duration> {
+        self.sample.take()
     }
 
     /// Appends lossy messages likewise.
     pub fn fill_lossy(&mut self, (enough, most): (usize, usize), out: &mut BytesMut) -> bool {
         while let Some(Lossy { handle, seq, message }) = self.lossy.front() {
-            let room = if out.is_empty() {
-                most
-            } else {
-                enough.saturating_sub(out.len())
-            };
+            let room = if out.is_empty() { most } else { enough.saturating_sub(out.len()) };
             if frame::lossy_len(&message.target, message.payload.len()) > room {
                 break;
             }
@@ -358,10 +362,7 @@ impl Session {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let silence = (self.attached == Via::Channel).then_some(self.heard_on_channel + CHANNEL_SILENCE);
         let probe = self.next_probe.filter(|_| self.out.unacknowledged() > 0);
-        [self.arrivals.poll_timeout(), probe, silence]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.arrivals.poll_timeout(), probe, silence].into_iter().flatten().min()
     }
 
     /// Bytes held for the client: sent and unacknowledged, and waiting.
@@ -374,11 +375,17 @@ impl Session {
         self.out.dropped()
     }
 
+    /// When a message that came now left its sender, as far as the pipe is known.
+    fn sent_at(&self, now: Instant) -> Instant {
+        now.checked_sub(self.half_way()).unwrap_or(now)
+    }
+
+    fn half_way(&self) -> Duration {
+        self.rtt.unwrap_or_default() / 2
+    }
+
     fn acknowledged(&self) -> u32 {
-        self.out
-            .next_seq()
-            .wrapping_sub(self.out.unacknowledged() as u32)
-            .wrapping_sub(1)
+        self.out.next_seq().wrapping_sub(self.out.unacknowledged() as u32).wrapping_sub(1)
     }
 
     /// Frames without a lane: ATTACHED, PONG, ACK, PING.
@@ -408,20 +415,15 @@ impl Session {
         match frame {
             Frame::Reliable { lane_seq, ack, body } => {
                 if !self.out.handle_ack(ack) {
-                    return events.push(Event::Problem(
-                        Code::BadFrame,
-                        "an ack of what was never sent".into(),
-                    ));
+                    return events
+                        .push(Event::Problem(Code::BadFrame, "an ack of what was never sent".into()));
                 }
                 self.handle_reliable(lane_seq, body, now, events);
             }
             Frame::Lossy(header, payload) => self.handle_lossy(header, payload, now, events),
             Frame::Ack(ack) => {
                 if !self.out.handle_ack(ack) {
-                    events.push(Event::Problem(
-                        Code::BadFrame,
-                        "an ack of what was never sent".into(),
-                    ));
+                    events.push(Event::Problem(Code::BadFrame, "an ack of what was never sent".into()));
                 }
             }
             Frame::Ping(nonce) => self.pong = Some(nonce),
@@ -446,20 +448,13 @@ impl Session {
                 events.push(Event::Attached);
             }
             Frame::Attached { .. } => {
-                events.push(Event::Problem(
-                    Code::BadFrame,
-                    "only the server says ATTACHED".into(),
-                ));
+                events.push(Event::Problem(Code::BadFrame, "only the server says ATTACHED".into()));
             }
         }
     }
 
     fn handle_reliable(&mut self, lane_seq: u32, body: Reliable, now: Instant, events: &mut Vec<Event>) {
-        let bytes = if let Reliable::Chunk(_, payload) = &body {
-            payload.len()
-        } else {
-            0
-        };
+        let bytes = if let Reliable::Chunk(_, payload) = &body { payload.len() } else { 0 };
         match self.arrivals.handle(lane_seq, bytes, now) {
             lane::Arrival::Next => {}
             lane::Arrival::Duplicate => {
@@ -473,37 +468,20 @@ impl Session {
         }
         match body {
             Reliable::Chunk(header, payload) => self.handle_chunk(header, payload, now, events),
-            Reliable::Gap {
-                room, sender, stream, ..
-            } => self.assembly.handle_gap((room, sender, stream)),
+            Reliable::Gap { room, sender, stream, .. } => self.assembly.handle_gap((room, sender, stream)),
         }
     }
 
     fn handle_chunk(&mut self, header: ChunkHeader, payload: Bytes, now: Instant, events: &mut Vec<Event>) {
         let (room, stream) = (header.room, header.stream);
         match self.assembly.handle(header, payload) {
-            Ok(Some(Complete {
-                kind: Kind::Control,
-                payload,
-                ..
-            })) => {
+            Ok(Some(Complete { kind: Kind::Control, payload, .. })) => {
                 self.handle_control(room, &payload, now, events);
             }
-            Ok(Some(Complete {
-                text,
-                target,
-                payload,
-                ..
-            })) => {
+            Ok(Some(Complete { text, target, payload, .. })) => {
                 self.counts.received[0] += 1;
                 self.counts.received_bytes[0] += payload.len() as u64;
-                let outbound = Outbound {
-                    text,
-                    stream,
-                    target,
-                    payload,
-                    at: now,
-                };
+                let outbound = Outbound { text, stream, target, payload, at: self.sent_at(now) };
                 self.send(room, Lane::Reliable, outbound, now, events);
             }
             Ok(None) => {}
@@ -525,67 +503,30 @@ impl Session {
         };
         if let Err(retry) = self.take_message(now) {
             let told = "too many messages".to_owned();
-            return self.refuse(
-                (room, Some(control.id()), None),
-                Code::RateLimited,
-                told,
-                Some(retry),
-                now,
-            );
+            return self.refuse((room, Some(control.id()), None), Code::RateLimited, told, Some(retry), now);
         }
         match self.place(room) {
             Some(place) => events.push(Event::Act(place, Action::Control(control))),
-            None => self.refuse(
-                (room, Some(control.id()), None),
-                Code::NotInRoom,
-                not_in(room),
-                None,
-                now,
-            ),
+            None => self.refuse((room, Some(control.id()), None), Code::NotInRoom, not_in(room), None, now),
         }
     }
 
     fn handle_lossy(&mut self, header: LossyHeader, payload: Bytes, now: Instant, events: &mut Vec<Event>) {
         self.counts.received[1] += 1;
         self.counts.received_bytes[1] += payload.len() as u64;
-        let LossyHeader {
-            text,
-            room,
-            stream,
-            seq,
-            target,
-            ..
-        } = header;
-        let outbound = Outbound {
-            text,
-            stream,
-            target,
-            payload,
-            at: now,
-        };
+        let LossyHeader { text, room, stream, seq, target, .. } = header;
+        let outbound = Outbound { text, stream, target, payload, at: self.sent_at(now) };
         self.send(room, Lane::Lossy { seq }, outbound, now, events);
     }
 
     fn send(&mut self, room: u16, lane: Lane, outbound: Outbound, now: Instant, events: &mut Vec<Event>) {
         let about = (room, None, Some(outbound.stream));
         if outbound.target == Target::Users(Vec::new()) {
-            return self.refuse(
-                about,
-                Code::NoSuchUser,
-                "the message names no user".into(),
-                None,
-                now,
-            );
+            return self.refuse(about, Code::NoSuchUser, "the message names no user".into(), None, now);
         }
         if let Err(retry) = self.take_message(now) {
             self.counts.rate_limited += 1;
-            return self.refuse(
-                about,
-                Code::RateLimited,
-                "too many messages".into(),
-                Some(retry),
-                now,
-            );
+            return self.refuse(about, Code::RateLimited, "too many messages".into(), Some(retry), now);
         }
         match self.place(room) {
             Some(place) => events.push(Event::Act(place, Action::Send(lane, outbound))),
@@ -598,19 +539,11 @@ impl Session {
     }
 
     fn take_message(&mut self, now: Instant) -> Result<(), Duration> {
-        let SessionLimits {
-            messages_per_second,
-            message_burst,
-            ..
-        } = *self.limits;
+        let SessionLimits { messages_per_second, message_burst, .. } = *self.limits;
         if messages_per_second == 0 {
             return Ok(());
         }
-        self.messages.take(
-            f64::from(messages_per_second),
-            f64::from(message_burst.max(1)),
-            now,
-        )
+        self.messages.take(f64::from(messages_per_second), f64::from(message_burst.max(1)), now)
     }
 
     /// Tells of a refusal in the lane; a flood of them is cut short, for the sender has been told.
@@ -627,17 +560,7 @@ impl Session {
         }
         let retry_after_ms = retry.map(|retry| retry.as_millis() as u64 + 1);
         // No room in the lane: the client reads nothing, so it would not read this either.
-        let _ = self.tell(
-            room,
-            &ServerControl::Refused {
-                id,
-                stream,
-                code,
-                message,
-                retry_after_ms,
-            },
-            now,
-        );
+        let _ = self.tell(room, &ServerControl::Refused { id, stream, code, message, retry_after_ms }, now);
     }
 }
 

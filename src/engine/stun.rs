@@ -107,10 +107,7 @@ impl Key {
     /// changes nothing.
     #[must_use]
     pub fn short_term(password: &str) -> Self {
-        Self(hmac::Key::new(
-            hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-            password.as_bytes(),
-        ))
+        Self(hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes()))
     }
 }
 
@@ -228,8 +225,7 @@ impl<'a> Message<'a> {
                 let [_, _, class, number, ..] = *value else {
                     return Err(Malformed::Attribute);
                 };
-                self.error
-                    .get_or_insert(u16::from(class & 7) * 100 + u16::from(number));
+                self.error.get_or_insert(u16::from(class & 7) * 100 + u16::from(number));
             }
             attribute::MAPPED_ADDRESS
             | attribute::UNKNOWN_ATTRIBUTES
@@ -331,9 +327,8 @@ impl Builder {
     /// written as the IPv4 address that it is.
     #[must_use]
     pub fn mapped(self, address: SocketAddr) -> Self {
-        let transaction: Transaction = self.bytes[8..HEADER_LEN]
-            .try_into()
-            .expect("twelve bytes of the header");
+        let transaction: Transaction =
+            self.bytes[8..HEADER_LEN].try_into().expect("twelve bytes of the header");
         let mask = address_mask(&transaction);
         let port = (address.port() ^ u16::from_be_bytes([MAGIC_COOKIE[0], MAGIC_COOKIE[1]])).to_be_bytes();
         let mut value = [0; 20];
@@ -377,8 +372,7 @@ impl Builder {
         let length = self.bytes.len() + 8;
         write_length(&mut self.bytes, length);
         let fingerprint = crc32(&self.bytes) ^ FINGERPRINT_XOR;
-        self.attribute(attribute::FINGERPRINT, &fingerprint.to_be_bytes())
-            .bytes
+        self.attribute(attribute::FINGERPRINT, &fingerprint.to_be_bytes()).bytes
     }
 }
 
@@ -403,10 +397,7 @@ struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     fn of(message: &'a [u8]) -> Self {
-        Self {
-            bytes: message,
-            at: HEADER_LEN,
-        }
+        Self { bytes: message, at: HEADER_LEN }
     }
 }
 
@@ -491,9 +482,7 @@ fn crc32(bytes: &[u8]) -> u32 {
         }
         table
     };
-    !bytes.iter().fold(!0, |crc: u32, &byte| {
-        (crc >> 8) ^ TABLE[usize::from(crc as u8 ^ byte)]
-    })
+    !bytes.iter().fold(!0, |crc: u32, &byte| (crc >> 8) ^ TABLE[usize::from(crc as u8 ^ byte)])
 }
 
 /// The samples of [RFC 5769](https://www.rfc-editor.org/rfc/rfc5769), sections 2.1 to 2.3.
@@ -542,10 +531,7 @@ mod tests {
     fn the_sample_responses_are_read_and_verified() {
         for (sample, address) in [
             (samples::RESPONSE_V4, "192.0.2.1:32853"),
-            (
-                samples::RESPONSE_V6,
-                "[2001:db8:1234:5678:11:2233:4455:6677]:32853",
-            ),
+            (samples::RESPONSE_V6, "[2001:db8:1234:5678:11:2233:4455:6677]:32853"),
         ] {
             let message = Message::parse(sample).unwrap();
             assert_eq!(message.class, Class::Success);
@@ -575,18 +561,13 @@ mod tests {
         let key = Key::short_term("a password");
         for address in ["192.0.2.7:1", "[2001:db8::7]:65535"] {
             let address = address.parse().unwrap();
-            let bytes = Builder::binding(Class::Success, &TRANSACTION)
-                .mapped(address)
-                .finish(&key);
+            let bytes = Builder::binding(Class::Success, &TRANSACTION).mapped(address).finish(&key);
             let message = Message::parse(&bytes).unwrap();
             assert_eq!((message.class, message.mapped), (Class::Success, Some(address)));
             assert!(message.verify_integrity(&key));
             assert_eq!(message.verify_fingerprint(), Some(true));
         }
-        let bytes = Builder::binding(Class::Error, &TRANSACTION)
-            .error(487)
-            .unknown(&[0x7001])
-            .finish(&key);
+        let bytes = Builder::binding(Class::Error, &TRANSACTION).error(487).unknown(&[0x7001]).finish(&key);
         let message = Message::parse(&bytes).unwrap();
         assert_eq!((message.class, message.error), (Class::Error, Some(487)));
     }
@@ -597,10 +578,7 @@ mod tests {
         let bytes = Builder::binding(Class::Success, &TRANSACTION)
             .mapped("[::ffff:192.0.2.7]:4000".parse().unwrap())
             .finish(&key);
-        assert_eq!(
-            Message::parse(&bytes).unwrap().mapped,
-            Some("192.0.2.7:4000".parse().unwrap())
-        );
+        assert_eq!(Message::parse(&bytes).unwrap().mapped, Some("192.0.2.7:4000".parse().unwrap()));
     }
 
     #[test]
@@ -608,11 +586,9 @@ mod tests {
         let key = Key::short_term("a password");
         let signed = Builder::binding(Class::Request, &TRANSACTION).finish(&key);
         let without_fingerprint = &signed[..signed.len() - 8];
-        let forged = Builder {
-            bytes: without_fingerprint.to_vec(),
-        }
-        .attribute(attribute::USE_CANDIDATE, &[])
-        .attribute(attribute::USERNAME, b"forged");
+        let forged = Builder { bytes: without_fingerprint.to_vec() }
+            .attribute(attribute::USE_CANDIDATE, &[])
+            .attribute(attribute::USERNAME, b"forged");
         let mut bytes = forged.bytes;
         let total = bytes.len();
         write_length(&mut bytes, total);
@@ -626,11 +602,7 @@ mod tests {
         for length in [0, 1, 4, 0x57, 0x54, 0x5c, 0xffff_u16] {
             let mut bytes = samples::REQUEST.to_vec();
             bytes[2..4].copy_from_slice(&length.to_be_bytes());
-            assert_eq!(
-                Message::parse(&bytes).unwrap_err(),
-                Malformed::Header,
-                "{length:#x}"
-            );
+            assert_eq!(Message::parse(&bytes).unwrap_err(), Malformed::Header, "{length:#x}");
         }
         let mut bytes = samples::REQUEST.to_vec();
         bytes[22..24].copy_from_slice(&0x59_u16.to_be_bytes());

@@ -51,13 +51,7 @@ impl TransmitQueue {
             last.length += length;
             last.is_closed = length < last.segment;
         } else {
-            self.batches.push(Batch {
-                path,
-                local_ip,
-                segment: length,
-                length,
-                is_closed: false,
-            });
+            self.batches.push(Batch { path, local_ip, segment: length, length, is_closed: false });
         }
     }
 
@@ -67,12 +61,7 @@ impl TransmitQueue {
         self.batches.iter().map(move |batch| {
             let contents = &self.contents[start..start + batch.length];
             start += batch.length;
-            Transmit {
-                path: batch.path,
-                local_ip: batch.local_ip,
-                segment: batch.segment,
-                contents,
-            }
+            Transmit { path: batch.path, local_ip: batch.local_ip, segment: batch.segment, contents }
         })
     }
 
@@ -111,19 +100,11 @@ mod tests {
         for (port, length) in [(1, 10), (1, 10), (1, 4), (1, 4), (2, 4), (1, 9), (1, 10)] {
             queue.push(path(port), None, &vec![0; length]);
         }
-        let batches: Vec<_> = queue
-            .iter()
-            .map(|batch| (batch.path, batch.segment, batch.contents.len()))
-            .collect();
+        let batches: Vec<_> =
+            queue.iter().map(|batch| (batch.path, batch.segment, batch.contents.len())).collect();
         assert_eq!(
             batches,
-            [
-                (path(1), 10, 24),
-                (path(1), 4, 4),
-                (path(2), 4, 4),
-                (path(1), 9, 9),
-                (path(1), 10, 10)
-            ]
+            [(path(1), 10, 24), (path(1), 4, 4), (path(2), 4, 4), (path(1), 9, 9), (path(1), 10, 10)]
         );
     }
 
@@ -134,9 +115,6 @@ mod tests {
             queue.push(Path::Udp(([192, 0, 2, 1], 1).into()), None, &[0; 1200]);
         }
         assert!(queue.iter().all(|batch| batch.contents.len() <= BATCH_BYTES));
-        assert_eq!(
-            queue.iter().map(|batch| batch.contents.len()).sum::<usize>(),
-            200 * 1200
-        );
+        assert_eq!(queue.iter().map(|batch| batch.contents.len()).sum::<usize>(), 200 * 1200);
     }
 }

@@ -55,11 +55,7 @@ pub(super) async fn upgrade(
     headers: HeaderMap,
     socket: WebSocketUpgrade,
 ) -> Response {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &header::HeaderValue| value.to_str().ok())
-    };
+    let text = |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
     if !app.config.allows_origin(text(header::ORIGIN), text(header::HOST)) {
         let sentence = "pages of this origin may not connect; see http.allowed_origins";
         return problem(StatusCode::FORBIDDEN, "forbidden_origin", sentence);
@@ -72,11 +68,7 @@ pub(super) async fn upgrade(
         );
     }
     if app.open_sockets() >= 2 * u64::from(app.config.limits.sessions_max) {
-        return problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Code::Overloaded.as_str(),
-            "too many connections",
-        );
+        return problem(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded.as_str(), "too many connections");
     }
     socket
         .protocols([SUBPROTOCOL])
@@ -106,11 +98,7 @@ async fn serve(app: Arc<App>, socket: WebSocket) {
     let end = connection.run(socket).await;
     if let Some(home) = connection.home {
         let clean = matches!(end, End::Clean);
-        connection
-            .app
-            .shards
-            .send(home, Command::Closed { socket: id, clean })
-            .await;
+        connection.app.shards.send(home, Command::Closed { socket: id, clean }).await;
     }
     connection.app.sockets.fetch_sub(1, Ordering::Relaxed);
     connection.app.metrics.http.websockets.dec();
@@ -178,10 +166,7 @@ impl Connection {
             Outgoing::Text(text) => (Message::Text(text.into()), false),
             Outgoing::Frames(frames) => (Message::Binary(frames.freeze()), true),
             Outgoing::Close(code) => {
-                let frame = CloseFrame {
-                    code: code.close_code(),
-                    reason: code.as_str().into(),
-                };
+                let frame = CloseFrame { code: code.close_code(), reason: code.as_str().into() };
                 let _ = timeout(CLOSING, socket.send(Message::Close(Some(frame)))).await;
                 // Until the client has answered, so that what it was told is not lost in a reset.
                 let _ = timeout(CLOSING, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
@@ -229,10 +214,7 @@ impl Connection {
                 return;
             }
         };
-        self.app
-            .metrics
-            .signalling
-            .message(Direction::In, kind_of(&message));
+        self.app.metrics.signalling.message(Direction::In, kind_of(&message));
         if let Err(retry) = self.signals.take(now) {
             let mut refusal =
                 Refusal::new(id_of(&message), Code::RateLimited, "too many signalling messages");
@@ -247,12 +229,7 @@ impl Connection {
         }
         match message {
             ClientText::Hello { v, resume, .. } => self.hello(v, resume, now).await,
-            ClientText::Join {
-                id,
-                room,
-                token,
-                offer,
-            } => self.join(id, room, &token, offer, now).await,
+            ClientText::Join { id, room, token, offer } => self.join(id, room, &token, offer, now).await,
             ClientText::Offer(offer) => {
                 if let Some(home) = self.session_shard() {
                     self.app.shards.send(home, Command::Offer(self.id, offer)).await;
@@ -273,9 +250,7 @@ impl Connection {
     async fn hello(&mut self, v: u32, resume: Option<Resume>, now: Instant) {
         if v != limits::VERSION {
             let sentence = format!("version {v} is not spoken here; {} is", limits::VERSION);
-            self.say(&ServerText::Error(
-                Refusal::new(None, Code::UnsupportedVersion, sentence).fatal(),
-            ));
+            self.say(&ServerText::Error(Refusal::new(None, Code::UnsupportedVersion, sentence).fatal()));
             return self.outbox.close(Code::UnsupportedVersion);
         }
         if std::mem::replace(&mut self.greeted, true) {
@@ -287,29 +262,19 @@ impl Connection {
         };
         let session = SessionId::from_wire(&resume.session).filter(|id| id.shard.0 < self.app.shards.count());
         let Some(session) = session else {
-            self.refuse(
-                None,
-                Code::UnknownSession,
-                "the session to resume is gone; join anew",
-            );
+            self.refuse(None, Code::UnknownSession, "the session to resume is gone; join anew");
             return self.say(&welcome(false, self.app.shards.limits().clone()));
         };
         self.home = Some(session.shard);
-        let command = Command::Resume {
-            socket: self.id,
-            outbox: self.outbox.clone(),
-            session,
-            key: resume.key,
-        };
+        let command =
+            Command::Resume { socket: self.id, outbox: self.outbox.clone(), session, key: resume.key };
         self.app.shards.send(session.shard, command).await;
     }
 
     async fn join(&mut self, id: u32, room: String, token: &str, offer: Option<Description>, now: Instant) {
         if room.is_empty() || room.len() > limits::ROOM_NAME_BYTES || room.chars().any(char::is_control) {
-            let sentence = format!(
-                "a room's name has 1 to {} bytes and no control characters",
-                limits::ROOM_NAME_BYTES
-            );
+            let sentence =
+                format!("a room's name has 1 to {} bytes and no control characters", limits::ROOM_NAME_BYTES);
             return self.refuse(Some(id), Code::RoomName, &sentence);
         }
         let unix = unix_now();
@@ -321,26 +286,16 @@ impl Connection {
             }
         };
         let request = request(id, verified, offer, now, unix);
-        let home = self
-            .home
-            .unwrap_or_else(|| request.room.shard(self.app.shards.count()));
+        let home = self.home.unwrap_or_else(|| request.room.shard(self.app.shards.count()));
         self.home = Some(home);
         self.deadline = now + SILENCE;
-        let command = Command::Join {
-            socket: self.id,
-            outbox: self.outbox.clone(),
-            request,
-        };
+        let command = Command::Join { socket: self.id, outbox: self.outbox.clone(), request };
         self.app.shards.send(home, command).await;
     }
 
     fn session_shard(&mut self) -> Option<ShardId> {
         if self.home.is_none() {
-            self.refuse(
-                None,
-                Code::JoinFirst,
-                "this message needs a session: join a room first",
-            );
+            self.refuse(None, Code::JoinFirst, "this message needs a session: join a room first");
         }
         self.home
     }
@@ -356,38 +311,15 @@ impl Connection {
 
 fn request(id: u32, verified: Verified, offer: Option<Description>, now: Instant, unix: u64) -> JoinRequest {
     let permissions = verified.permissions();
-    let Verified {
-        tenant,
-        user,
-        name,
-        room,
-        role,
-        expires_at,
-        ..
-    } = verified;
+    let Verified { tenant, user, name, room, role, expires_at, .. } = verified;
     // A token without a sensible end still ends: in a year the server has been restarted.
     let left = Duration::from_secs(expires_at.saturating_sub(unix).min(365 * 24 * 3600));
-    let grant = Grant {
-        user,
-        name,
-        role,
-        permissions,
-        expires: now + left,
-    };
-    JoinRequest {
-        id,
-        room: RoomKey { tenant, room },
-        grant,
-        offer,
-    }
+    let grant = Grant { user, name, role, permissions, expires: now + left };
+    JoinRequest { id, room: RoomKey { tenant, room }, grant, offer }
 }
 
 fn id_of(message: &ClientText) -> Option<u32> {
-    if let ClientText::Join { id, .. } = message {
-        Some(*id)
-    } else {
-        None
-    }
+    if let ClientText::Join { id, .. } = message { Some(*id) } else { None }
 }
 
 fn kind_of(message: &ClientText) -> &'static str {
@@ -412,12 +344,7 @@ struct Tokens {
 impl Tokens {
     fn new(rate: u32, burst: u32, now: Instant) -> Self {
         let most = f64::from(burst.max(1));
-        Self {
-            rate: rate.into(),
-            most,
-            left: most,
-            at: now,
-        }
+        Self { rate: rate.into(), most, left: most, at: now }
     }
 
     fn take(&mut self, now: Instant) -> Result<(), Duration> {

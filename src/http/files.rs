@@ -25,14 +25,8 @@ const POLICY: &str = "default-src 'self'; connect-src *; img-src 'self' data: bl
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(|| file(&DEMO, "index.html")))
-        .route(
-            "/demo/{*path}",
-            get(|Path(path): Path<String>| async move { file(&DEMO, &path).await }),
-        )
-        .route(
-            "/client/{*path}",
-            get(|Path(path): Path<String>| async move { file(&CLIENT, &path).await }),
-        )
+        .route("/demo/{*path}", get(|Path(path): Path<String>| async move { file(&DEMO, &path).await }))
+        .route("/client/{*path}", get(|Path(path): Path<String>| async move { file(&CLIENT, &path).await }))
 }
 
 async fn file(folder: &'static Dir<'static>, path: &str) -> Response {

@@ -105,22 +105,11 @@ struct Problem {
 }
 
 fn problem(status: StatusCode, code: &'static str, message: impl Into<String>) -> Response {
-    (
-        status,
-        Json(Problem {
-            code,
-            message: message.into(),
-        }),
-    )
-        .into_response()
+    (status, Json(Problem { code, message: message.into() })).into_response()
 }
 
 async fn no_such_door() -> Response {
-    problem(
-        StatusCode::NOT_FOUND,
-        "not_found",
-        "there is nothing here; the signalling socket is /v1/connect",
-    )
+    problem(StatusCode::NOT_FOUND, "not_found", "there is nothing here; the signalling socket is /v1/connect")
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
@@ -135,10 +124,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        app.metrics.render(),
-    )
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
         .into_response()
 }
 
@@ -152,9 +138,7 @@ async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     };
     let start = Instant::now();
     let response = next.run(request).await;
-    app.metrics
-        .http
-        .request(door, response.status().as_u16(), start.elapsed());
+    app.metrics.http.request(door, response.status().as_u16(), start.elapsed());
     response
 }
 
@@ -178,16 +162,8 @@ async fn development_token(
     Query(wanted): Query<DevelopmentToken>,
 ) -> Response {
     // A page of another name that resolves to this machine could ask for tokens as if it were ours.
-    if !headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .is_some_and(is_local_name)
-    {
-        return problem(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            "ask by IP address or as localhost",
-        );
+    if !headers.get(header::HOST).and_then(|host| host.to_str().ok()).is_some_and(is_local_name) {
+        return problem(StatusCode::FORBIDDEN, "forbidden", "ask by IP address or as localhost");
     }
     let key = if app.keys.names().any(|key| key == DEVELOPMENT_KEY) {
         DEVELOPMENT_KEY.to_owned()
@@ -218,7 +194,5 @@ fn is_local_name(host: &str) -> bool {
 
 /// Seconds since 1970.
 fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

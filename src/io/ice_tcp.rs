@@ -54,25 +54,14 @@ pub struct IceTcp {
 impl IceTcp {
     /// Listens, and hands connections to the shards.
     pub(super) async fn bind(config: &Config, shards: Vec<mpsc::Sender<Input>>) -> anyhow::Result<Self> {
-        let ip = config
-            .rtc
-            .bind
-            .first()
-            .copied()
-            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let ip = config.rtc.bind.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let address = SocketAddr::new(ip, config.rtc.tcp_port);
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on TCP {address} for ICE-TCP (rtc.tcp_port, rtc.tcp_enabled)")
         })?;
-        let port = listener
-            .local_addr()
-            .context("cannot ask for the port of ICE-TCP")?
-            .port();
+        let port = listener.local_addr().context("cannot ask for the port of ICE-TCP")?.port();
         let room = Arc::new(Semaphore::new(config.rtc.max_peers as usize));
-        Ok(Self {
-            port,
-            task: tokio::spawn(accept(listener, shards.into(), room)),
-        })
+        Ok(Self { port, task: tokio::spawn(accept(listener, shards.into(), room)) })
     }
 }
 
@@ -129,12 +118,7 @@ async fn serve(
     let path = Path::Tcp(id);
     let mut next = Some(first);
     while let Some(contents) = next {
-        let datagram = Datagram {
-            path,
-            source,
-            local_ip,
-            contents,
-        };
+        let datagram = Datagram { path, source, local_ip, contents };
         if shard.send(Input::Datagram(datagram)).await.is_err() || write.is_finished() {
             break;
         }

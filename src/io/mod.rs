@@ -81,11 +81,7 @@ impl Shards {
         let addresses = advertised(config)?;
         let mut sockets = Vec::new();
         for index in 0..count {
-            sockets.push(if config.rtc.enabled {
-                udp::bind(&config.rtc, index)?
-            } else {
-                Vec::new()
-            });
+            sockets.push(if config.rtc.enabled { udp::bind(&config.rtc, index)? } else { Vec::new() });
         }
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
@@ -123,11 +119,7 @@ impl Shards {
                 population: population.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
-            threads.push(
-                thread
-                    .spawn(move || shell.run())
-                    .context("cannot start a shard's thread")?,
-            );
+            threads.push(thread.spawn(move || shell.run()).context("cannot start a shard's thread")?);
         }
         Ok(Self {
             inputs,
@@ -173,11 +165,8 @@ impl Shards {
         for inputs in &self.inputs {
             let _ = inputs.send(Input::Stop).await;
         }
-        let threads = self
-            .threads
-            .lock()
-            .map(|mut threads| std::mem::take(&mut *threads))
-            .unwrap_or_default();
+        let threads =
+            self.threads.lock().map(|mut threads| std::mem::take(&mut *threads)).unwrap_or_default();
         let joined =
             tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
         if !joined.await.unwrap_or(false) {
@@ -191,10 +180,7 @@ fn advertised(config: &Config) -> io::Result<Vec<IpAddr>> {
     if !config.rtc.advertise_addresses.is_empty() {
         return Ok(config.rtc.advertise_addresses.clone());
     }
-    let mut addresses: Vec<IpAddr> = if_addrs::get_if_addrs()?
-        .iter()
-        .map(if_addrs::Interface::ip)
-        .collect();
+    let mut addresses: Vec<IpAddr> = if_addrs::get_if_addrs()?.iter().map(if_addrs::Interface::ip).collect();
     // A client on this machine reaches loopback; Firefox gathers no loopback candidate of its own and needs another.
     let development = config.mode() == Mode::Development;
     addresses.retain(|ip| (development || !ip.is_loopback()) && !is_link_local(ip));
@@ -218,19 +204,12 @@ fn candidates(addresses: &[IpAddr], udp: &[SocketAddr], tcp: Option<u16>) -> Vec
     // An address outside this machine (1:1 NAT, a container's host) leads to whichever socket has its family.
     let port_of = |ip: &IpAddr| {
         let exact = udp.iter().find(|local| listens(ip, local));
-        exact
-            .or_else(|| udp.iter().find(|local| local.is_ipv4() == ip.is_ipv4()))
-            .map(SocketAddr::port)
+        exact.or_else(|| udp.iter().find(|local| local.is_ipv4() == ip.is_ipv4())).map(SocketAddr::port)
     };
-    let udp = addresses
-        .iter()
-        .filter_map(|ip| Some(SocketAddr::new(*ip, port_of(ip)?)));
+    let udp = addresses.iter().filter_map(|ip| Some(SocketAddr::new(*ip, port_of(ip)?)));
     let udp = udp.map(|address| HostCandidate { address, tcp: false });
-    let tcp = tcp
-        .into_iter()
-        .flat_map(|port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port)));
-    udp.chain(tcp.map(|address| HostCandidate { address, tcp: true }))
-        .collect()
+    let tcp = tcp.into_iter().flat_map(|port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port)));
+    udp.chain(tcp.map(|address| HostCandidate { address, tcp: true })).collect()
 }
 
 fn session_limits(config: &Config) -> SessionLimits {
@@ -258,9 +237,7 @@ fn random() -> impl FnMut() -> u64 + Send {
     let mut used = pool.len();
     move || {
         if used == pool.len() {
-            system
-                .fill(&mut pool)
-                .expect("the system has random numbers: it had them at the start");
+            system.fill(&mut pool).expect("the system has random numbers: it had them at the start");
             used = 0;
         }
         let number = u64::from_ne_bytes(pool[used..used + 8].try_into().expect("eight bytes"));

@@ -74,11 +74,7 @@ impl Shell {
             Err(error) => return tracing::error!(%error, "cannot start a shard's event loop"),
         };
         runtime.block_on(async {
-            let sockets = self
-                .sockets
-                .into_iter()
-                .map(Udp::activate)
-                .collect::<Result<Vec<_>, _>>();
+            let sockets = self.sockets.into_iter().map(Udp::activate).collect::<Result<Vec<_>, _>>();
             let sockets = match sockets {
                 Ok(sockets) => sockets,
                 Err(error) => return tracing::error!(%error, "cannot use a shard's sockets"),
@@ -119,12 +115,7 @@ impl Loop {
         let due = self.shard.poll_timeout().map_or(publish, |due| due.min(publish));
         let sleep = tokio::time::sleep_until(due.into());
         tokio::pin!(sleep);
-        let Self {
-            inputs,
-            letters_in,
-            sockets,
-            ..
-        } = self;
+        let Self { inputs, letters_in, sockets, .. } = self;
         let woken = poll_fn(|cx| {
             if sockets.iter().any(|socket| socket.poll_readable(cx).is_ready()) {
                 return Poll::Ready(Woken::Other);
@@ -156,12 +147,7 @@ impl Loop {
             };
             self.shard.handle_letter(letter, now);
         }
-        let Self {
-            sockets,
-            shard,
-            receive,
-            ..
-        } = self;
+        let Self { sockets, shard, receive, .. } = self;
         for socket in sockets.iter() {
             for _ in 0..RECEIVES {
                 if socket.receive(receive, |datagram| shard.handle_datagram(datagram, now)) == 0 {
@@ -203,16 +189,10 @@ impl Loop {
             let count = transmit.contents.len().div_ceil(transmit.segment.max(1));
             let taken = match transmit.path {
                 Path::Udp(far) => {
-                    let socket = self
-                        .sockets
-                        .iter()
-                        .find(|socket| socket.serves(far, transmit.local_ip));
+                    let socket = self.sockets.iter().find(|socket| socket.serves(far, transmit.local_ip));
                     socket.is_some_and(|socket| socket.send(far, &transmit).is_ok())
                 }
-                Path::Tcp(id) => self
-                    .tcp
-                    .get(&id)
-                    .is_some_and(|writer| write_tcp(writer, &transmit)),
+                Path::Tcp(id) => self.tcp.get(&id).is_some_and(|writer| write_tcp(writer, &transmit)),
                 Path::Relay(_) => false,
             };
             if taken {
@@ -249,34 +229,16 @@ impl Loop {
             let bytes =
                 [sessions.received_bytes, sessions.delivered_bytes].map(|counts| counts[index] as usize);
             self.counters.messages_of(lane, Direction::In, received, bytes[0]);
-            self.counters
-                .messages_of(lane, Direction::Out, delivered, bytes[1]);
+            self.counters.messages_of(lane, Direction::Out, delivered, bytes[1]);
         }
-        self.counters.dropped(
-            Lane::Lossy,
-            DropCause::ReceiverSlow,
-            sessions.lossy_dropped as usize,
-        );
+        self.counters.dropped(Lane::Lossy, DropCause::ReceiverSlow, sessions.lossy_dropped as usize);
+        self.counters.dropped(Lane::Reliable, DropCause::ReceiverSlow, counts.gaps as usize);
+        self.counters.dropped(Lane::Reliable, DropCause::RateLimited, sessions.rate_limited as usize);
+        self.counters.datagrams(Direction::In, peers.received as usize, peers.received_bytes as usize);
         self.counters
-            .dropped(Lane::Reliable, DropCause::ReceiverSlow, counts.gaps as usize);
-        self.counters.dropped(
-            Lane::Reliable,
-            DropCause::RateLimited,
-            sessions.rate_limited as usize,
-        );
-        self.counters.datagrams(
-            Direction::In,
-            peers.received as usize,
-            peers.received_bytes as usize,
-        );
-        self.counters.datagrams_dropped(
-            DatagramDrop::Unknown,
-            (peers.unknown + peers.refused_checks) as usize,
-        );
-        self.counters
-            .datagrams_dropped(DatagramDrop::Malformed, peers.other as usize);
-        self.counters
-            .datagrams_dropped(DatagramDrop::Flood, peers.refused_handshake as usize);
+            .datagrams_dropped(DatagramDrop::Unknown, (peers.unknown + peers.refused_checks) as usize);
+        self.counters.datagrams_dropped(DatagramDrop::Malformed, peers.other as usize);
+        self.counters.datagrams_dropped(DatagramDrop::Flood, peers.refused_handshake as usize);
         self.metrics.webrtc.path_changes.inc_by(peers.moved);
         for latency in self.shard.take_latencies() {
             self.counters.delivered_after(latency);
@@ -290,8 +252,7 @@ impl Loop {
         self.counters.occupancy(rooms, members);
         self.counters.peers(webrtc);
         let before = std::mem::replace(&mut self.counted, here);
-        self.population
-            .fetch_add(here.wrapping_sub(before), Ordering::Relaxed);
+        self.population.fetch_add(here.wrapping_sub(before), Ordering::Relaxed);
         self.counters.queue_depth(Queue::Http, self.inputs.len());
         self.counters.queue_depth(Queue::Shards, self.letters_in.len());
         self.counters.publish();

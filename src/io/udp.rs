@@ -46,11 +46,7 @@ pub(super) struct ReceiveBuffer {
 
 /// Binds the sockets of shard `index`: every configured address, else all of IPv4 and of IPv6.
 pub(super) fn bind(rtc: &Rtc, index: usize) -> anyhow::Result<Vec<Udp>> {
-    let port = if rtc.udp_port == 0 {
-        0
-    } else {
-        rtc.udp_port + index as u16
-    };
+    let port = if rtc.udp_port == 0 { 0 } else { rtc.udp_port + index as u16 };
     if !rtc.bind.is_empty() {
         let bound = rtc.bind.iter().map(|ip| bind_one(SocketAddr::new(*ip, port)));
         return bound.collect();
@@ -74,10 +70,7 @@ fn bind_one(address: SocketAddr) -> anyhow::Result<Udp> {
         let _ = socket.set_send_buffer_size(BUFFER);
         socket.bind(&address.into())?;
         let socket = std::net::UdpSocket::from(socket);
-        Ok(Udp {
-            local: socket.local_addr()?,
-            socket,
-        })
+        Ok(Udp { local: socket.local_addr()?, socket })
     };
     bind().with_context(|| format!("cannot bind UDP {address} for media (rtc.udp_port, rtc.bind)"))
 }
@@ -86,11 +79,7 @@ impl Udp {
     /// Registers the socket with the runtime of this thread.
     pub(super) fn activate(self) -> io::Result<ActiveUdp> {
         let state = UdpSocketState::new((&self.socket).into())?;
-        Ok(ActiveUdp {
-            local: self.local,
-            socket: UdpSocket::from_std(self.socket)?,
-            state,
-        })
+        Ok(ActiveUdp { local: self.local, socket: UdpSocket::from_std(self.socket)?, state })
     }
 }
 
@@ -104,9 +93,9 @@ impl ActiveUdp {
     pub(super) fn receive(&self, buffer: &mut ReceiveBuffer, mut handle: impl FnMut(Datagram)) -> usize {
         let ReceiveBuffer { bytes, metas } = buffer;
         let mut slices: Vec<IoSliceMut<'_>> = bytes.chunks_mut(RECEIVE).map(IoSliceMut::new).collect();
-        let received = self.socket.try_io(Interest::READABLE, || {
-            self.state.recv((&self.socket).into(), &mut slices, metas)
-        });
+        let received = self
+            .socket
+            .try_io(Interest::READABLE, || self.state.recv((&self.socket).into(), &mut slices, metas));
         let Ok(count) = received else { return 0 };
         let mut datagrams = 0;
         for (meta, bytes) in metas[..count].iter().zip(bytes.chunks(RECEIVE)) {
@@ -140,9 +129,8 @@ impl ActiveUdp {
                 segment_size: (contents.len() > transmit.segment).then_some(transmit.segment),
                 src_ip: transmit.local_ip,
             };
-            self.socket.try_io(Interest::WRITABLE, || {
-                self.state.try_send((&self.socket).into(), &message)
-            })?;
+            self.socket
+                .try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &message))?;
         }
         Ok(())
     }
@@ -150,9 +138,6 @@ impl ActiveUdp {
 
 impl ReceiveBuffer {
     pub(super) fn new() -> Self {
-        Self {
-            bytes: vec![0; RECEIVE * BATCH_SIZE],
-            metas: [RecvMeta::default(); BATCH_SIZE],
-        }
+        Self { bytes: vec![0; RECEIVE * BATCH_SIZE], metas: [RecvMeta::default(); BATCH_SIZE] }
     }
 }

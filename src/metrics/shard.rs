@@ -29,13 +29,7 @@ pub struct ShardCounters {
 impl ShardCounters {
     pub(super) fn new(metrics: &Metrics, index: usize) -> Self {
         let shard = &*index.to_string();
-        let Messages {
-            count,
-            bytes,
-            drops,
-            gaps,
-            delivery,
-        } = &metrics.messages;
+        let Messages { count, bytes, drops, gaps, delivery } = &metrics.messages;
         let of_shard = |vec: &IntGaugeVec| LocalGauge::new(vec.with_label_values(&[shard]));
         Self {
             messages: by(Lane::ALL, |lane| {
@@ -45,16 +39,12 @@ impl ShardCounters {
                 by(Direction::ALL, |way| local(bytes, &[lane.as_str(), way.as_str()]))
             }),
             drops: by(Lane::ALL, |lane| {
-                by(DropCause::ALL, |cause| {
-                    local(drops, &[lane.as_str(), cause.as_str()])
-                })
+                by(DropCause::ALL, |cause| local(drops, &[lane.as_str(), cause.as_str()]))
             }),
             gaps: LocalCounter::new(gaps.clone()),
             delivery: delivery.local(),
             turn: metrics.shards.turn.with_label_values(&[shard]).local(),
-            datagrams: by(Direction::ALL, |way| {
-                local(&metrics.shards.datagrams, &[shard, way.as_str()])
-            }),
+            datagrams: by(Direction::ALL, |way| local(&metrics.shards.datagrams, &[shard, way.as_str()])),
             datagram_bytes: by(Direction::ALL, |way| {
                 local(&metrics.shards.datagram_bytes, &[shard, way.as_str()])
             }),
@@ -153,12 +143,8 @@ impl ShardCounters {
     /// Shows everybody what was counted since the last time: once a second is often enough.
     pub fn publish(&mut self) {
         let counters = self.messages.iter_mut().chain(&mut self.bytes).flatten();
-        let counters = counters
-            .chain(self.drops.iter_mut().flatten())
-            .chain([&mut self.gaps]);
-        let counters = counters
-            .chain(&mut self.datagrams)
-            .chain(&mut self.datagram_bytes);
+        let counters = counters.chain(self.drops.iter_mut().flatten()).chain([&mut self.gaps]);
+        let counters = counters.chain(&mut self.datagrams).chain(&mut self.datagram_bytes);
         for counter in counters.chain(&mut self.datagram_drops) {
             counter.publish();
         }
@@ -205,11 +191,7 @@ struct LocalGauge {
 
 impl LocalGauge {
     fn new(shared: IntGauge) -> Self {
-        Self {
-            value: 0,
-            published: 0,
-            shared,
-        }
+        Self { value: 0, published: 0, shared }
     }
 
     #[inline]

@@ -76,27 +76,15 @@ fn what_a_shard_counts_is_seen_once_it_is_published_and_only_once() {
     let scrape = Scrape::of(&metrics);
     for (series, value) in [
         (out, 50.0),
-        (
-            r#"switchyard_message_bytes_total{direction="out",lane="reliable"}"#,
-            5000.0,
-        ),
-        (
-            r#"switchyard_drops_total{cause="receiver_slow",lane="lossy"}"#,
-            2.0,
-        ),
+        (r#"switchyard_message_bytes_total{direction="out",lane="reliable"}"#, 5000.0),
+        (r#"switchyard_drops_total{cause="receiver_slow",lane="lossy"}"#, 2.0),
         ("switchyard_gaps_total", 1.0),
         (r#"switchyard_delivery_seconds_bucket{le="0.025"}"#, 0.0),
         (r#"switchyard_delivery_seconds_bucket{le="0.05"}"#, 1.0),
         ("switchyard_delivery_seconds_count", 1.0),
-        (
-            r#"switchyard_shard_loop_seconds_bucket{shard="0",le="0.0001"}"#,
-            1.0,
-        ),
+        (r#"switchyard_shard_loop_seconds_bucket{shard="0",le="0.0001"}"#, 1.0),
         (r#"switchyard_datagrams_total{direction="in",shard="0"}"#, 4.0),
-        (
-            r#"switchyard_datagram_bytes_total{direction="in",shard="0"}"#,
-            4000.0,
-        ),
+        (r#"switchyard_datagram_bytes_total{direction="in",shard="0"}"#, 4000.0),
         (r#"switchyard_datagram_drops_total{cause="unknown"}"#, 1.0),
         (r#"switchyard_sessions{rung="udp"}"#, 1.0),
         (r#"switchyard_sessions{rung="websocket"}"#, 0.0),
@@ -137,10 +125,7 @@ fn what_is_counted_directly_is_seen_at_once() {
         (r#"switchyard_refusals_total{code="room_full"}"#, 1.0),
         (r#"switchyard_signals_total{direction="in",type="join"}"#, 1.0),
         (r#"switchyard_webrtc_total{outcome="opened"}"#, 1.0),
-        (
-            r#"switchyard_http_requests_total{door="metrics",status="2xx"}"#,
-            1.0,
-        ),
+        (r#"switchyard_http_requests_total{door="metrics",status="2xx"}"#, 1.0),
         ("switchyard_http_request_seconds_count", 1.0),
     ] {
         scrape.assert(series, value);
@@ -160,16 +145,9 @@ fn names_follow_the_conventions_of_prometheus() {
     let scrape = Scrape::of(&metrics);
     for (name, kind) in &scrape.types {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
-        assert!(
-            name.starts_with("switchyard_") && name.bytes().all(plain),
-            "{name}"
-        );
+        assert!(name.starts_with("switchyard_") && name.bytes().all(plain), "{name}");
         assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
-        assert_eq!(
-            kind == "histogram",
-            name.ends_with("_seconds"),
-            "{name} is a {kind}"
-        );
+        assert_eq!(kind == "histogram", name.ends_with("_seconds"), "{name} is a {kind}");
     }
     assert!(scrape.types.len() > 20, "{}", scrape.types.len());
 }
@@ -194,9 +172,7 @@ fn every_label_is_one_of_a_few_that_name_nobody() {
     ]);
     let (metrics, _shard) = busy();
     for series in Scrape::of(&metrics).samples.keys() {
-        let labels = series
-            .split_once('{')
-            .map_or("", |(_, labels)| labels.trim_end_matches('}'));
+        let labels = series.split_once('{').map_or("", |(_, labels)| labels.trim_end_matches('}'));
         for label in labels.split(',').filter(|label| !label.is_empty()) {
             let (name, _) = label.split_once('=').unwrap();
             assert!(allowed.contains(name), "{series}");

@@ -3,7 +3,7 @@
 //!
 //! A room never touches a peer or a pipe. It knows sessions by name only and says "deliver this to those"; finding
 //! them is the work of `src/router.rs`, and bringing it over is that of `src/engine/session.rs`. Every action is
-//! checked here, in [`Room::permit`], whatever door it came through (D10).
+//! checked here, in one function, whatever door it came through (D10).
 
 pub mod permission;
 
@@ -89,7 +89,7 @@ pub struct Outbound {
     pub target: Target,
     /// Untouched.
     pub payload: Bytes,
-    /// When it came into this process.
+    /// When its author sent it, as far as is known.
     pub at: Instant,
 }
 
@@ -134,8 +134,11 @@ pub enum Output {
     Deliver(Delivery),
     /// The join succeeded; messages under this handle may come.
     Admitted(Receiver),
-    /// The join failed, or membership ended: the handle is free. Comes after what told the session so.
-    Dismissed(Receiver),
+    /// The join was refused, or membership ended for this reason: the handle is free. Comes after what told the
+    /// session so.
+    Dismissed(Receiver, Option<Code>),
+    /// Something was refused, for the count.
+    Refused(Code),
 }
 
 /// A room with its members.
@@ -164,7 +167,7 @@ struct Member {
 }
 
 /// A request that was refused.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Refused(Code, &'static str);
 
 impl Room {
@@ -234,21 +237,16 @@ impl Room {
 
     /// The one place where it is decided what a session may do (D10).
     fn permit(&self, session: SessionId, permission: Permission) -> Result<u32, Refused> {
-        let member = *self
-            .by_session
-            .get(&session)
-            .ok_or(Refused(Code::NotInRoom, "not in this room"))?;
+        let member = *self.by_session.get(&session).ok_or(Refused(Code::NotInRoom, "not in this room"))?;
         if self.members[&member].grant.permissions.contains(permission) {
             Ok(member)
         } else {
-            Err(Refused(
-                Code::Forbidden,
-                "your role in this room does not permit this",
-            ))
+            Err(Refused(Code::Forbidden, "your role in this room does not permit this"))
         }
     }
 
     fn join(&mut self, receiver: Receiver, id: u32, grant: Grant, now: Instant) {
+        let _span = tracing::debug_span!("room", id = %self.key.room, tenant = %self.key.tenant).entered();
         if let Some(&number) = self.by_session.get(&receiver.session) {
             let member = self.members.get_mut(&number).expect("by_session names members");
             self.expiry.remove(&(member.grant.expires, number));
@@ -259,49 +257,34 @@ impl Room {
         }
         if let Err(Refused(code, sentence)) = self.admits(&grant) {
             self.refuse(receiver, Some(id), None, Refused(code, sentence), now);
-            self.outputs.push_back(Output::Dismissed(receiver));
+            self.outputs.push_back(Output::Dismissed(receiver, None));
             return;
         }
         let number = self.next_member;
         self.next_member += 1;
+        tracing::debug!(member = number, user = %grant.user, role = grant.role.name(), "joined");
         self.by_session.insert(receiver.session, number);
         self.by_user.entry(grant.user.clone()).or_default().insert(number);
         self.expiry.insert((grant.expires, number));
-        self.members.insert(
-            number,
-            Member {
-                receiver,
-                grant,
-                topics: BTreeSet::new(),
-            },
-        );
+        self.members.insert(number, Member { receiver, grant, topics: BTreeSet::new() });
         self.everyone = None;
         self.outputs.push_back(Output::Admitted(receiver));
         self.tell_joined(number, id, now);
         let member = self.describe(number);
-        self.announce(
-            Some(receiver.session),
-            &ServerControl::MemberJoined { member },
-            now,
-        );
+        self.announce(Some(receiver.session), &ServerControl::MemberJoined { member }, now);
     }
 
     fn admits(&self, grant: &Grant) -> Result<(), Refused> {
         if !grant.permissions.contains(Permission::Read) {
-            return Err(Refused(
-                Code::Forbidden,
-                "your token does not permit reading this room",
-            ));
+            return Err(Refused(Code::Forbidden, "your token does not permit reading this room"));
         }
         match self.by_user.get(&grant.user) {
-            Some(sessions) if sessions.len() >= SESSIONS_PER_USER => Err(Refused(
-                Code::RoomFull,
-                "you are in this room with too many sessions",
-            )),
-            None if self.by_user.len() >= self.limits.participants => Err(Refused(
-                Code::RoomFull,
-                "the room has its maximum of participants",
-            )),
+            Some(sessions) if sessions.len() >= SESSIONS_PER_USER => {
+                Err(Refused(Code::RoomFull, "you are in this room with too many sessions"))
+            }
+            None if self.by_user.len() >= self.limits.participants => {
+                Err(Refused(Code::RoomFull, "the room has its maximum of participants"))
+            }
             _ => Ok(()),
         }
     }
@@ -310,6 +293,7 @@ impl Room {
         let Some(member) = self.members.remove(&number) else {
             return;
         };
+        tracing::debug!(room = %self.key.room, member = number, user = %member.grant.user, %reason, "left");
         self.by_session.remove(&member.receiver.session);
         self.expiry.remove(&(member.grant.expires, number));
         remove_from(&mut self.by_user, &member.grant.user, number);
@@ -320,44 +304,18 @@ impl Room {
         if tell {
             self.tell(member.receiver, &ServerControl::Left { reason }, now);
         }
-        self.outputs.push_back(Output::Dismissed(member.receiver));
-        self.announce(
-            None,
-            &ServerControl::MemberLeft {
-                member: number,
-                reason,
-            },
-            now,
-        );
+        self.outputs.push_back(Output::Dismissed(member.receiver, Some(reason)));
+        self.announce(None, &ServerControl::MemberLeft { member: number, reason }, now);
     }
 
     fn send(&mut self, session: SessionId, lane: Lane, outbound: Outbound, now: Instant) {
         let stream = outbound.stream;
         let result = self.permit(session, Permission::Write).and_then(|sender| {
             let (receivers, target) = self.receivers(session, outbound.target)?;
-            let Outbound {
-                text,
-                stream,
-                payload,
-                at,
-                ..
-            } = outbound;
-            let message = Arc::new(Message {
-                kind: Kind::Data,
-                text,
-                sender,
-                stream,
-                target,
-                payload,
-                at,
-            });
+            let Outbound { text, stream, payload, at, .. } = outbound;
+            let message = Arc::new(Message { kind: Kind::Data, text, sender, stream, target, payload, at });
             let except = Some(session);
-            self.outputs.push_back(Output::Deliver(Delivery {
-                receivers,
-                except,
-                lane,
-                message,
-            }));
+            self.outputs.push_back(Output::Deliver(Delivery { receivers, except, lane, message }));
             Ok(())
         });
         if let Err(refused) = result {
@@ -394,9 +352,7 @@ impl Room {
 
     fn everyone(&mut self) -> Arc<[Receiver]> {
         let members = &self.members;
-        self.everyone
-            .get_or_insert_with(|| members.values().map(|member| member.receiver).collect())
-            .clone()
+        self.everyone.get_or_insert_with(|| members.values().map(|member| member.receiver).collect()).clone()
     }
 
     fn control(&mut self, session: SessionId, control: ClientControl, now: Instant) {
@@ -407,12 +363,9 @@ impl Room {
             }
             ClientControl::Subscribe { id, topics } => (id, self.subscribe(session, topics)),
             ClientControl::Unsubscribe { id, topics } => (id, self.unsubscribe(session, &topics)),
-            ClientControl::Signal {
-                id,
-                to,
-                to_member,
-                data,
-            } => (id, self.signal(session, to.as_deref(), to_member, data, now)),
+            ClientControl::Signal { id, to, to_member, data } => {
+                (id, self.signal(session, to.as_deref(), to_member, data, now))
+            }
         };
         if let Err(refused) = result {
             self.refuse_session(session, Some(id), None, refused, now);
@@ -421,25 +374,14 @@ impl Room {
 
     fn subscribe(&mut self, session: SessionId, topics: Vec<String>) -> Result<(), Refused> {
         let number = self.permit(session, Permission::Read)?;
-        if topics
-            .iter()
-            .any(|topic| topic.is_empty() || topic.len() > limits::TOPIC_BYTES)
-        {
+        if topics.iter().any(|topic| topic.is_empty() || topic.len() > limits::TOPIC_BYTES) {
             return Err(Refused(Code::BadTopic, "a topic has 1 to 64 bytes"));
         }
-        let member = self
-            .members
-            .get_mut(&number)
-            .expect("permitted sessions are members");
-        let new: BTreeSet<String> = topics
-            .into_iter()
-            .filter(|topic| !member.topics.contains(topic))
-            .collect();
+        let member = self.members.get_mut(&number).expect("permitted sessions are members");
+        let new: BTreeSet<String> =
+            topics.into_iter().filter(|topic| !member.topics.contains(topic)).collect();
         if member.topics.len() + new.len() > self.limits.topics {
-            return Err(Refused(
-                Code::TooManyTopics,
-                "the member has as many topics as it may have",
-            ));
+            return Err(Refused(Code::TooManyTopics, "the member has as many topics as it may have"));
         }
         for topic in new {
             self.by_topic.entry(topic.clone()).or_default().insert(number);
@@ -450,10 +392,7 @@ impl Room {
 
     fn unsubscribe(&mut self, session: SessionId, topics: &[String]) -> Result<(), Refused> {
         let number = self.permit(session, Permission::Read)?;
-        let member = self
-            .members
-            .get_mut(&number)
-            .expect("permitted sessions are members");
+        let member = self.members.get_mut(&number).expect("permitted sessions are members");
         for topic in topics {
             if member.topics.remove(topic) {
                 remove_from(&mut self.by_topic, topic, number);
@@ -474,15 +413,9 @@ impl Room {
         let from = self.permit(session, Permission::Comment)?;
         let named = match (to, to_member) {
             (Some(user), None) => self.by_user.get(user).cloned(),
-            (None, Some(member)) => self
-                .members
-                .contains_key(&member)
-                .then(|| BTreeSet::from([member])),
+            (None, Some(member)) => self.members.contains_key(&member).then(|| BTreeSet::from([member])),
             _ => {
-                return Err(Refused(
-                    Code::Malformed,
-                    "a signal names either `to` or `to_member`",
-                ));
+                return Err(Refused(Code::Malformed, "a signal names either `to` or `to_member`"));
             }
         };
         let receivers = self.named(&named.ok_or(NO_SUCH_USER)?, session);
@@ -498,11 +431,7 @@ impl Room {
     }
 
     fn tell_joined(&mut self, number: u32, id: u32, now: Instant) {
-        let Member {
-            receiver,
-            grant,
-            topics,
-        } = &self.members[&number];
+        let Member { receiver, grant, topics } = &self.members[&number];
         let receiver = *receiver;
         let joined = ServerControl::Joined {
             id,
@@ -549,18 +478,9 @@ impl Room {
 
     fn refuse(&mut self, to: Receiver, id: Option<u32>, stream: Option<u16>, refused: Refused, now: Instant) {
         let Refused(code, message) = refused;
+        self.outputs.push_back(Output::Refused(code));
         let message = message.to_owned();
-        self.tell(
-            to,
-            &ServerControl::Refused {
-                id,
-                stream,
-                code,
-                message,
-                retry_after_ms: None,
-            },
-            now,
-        );
+        self.tell(to, &ServerControl::Refused { id, stream, code, message, retry_after_ms: None }, now);
     }
 
     fn tell(&mut self, receiver: Receiver, control: &ServerControl, now: Instant) {

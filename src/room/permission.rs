@@ -68,10 +68,7 @@ impl FromStr for Role {
     type Err = UnknownRole;
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|role| role.name() == word)
-            .ok_or(UnknownRole)
+        Self::ALL.into_iter().find(|role| role.name() == word).ok_or(UnknownRole)
     }
 }
 
@@ -149,9 +146,7 @@ impl Permissions {
 
     /// The members, in the order of [`Permission::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Permission> {
-        Permission::ALL
-            .into_iter()
-            .filter(move |permission| self.contains(*permission))
+        Permission::ALL.into_iter().filter(move |permission| self.contains(*permission))
     }
 }
 
@@ -189,9 +184,7 @@ impl Serialize for Permissions {
 
 impl<'de> Deserialize<'de> for Permissions {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Vec::<Permission>::deserialize(deserializer)?
-            .into_iter()
-            .collect())
+        Ok(Vec::<Permission>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 
@@ -233,12 +226,7 @@ mod tests {
     fn each_role_includes_the_one_before_it() {
         for pair in Role::ALL.windows(2) {
             let (less, more) = (pair[0].permissions(), pair[1].permissions());
-            assert!(
-                less.without(more).is_empty(),
-                "{} has what {} has not",
-                pair[0],
-                pair[1]
-            );
+            assert!(less.without(more).is_empty(), "{} has what {} has not", pair[0], pair[1]);
             assert_ne!(less, more);
         }
     }
@@ -263,27 +251,14 @@ mod tests {
             allow: Permissions::from(Permission::Write) | Permission::Invite,
             deny: Permissions::from(Permission::Write) | Permission::Read,
         };
-        assert_eq!(
-            overrides.apply(Role::Viewer),
-            Permissions::from(Permission::Invite)
-        );
+        assert_eq!(overrides.apply(Role::Viewer), Permissions::from(Permission::Invite));
     }
 
     #[test]
     fn sets_are_lists_of_names_in_a_fixed_order() {
         let set: Permissions = serde_json::from_str(r#"["publish_media","read","read"]"#).unwrap();
-        assert_eq!(
-            serde_json::to_string(&set).unwrap(),
-            r#"["read","publish_media"]"#
-        );
-        assert_eq!(
-            serde_json::to_value(Permissions::ALL)
-                .unwrap()
-                .as_array()
-                .unwrap()
-                .len(),
-            10
-        );
+        assert_eq!(serde_json::to_string(&set).unwrap(), r#"["read","publish_media"]"#);
+        assert_eq!(serde_json::to_value(Permissions::ALL).unwrap().as_array().unwrap().len(), 10);
     }
 
     #[test]

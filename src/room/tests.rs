@@ -11,11 +11,7 @@ struct World {
 }
 
 fn session(slot: u32) -> SessionId {
-    SessionId {
-        shard: ShardId((slot % 2) as u16),
-        slot,
-        serial: slot,
-    }
+    SessionId { shard: ShardId((slot % 2) as u16), slot, serial: slot }
 }
 
 /// What was delivered: receivers' slots, kind, text of the payload.
@@ -23,20 +19,8 @@ type Delivered = (Vec<u32>, Kind, String);
 
 impl World {
     fn new() -> Self {
-        let key = RoomKey {
-            tenant: "t".into(),
-            room: "r".into(),
-        };
-        Self {
-            room: Room::new(
-                key,
-                RoomLimits {
-                    participants: 3,
-                    topics: 2,
-                },
-            ),
-            now: Instant::now(),
-        }
+        let key = RoomKey { tenant: "t".into(), room: "r".into() };
+        Self { room: Room::new(key, RoomLimits { participants: 3, topics: 2 }), now: Instant::now() }
     }
 
     fn grant(&self, user: &str, role: Role) -> Grant {
@@ -57,22 +41,10 @@ impl World {
     fn outputs(&mut self) -> Vec<Delivered> {
         let mut delivered = Vec::new();
         while let Some(output) = self.room.poll() {
-            if let Output::Deliver(Delivery {
-                receivers,
-                except,
-                message,
-                ..
-            }) = output
-            {
-                let to = receivers
-                    .iter()
-                    .filter(|receiver| Some(receiver.session) != except);
+            if let Output::Deliver(Delivery { receivers, except, message, .. }) = output {
+                let to = receivers.iter().filter(|receiver| Some(receiver.session) != except);
                 let to = to.map(|receiver| receiver.session.slot).collect();
-                delivered.push((
-                    to,
-                    message.kind,
-                    String::from_utf8_lossy(&message.payload).into_owned(),
-                ));
+                delivered.push((to, message.kind, String::from_utf8_lossy(&message.payload).into_owned()));
             }
         }
         delivered
@@ -80,33 +52,17 @@ impl World {
 
     fn join(&mut self, slot: u32, user: &str, role: Role) -> Vec<Delivered> {
         let grant = self.grant(user, role);
-        self.act(
-            slot,
-            Action::Join {
-                handle: 1,
-                id: 9,
-                grant,
-            },
-        )
+        self.act(slot, Action::Join { handle: 1, id: 9, grant })
     }
 
     fn send(&mut self, slot: u32, target: Target) -> Vec<Delivered> {
         let at = self.now;
-        let outbound = Outbound {
-            text: true,
-            stream: 4,
-            target,
-            payload: "hi".into(),
-            at,
-        };
+        let outbound = Outbound { text: true, stream: 4, target, payload: "hi".into(), at };
         self.act(slot, Action::Send(Lane::Reliable, outbound))
     }
 
     fn control(&mut self, slot: u32, json: &str) -> Vec<Delivered> {
-        self.act(
-            slot,
-            Action::Control(ClientControl::parse(json.as_bytes()).unwrap()),
-        )
+        self.act(slot, Action::Control(ClientControl::parse(json.as_bytes()).unwrap()))
     }
 }
 
@@ -119,10 +75,7 @@ fn a_joiner_learns_who_is_there_and_they_learn_of_the_joiner() {
     let mut world = World::new();
     world.join(1, "ann", Role::Editor);
     let told = world.join(2, "bob", Role::Viewer);
-    assert!(
-        is(&told[0], &[2], r#""type":"joined""#) && told[0].2.contains(r#""user":"ann""#),
-        "{told:?}"
-    );
+    assert!(is(&told[0], &[2], r#""type":"joined""#) && told[0].2.contains(r#""user":"ann""#), "{told:?}");
     assert!(
         is(&told[1], &[1], r#""type":"member_joined""#) && told[1].2.contains(r#""user":"bob""#),
         "{told:?}"
@@ -135,10 +88,7 @@ fn a_message_reaches_all_but_its_author() {
     for (slot, user) in [(1, "ann"), (2, "bob"), (3, "eve")] {
         world.join(slot, user, Role::Editor);
     }
-    assert_eq!(
-        world.send(2, Target::Room),
-        [(vec![1, 3], Kind::Data, "hi".to_owned())]
-    );
+    assert_eq!(world.send(2, Target::Room), [(vec![1, 3], Kind::Data, "hi".to_owned())]);
 }
 
 #[test]
@@ -167,13 +117,7 @@ fn a_topic_reaches_its_subscribers_until_they_unsubscribe_or_leave() {
     assert_eq!(world.send(1, topic())[0].0, [2, 3]);
     world.control(2, r#"{"type":"unsubscribe","id":2,"topics":["cursors","other"]}"#);
     assert_eq!(world.send(1, topic())[0].0, [3]);
-    world.act(
-        3,
-        Action::Leave {
-            reason: Code::Left,
-            tell: false,
-        },
-    );
+    world.act(3, Action::Leave { reason: Code::Left, tell: false });
     assert!(world.send(1, topic())[0].0.is_empty());
     let refused = world.control(1, r#"{"type":"subscribe","id":3,"topics":["a","b"]}"#);
     assert!(is(&refused[0], &[1], "too_many_topics"));
@@ -199,21 +143,14 @@ fn a_signal_reaches_its_user_with_the_true_sender() {
     let mut world = World::new();
     world.join(1, "ann", Role::Editor);
     world.join(2, "bob", Role::Editor);
-    let told = world.control(
-        2,
-        r#"{"type":"signal","id":3,"to":"ann","data":{"from":1,"user":"ann"}}"#,
-    );
+    let told = world.control(2, r#"{"type":"signal","id":3,"to":"ann","data":{"from":1,"user":"ann"}}"#);
     assert!(is(&told[0], &[1], r#""from":2,"user":"bob""#), "{told:?}");
     assert!(is(
         &world.control(2, r#"{"type":"signal","id":4,"to_member":7,"data":1}"#)[0],
         &[2],
         "no_such_user"
     ));
-    assert!(is(
-        &world.control(2, r#"{"type":"signal","id":4,"data":1}"#)[0],
-        &[2],
-        "malformed"
-    ));
+    assert!(is(&world.control(2, r#"{"type":"signal","id":4,"data":1}"#)[0], &[2], "malformed"));
 }
 
 #[test]
@@ -221,11 +158,7 @@ fn what_comes_from_a_session_that_is_no_member_reaches_nobody() {
     let mut world = World::new();
     world.join(1, "ann", Role::Editor);
     assert!(world.send(2, Target::Room).is_empty());
-    assert!(
-        world
-            .control(2, r#"{"type":"signal","id":4,"to":"ann","data":1}"#)
-            .is_empty()
-    );
+    assert!(world.control(2, r#"{"type":"signal","id":4,"to":"ann","data":1}"#).is_empty());
 }
 
 #[test]
@@ -259,10 +192,7 @@ fn a_grant_that_ends_removes_its_member_and_a_refresh_prevents_that() {
     assert_eq!(world.room.poll_timeout(), Some(world.now));
     world.room.handle_timeout(world.now);
     let told = world.outputs();
-    assert!(
-        is(&told[0], &[2], "token_expired") && is(&told[1], &[1], "member_left"),
-        "{told:?}"
-    );
+    assert!(is(&told[0], &[2], "token_expired") && is(&told[1], &[1], "member_left"), "{told:?}");
     assert_eq!(world.room.len(), 1);
 }
 
@@ -271,19 +201,8 @@ fn the_last_one_out_leaves_nothing_behind() {
     let mut world = World::new();
     world.join(1, "ann", Role::Editor);
     world.control(1, r#"{"type":"subscribe","id":1,"topics":["a"]}"#);
-    assert!(is(
-        &world.control(1, r#"{"type":"leave","id":2}"#)[0],
-        &[1],
-        r#""reason":"left""#
-    ));
-    let Room {
-        members,
-        by_session,
-        by_user,
-        by_topic,
-        expiry,
-        ..
-    } = &world.room;
+    assert!(is(&world.control(1, r#"{"type":"leave","id":2}"#)[0], &[1], r#""reason":"left""#));
+    let Room { members, by_session, by_user, by_topic, expiry, .. } = &world.room;
     assert!(members.is_empty() && by_session.is_empty() && by_user.is_empty());
     assert!(by_topic.is_empty() && expiry.is_empty());
 }

@@ -27,10 +27,7 @@ fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>
 
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
     require_hs256(*algorithm, key.family())?;
-    Ok(Box::new(Hs256(hmac::Key::new(
-        hmac::HMAC_SHA256,
-        key.try_get_as_bytes()?,
-    ))))
+    Ok(Box::new(Hs256(hmac::Key::new(hmac::HMAC_SHA256, key.try_get_as_bytes()?))))
 }
 
 fn require_hs256(algorithm: Algorithm, family: AlgorithmFamily) -> Result<()> {

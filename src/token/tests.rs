@@ -35,10 +35,7 @@ fn but(changes: &Value) -> Value {
     for (name, value) in changes.as_object().unwrap() {
         match value {
             Value::Null => claims.as_object_mut().unwrap().remove(name),
-            _ => claims
-                .as_object_mut()
-                .unwrap()
-                .insert(name.clone(), value.clone()),
+            _ => claims.as_object_mut().unwrap().insert(name.clone(), value.clone()),
         };
     }
     claims
@@ -94,11 +91,7 @@ fn what_is_minted_is_verified() {
 #[test]
 fn a_token_signed_elsewhere_is_verified() {
     let verified = check(&token(&claims())).unwrap();
-    assert_eq!(
-        (&*verified.user, &*verified.name),
-        ("ada", "ada"),
-        "the id serves as name"
-    );
+    assert_eq!((&*verified.user, &*verified.name), ("ada", "ada"), "the id serves as name");
 }
 
 #[test]
@@ -107,10 +100,7 @@ fn overrides_reach_the_permissions() {
         "name": "lab", "role": "viewer", "permissions": { "allow": ["write", "invite"], "deny": ["read"] },
     }})));
     let permissions = check(&token).unwrap().permissions();
-    assert_eq!(
-        permissions.iter().collect::<Vec<_>>(),
-        [Permission::Write, Permission::Invite]
-    );
+    assert_eq!(permissions.iter().collect::<Vec<_>>(), [Permission::Write, Permission::Invite]);
 }
 
 #[test]
@@ -133,15 +123,8 @@ fn a_token_that_is_no_jwt_is_malformed() {
         format!("{head}.%%%.{signature}"),
         format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode("\"app\"")),
         format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode(r#"{"iss":1}"#)),
-        format!(
-            "{head}.{}.{signature}",
-            URL_SAFE_NO_PAD.encode(r#"{"iss":"app","iss":"other"}"#)
-        ),
-        sign(
-            &json!({ "alg": "HS256", "crit": ["b64"], "b64": false }),
-            &claims(),
-            SECRET,
-        ),
+        format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode(r#"{"iss":"app","iss":"other"}"#)),
+        sign(&json!({ "alg": "HS256", "crit": ["b64"], "b64": false }), &claims(), SECRET),
     ] {
         assert_code(&wrong, "token_malformed");
     }
@@ -149,15 +132,10 @@ fn a_token_that_is_no_jwt_is_malformed() {
 
 #[test]
 fn alg_none_and_every_other_algorithm_are_refused_whatever_else_is_there() {
-    for alg in [
-        "none", "None", "NONE", "", "hs256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "PS256",
-    ] {
+    for alg in ["none", "None", "NONE", "", "hs256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "PS256"] {
         let head = json!({ "alg": alg });
         assert_code(&sign(&head, &claims(), SECRET), "token_algorithm");
-        assert_code(
-            &format!("{}.{}.", part(&head), part(&claims())),
-            "token_algorithm",
-        );
+        assert_code(&format!("{}.{}.", part(&head), part(&claims())), "token_algorithm");
         assert_code(&format!("{}.not base64 at all.", part(&head)), "token_algorithm");
     }
 }
@@ -196,9 +174,7 @@ fn a_token_ends_and_begins_with_the_leeway_and_not_a_second_beyond() {
         (u64::MAX, Some("token_expired")),
         (0, Some("token_not_yet_valid")),
     ] {
-        let found = verify(&token, &keys, "lab", now)
-            .err()
-            .map(|error| error.code().as_str());
+        let found = verify(&token, &keys, "lab", now).err().map(|error| error.code().as_str());
         assert_eq!(found, code, "at {now}");
     }
 }
@@ -213,10 +189,7 @@ fn times_may_have_fractions_and_may_be_far_away() {
 
 #[test]
 fn a_token_for_another_room_is_refused() {
-    assert_code(
-        &token(&but(&json!({ "room": { "name": "Lab", "role": "admin" } }))),
-        "token_other_room",
-    );
+    assert_code(&token(&but(&json!({ "room": { "name": "Lab", "role": "admin" } }))), "token_other_room");
 }
 
 #[test]
@@ -233,24 +206,11 @@ fn missing_and_wrong_claims_are_named() {
         (json!({ "aud": "somebody" }), "`aud` does not name `switchyard`"),
         (json!({ "aud": ["a", "b"] }), "`aud` does not name `switchyard`"),
         (json!({ "room": null }), "`room` is missing"),
-        (
-            json!({ "room": { "name": "", "role": "editor" } }),
-            "`room.name` is empty",
-        ),
-        (
-            json!({ "room": null, "video": { "room": "lab" } }),
-            "`video.roomJoin` is not true",
-        ),
-        (
-            json!({ "room": null, "video": { "roomJoin": true } }),
-            "`video.room` is missing",
-        ),
+        (json!({ "room": { "name": "", "role": "editor" } }), "`room.name` is empty"),
+        (json!({ "room": null, "video": { "room": "lab" } }), "`video.roomJoin` is not true"),
+        (json!({ "room": null, "video": { "roomJoin": true } }), "`video.room` is missing"),
     ] {
-        assert_eq!(
-            check(&token(&but(&changes))),
-            Err(TokenError::Claims(sentence.to_owned())),
-            "{changes}"
-        );
+        assert_eq!(check(&token(&but(&changes))), Err(TokenError::Claims(sentence.to_owned())), "{changes}");
     }
     for changes in [
         json!({ "sub": 7 }),
@@ -283,10 +243,7 @@ fn a_token_beyond_the_limit_is_not_looked_at() {
     let fits = token(&but(&json!({ "metadata": "x".repeat(5000) })));
     assert!(fits.len() <= limits::TOKEN_BYTES);
     assert!(check(&fits).is_ok(), "unknown claims are the application's own");
-    assert_code(
-        &token(&but(&json!({ "metadata": "x".repeat(7000) }))),
-        "token_too_large",
-    );
+    assert_code(&token(&but(&json!({ "metadata": "x".repeat(7000) }))), "token_too_large");
     assert_code(&"a".repeat(limits::TOKEN_BYTES + 1), "token_too_large");
 }
 
@@ -300,45 +257,22 @@ fn a_token_may_name_this_server_as_its_audience() {
 fn the_grants_of_livekit_are_understood() {
     use Permission::{Comment, PublishMedia, React, Read, Write};
     for (video, role, permissions) in [
-        (
-            json!({}),
-            Role::Editor,
-            vec![Read, Write, Comment, React, PublishMedia],
-        ),
+        (json!({}), Role::Editor, vec![Read, Write, Comment, React, PublishMedia]),
         (json!({ "canPublish": false }), Role::Viewer, vec![Read]),
         (
             json!({ "canPublish": false, "canPublishData": true }),
             Role::Editor,
             vec![Read, Write, Comment, React],
         ),
-        (
-            json!({ "canPublishData": false }),
-            Role::Editor,
-            vec![Read, PublishMedia],
-        ),
-        (
-            json!({ "canSubscribe": false }),
-            Role::Editor,
-            vec![Write, Comment, React, PublishMedia],
-        ),
-        (
-            json!({ "canPublishSources": ["microphone"] }),
-            Role::Editor,
-            vec![Read, Write, Comment, React],
-        ),
+        (json!({ "canPublishData": false }), Role::Editor, vec![Read, PublishMedia]),
+        (json!({ "canSubscribe": false }), Role::Editor, vec![Write, Comment, React, PublishMedia]),
+        (json!({ "canPublishSources": ["microphone"] }), Role::Editor, vec![Read, Write, Comment, React]),
     ] {
         let mut grants = json!({ "room": "lab", "roomJoin": true, "roomCreate": true });
-        grants
-            .as_object_mut()
-            .unwrap()
-            .extend(video.as_object().unwrap().clone());
+        grants.as_object_mut().unwrap().extend(video.as_object().unwrap().clone());
         let verified = check(&token(&but(&json!({ "room": null, "video": grants })))).unwrap();
         assert_eq!(verified.role, role, "{video}");
-        assert_eq!(
-            verified.permissions().iter().collect::<Vec<_>>(),
-            permissions,
-            "{video}"
-        );
+        assert_eq!(verified.permissions().iter().collect::<Vec<_>>(), permissions, "{video}");
     }
     let admin = json!({ "room": "lab", "roomJoin": true, "roomAdmin": true });
     let verified = check(&token(&but(&json!({ "room": null, "video": admin })))).unwrap();
@@ -373,23 +307,11 @@ fn no_change_of_a_single_byte_is_accepted() {
 #[test]
 fn a_grant_that_would_be_refused_is_not_minted() {
     for wrong in [
-        Grant {
-            user: String::new(),
-            ..grant()
-        },
-        Grant {
-            room: "a\tb".to_owned(),
-            ..grant()
-        },
-        Grant {
-            name: Some("x".repeat(200)),
-            ..grant()
-        },
+        Grant { user: String::new(), ..grant() },
+        Grant { room: "a\tb".to_owned(), ..grant() },
+        Grant { name: Some("x".repeat(200)), ..grant() },
     ] {
-        assert_eq!(
-            mint(&keys(), "app", &wrong).unwrap_err().code(),
-            Code::TokenClaims
-        );
+        assert_eq!(mint(&keys(), "app", &wrong).unwrap_err().code(), Code::TokenClaims);
     }
 }
 

@@ -26,10 +26,7 @@ fn split_anew(datagram: &[u8], size: usize, number: &mut u32) -> Vec<Vec<u8>> {
     let mut rest = datagram;
     while !rest.is_empty() {
         let length = usize::from(u16::from_be_bytes([rest[11], rest[12]]));
-        let (header, body) = (
-            &rest[..RECORD_HEADER],
-            &rest[RECORD_HEADER..RECORD_HEADER + length],
-        );
+        let (header, body) = (&rest[..RECORD_HEADER], &rest[RECORD_HEADER..RECORD_HEADER + length]);
         rest = &rest[RECORD_HEADER + length..];
         let is_plain = header[3..5] == [0, 0];
         if header[0] != 22 || !is_plain || body.len() == FRAGMENT_HEADER {
@@ -84,10 +81,7 @@ fn a_handshake_passes_untouched_over_a_good_network() {
         let mut pair = Pair::new(server_waits);
         pair.activate().unwrap();
         pair.run(Duration::from_secs(2), |_, sent| sent);
-        assert_eq!(
-            (pair.server.refusals.as_slice(), pair.client_heard.opened.len()),
-            (&[][..], 1)
-        );
+        assert_eq!((pair.server.refusals.as_slice(), pair.client_heard.opened.len()), (&[][..], 1));
     }
 }
 
@@ -95,10 +89,7 @@ fn a_handshake_passes_untouched_over_a_good_network() {
 fn a_handshake_of_small_fragments_completes_in_either_role() {
     for server_waits in [true, false] {
         for size in [40, 100, 203] {
-            assert!(
-                connects(1, server_waits, |_| size, 0),
-                "server waits {server_waits}, size {size}"
-            );
+            assert!(connects(1, server_waits, |_| size, 0), "server waits {server_waits}, size {size}");
         }
     }
 }
@@ -113,14 +104,6 @@ fn a_handshake_completes_although_fragments_are_lost_doubled_and_reordered() {
 #[test]
 fn a_handshake_completes_although_retransmissions_are_split_anew() {
     for seed in 1..=20 {
-        assert!(
-            connects(
-                seed,
-                seed % 2 == 0,
-                |batch| [150, 70, 110][batch as usize % 3],
-                10
-            ),
-            "seed {seed}"
-        );
+        assert!(connects(seed, seed % 2 == 0, |batch| [150, 70, 110][batch as usize % 3], 10), "seed {seed}");
     }
 }

@@ -49,41 +49,26 @@ fn with_right_length(mut bytes: Vec<u8>) -> Vec<u8> {
 #[test]
 fn no_mutated_check_makes_the_agent_panic() {
     let mut random = Random::new(0x5eed_1ce0);
-    let [local, remote] = ["AAAserver", "client"].map(|ufrag| Credentials {
-        ufrag: ufrag.to_owned(),
-        pwd: format!("the password of {ufrag}"),
-    });
+    let [local, remote] = ["AAAserver", "client"]
+        .map(|ufrag| Credentials { ufrag: ufrag.to_owned(), pwd: format!("the password of {ufrag}") });
     let seed = nominating_request(&local, &remote, b"twelve bytes");
-    let (mut ice, now, at) = (
-        IceLite::new(&local, &remote),
-        Instant::now(),
-        "192.0.2.1:9".parse().unwrap(),
-    );
+    let (mut ice, now, at) = (IceLite::new(&local, &remote), Instant::now(), "192.0.2.1:9".parse().unwrap());
     let mut parsed = 0;
     for index in 0..INPUTS {
         let bytes = mutate(&mut random, &seed);
-        let bytes = if index % 2 == 0 {
-            with_right_length(bytes)
-        } else {
-            bytes
-        };
+        let bytes = if index % 2 == 0 { with_right_length(bytes) } else { bytes };
         let _ = demux::classify(&bytes);
         parsed += usize::from(Message::parse(&bytes).is_ok());
         let ufrag = demux::ufrag_of(&bytes);
-        assert!(ufrag.is_none_or(|ufrag| {
-            bytes
-                .windows(ufrag.len())
-                .any(|window| window == ufrag.as_bytes())
-        }));
+        assert!(
+            ufrag.is_none_or(|ufrag| { bytes.windows(ufrag.len()).any(|window| window == ufrag.as_bytes()) })
+        );
         let verdict = ice.handle(now, Path::Udp(at), at, &bytes);
         if let Verdict::Accepted(accepted) = verdict {
             assert!(accepted.response.len() <= bytes.len());
         }
     }
-    assert!(
-        parsed > INPUTS / 50,
-        "the mutations reach beyond the header: {parsed}"
-    );
+    assert!(parsed > INPUTS / 50, "the mutations reach beyond the header: {parsed}");
 }
 
 #[test]
@@ -114,8 +99,5 @@ fn no_mutated_record_makes_the_guard_panic() {
         let seed = &corpus[random.below(corpus.len() as u64) as usize];
         admitted += usize::from(guard.admit(&mutate(&mut random, seed)).is_ok());
     }
-    assert!(
-        admitted > INPUTS / 50,
-        "the mutations reach beyond the header: {admitted}"
-    );
+    assert!(admitted > INPUTS / 50, "the mutations reach beyond the header: {admitted}");
 }

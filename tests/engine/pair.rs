@@ -68,9 +68,7 @@ fn with_host_candidate(mut pc: RTCPeerConnection, at: SocketAddr) -> RTCPeerConn
         },
         ..Default::default()
     };
-    let candidate = RTCIceCandidate::from(&candidate.new_candidate_host().unwrap())
-        .to_json()
-        .unwrap();
+    let candidate = RTCIceCandidate::from(&candidate.new_candidate_host().unwrap()).to_json().unwrap();
     pc.add_local_candidate(candidate).unwrap();
     pc
 }
@@ -81,10 +79,7 @@ pub(crate) fn credentials(description: &RTCSessionDescription) -> Credentials {
         let line = description.sdp.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().trim().to_owned()
     };
-    Credentials {
-        ufrag: value("a=ice-ufrag:"),
-        pwd: value("a=ice-pwd:"),
-    }
+    Credentials { ufrag: value("a=ice-ufrag:"), pwd: value("a=ice-pwd:") }
 }
 
 /// The server's half: the engine, and our doors before it.
@@ -106,13 +101,7 @@ impl Server {
             ecn: None,
             transport_protocol: TransportProtocol::UDP,
         };
-        self.pc
-            .handle_read(TaggedBytesMut {
-                now,
-                transport,
-                message: BytesMut::from(datagram),
-            })
-            .unwrap();
+        self.pc.handle_read(TaggedBytesMut { now, transport, message: BytesMut::from(datagram) }).unwrap();
     }
 
     pub(crate) fn activate(
@@ -125,11 +114,7 @@ impl Server {
             self.feed_engine(now, message);
             let mut stun = Vec::new();
             while let Some(written) = self.pc.poll_write() {
-                assert_eq!(
-                    written.transport.peer_addr,
-                    address(CLIENT_AS_SHOWN),
-                    "the address is constant"
-                );
+                assert_eq!(written.transport.peer_addr, address(CLIENT_AS_SHOWN), "the address is constant");
                 match demux::classify(&written.message) {
                     Kind::Stun => stun.push(written.message.to_vec()),
                     _ => self.out.push_back(written.message.to_vec()),
@@ -200,22 +185,14 @@ impl Pair {
     pub(crate) fn new(server_waits: bool) -> Self {
         let now = Instant::now();
         let client_at = address("203.0.113.5:40000");
-        let settings = SettingEngineBuilder::new()
-            .with_multicast_dns_mode(MulticastDnsMode::Disabled)
-            .build();
-        let client = RTCPeerConnectionBuilder::new()
-            .with_setting_engine(settings)
-            .build(now)
-            .unwrap();
+        let settings =
+            SettingEngineBuilder::new().with_multicast_dns_mode(MulticastDnsMode::Disabled).build();
+        let client = RTCPeerConnectionBuilder::new().with_setting_engine(settings).build(now).unwrap();
         let mut client = with_host_candidate(client, client_at);
         let channel = client.create_data_channel("data", None).unwrap().id();
 
         let ours = Credentials::generate(3, &mut || 0x0123_4567_89ab_cdef);
-        let role = if server_waits {
-            RTCDtlsRole::Server
-        } else {
-            RTCDtlsRole::Client
-        };
+        let role = if server_waits { RTCDtlsRole::Server } else { RTCDtlsRole::Client };
         let settings = SettingEngineBuilder::new()
             .with_lite(true)
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
@@ -223,16 +200,10 @@ impl Pair {
             .with_ice_timeouts(Some(Duration::ZERO), Some(Duration::ZERO), Some(Duration::ZERO))
             .with_answering_dtls_role(role)
             .build();
-        let server = RTCPeerConnectionBuilder::new()
-            .with_setting_engine(settings)
-            .build(now)
-            .unwrap();
+        let server = RTCPeerConnectionBuilder::new().with_setting_engine(settings).build(now).unwrap();
         let server = with_host_candidate(server, address(ENGINE));
 
-        let unset = Credentials {
-            ufrag: String::new(),
-            pwd: String::new(),
-        };
+        let unset = Credentials { ufrag: String::new(), pwd: String::new() };
         let mut pair = Self {
             now,
             client,
@@ -259,18 +230,10 @@ impl Pair {
 
     /// Offer and answer; the client is told the server's real address.
     pub(crate) fn negotiate(&mut self, offer: &RTCSessionDescription) {
-        self.client
-            .set_local_description(self.now, offer.clone())
-            .unwrap();
-        self.server
-            .pc
-            .set_remote_description(self.now, offer.clone())
-            .unwrap();
+        self.client.set_local_description(self.now, offer.clone()).unwrap();
+        self.server.pc.set_remote_description(self.now, offer.clone()).unwrap();
         let answer = self.server.pc.create_answer(None).unwrap();
-        self.server
-            .pc
-            .set_local_description(self.now, answer.clone())
-            .unwrap();
+        self.server.pc.set_local_description(self.now, answer.clone()).unwrap();
         self.engine_credentials = credentials(&answer);
         self.client_credentials = credentials(offer);
         let [engine, server] = [ENGINE, SERVER].map(|text| text.replace(':', " "));
@@ -279,9 +242,7 @@ impl Pair {
     }
 
     pub(crate) fn activate(&mut self) -> Result<(), ActivationError> {
-        let result = self
-            .server
-            .activate(self.now, &self.engine_credentials, &self.client_credentials);
+        let result = self.server.activate(self.now, &self.engine_credentials, &self.client_credentials);
         self.server.drain();
         result
     }
@@ -304,29 +265,15 @@ impl Pair {
             transport_protocol: TransportProtocol::UDP,
         };
         let is_dtls = demux::classify(datagram) == Kind::Dtls;
-        let admission = if is_dtls {
-            self.client_guard.admit(datagram).unwrap()
-        } else {
-            Admission::AsIs
-        };
+        let admission = if is_dtls { self.client_guard.admit(datagram).unwrap() } else { Admission::AsIs };
         let message = match admission {
             Admission::AsIs => BytesMut::from(datagram),
             Admission::Rewritten(datagram) => BytesMut::from(datagram.as_slice()),
             Admission::Held => return,
         };
-        self.client
-            .handle_read(TaggedBytesMut {
-                now: self.now,
-                transport,
-                message,
-            })
-            .unwrap();
+        self.client.handle_read(TaggedBytesMut { now: self.now, transport, message }).unwrap();
         listen(&mut self.client, &mut self.client_heard);
-        if self
-            .client_heard
-            .connection
-            .contains(&RTCPeerConnectionState::Connected)
-        {
+        if self.client_heard.connection.contains(&RTCPeerConnectionState::Connected) {
             self.client_guard.handshake_complete();
         }
     }

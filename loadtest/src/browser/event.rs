@@ -23,11 +23,7 @@ pub struct BrowserConfig {
 
 impl Default for BrowserConfig {
     fn default() -> Self {
-        Self {
-            address: None,
-            moves_by_itself: true,
-            retry: Duration::from_secs(2),
-        }
+        Self { address: None, moves_by_itself: true, retry: Duration::from_secs(2) }
     }
 }
 

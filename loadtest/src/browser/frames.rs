@@ -26,11 +26,7 @@ impl Browser {
         match frame {
             Frame::Reliable { lane_seq, ack, body } => {
                 self.take_ack(ack);
-                let bytes = if let Reliable::Chunk(_, payload) = &body {
-                    payload.len()
-                } else {
-                    0
-                };
+                let bytes = if let Reliable::Chunk(_, payload) = &body { payload.len() } else { 0 };
                 match self.receiver.handle(lane_seq, bytes, now) {
                     Arrival::Next => self.take_body(body),
                     Arrival::Duplicate => {}
@@ -43,14 +39,7 @@ impl Browser {
                 }
             }
             Frame::Lossy(header, payload) => {
-                let LossyHeader {
-                    text,
-                    room,
-                    sender,
-                    stream,
-                    target,
-                    ..
-                } = header;
+                let LossyHeader { text, room, sender, stream, target, .. } = header;
                 let lane = Lane::Lossy;
                 self.events.push_back(Event::Message(Incoming {
                     room,
@@ -96,19 +85,9 @@ impl Browser {
     fn take_body(&mut self, body: Reliable) {
         let (header, payload) = match body {
             Reliable::Chunk(header, payload) => (header, payload),
-            Reliable::Gap {
-                room,
-                sender,
-                stream,
-                count,
-            } => {
+            Reliable::Gap { room, sender, stream, count } => {
                 self.assembly.handle_gap((room, sender, stream));
-                return self.events.push_back(Event::Gap {
-                    room,
-                    sender,
-                    stream,
-                    count,
-                });
+                return self.events.push_back(Event::Gap { room, sender, stream, count });
             }
         };
         let complete = match self.assembly.handle(header, payload) {
@@ -152,11 +131,7 @@ impl Browser {
     pub(super) fn fill(&mut self, length: usize, message: &mut BytesMut) {
         let ack = self.receiver.ack();
         let mut any = false;
-        while self
-            .sender
-            .poll(ack, length.saturating_sub(message.len()), message)
-            == Polled::Frame
-        {
+        while self.sender.poll(ack, length.saturating_sub(message.len()), message) == Polled::Frame {
             any = true;
         }
         if any {

@@ -138,12 +138,7 @@ impl Browser {
     /// request's number, which `joined` or a refusal repeats.
     pub fn join(&mut self, now: Instant, room: &str, token: &str) -> u32 {
         let id = self.request();
-        let join = ClientText::Join {
-            id,
-            room: room.to_owned(),
-            token: token.to_owned(),
-            offer: None,
-        };
+        let join = ClientText::Join { id, room: room.to_owned(), token: token.to_owned(), offer: None };
         self.joins.push_back(join);
         self.send_joins(now);
         id
@@ -168,27 +163,9 @@ impl Browser {
         match message.lane {
             Lane::Lossy => self.send_lossy(now, message),
             Lane::Reliable => {
-                let Outgoing {
-                    room,
-                    stream,
-                    target,
-                    text,
-                    payload,
-                    ..
-                } = message;
+                let Outgoing { room, stream, target, text, payload, .. } = message;
                 let (kind, at) = (Kind::Data, now);
-                self.push(
-                    room,
-                    Message {
-                        kind,
-                        text,
-                        sender: 0,
-                        stream,
-                        target,
-                        payload,
-                        at,
-                    },
-                )?;
+                self.push(room, Message { kind, text, sender: 0, stream, target, payload, at })?;
             }
         }
         self.pump(now);
@@ -202,18 +179,7 @@ impl Browser {
         }
         let payload = Bytes::from(to_json(control));
         let (kind, target) = (Kind::Control, Target::Room);
-        self.push(
-            room,
-            Message {
-                kind,
-                text: true,
-                sender: 0,
-                stream: 0,
-                target,
-                payload,
-                at: now,
-            },
-        )?;
+        self.push(room, Message { kind, text: true, sender: 0, stream: 0, target, payload, at: now })?;
         self.pump(now);
         Ok(())
     }
@@ -292,10 +258,7 @@ impl Browser {
 
     /// A WebSocket to `/v1/connect` is open. With a session it is offered as a further pipe.
     pub fn handle_socket_open(&mut self, now: Instant) {
-        self.socket = Socket {
-            open: true,
-            ..Socket::default()
-        };
+        self.socket = Socket { open: true, ..Socket::default() };
         self.urgent_socket.clear();
         let hello = ClientText::Hello {
             v: limits::VERSION,
@@ -437,12 +400,7 @@ impl Browser {
             Err(error) => return self.violation(format!("text message: {error}")),
         };
         match message {
-            ServerText::Welcome {
-                resumed,
-                limits,
-                ping_interval_ms,
-                ..
-            } => {
+            ServerText::Welcome { resumed, limits, ping_interval_ms, .. } => {
                 self.welcome(now, resumed, limits, Duration::from_millis(ping_interval_ms));
             }
             ServerText::Session { session, key } => {
@@ -527,36 +485,19 @@ impl Browser {
         if !self.sender.has_room(message.payload.len()) {
             return Err(SendError::BufferFull);
         }
-        self.sender
-            .push(room, Arc::new(message))
-            .map_err(|Overflow| SendError::BufferFull)
+        self.sender.push(room, Arc::new(message)).map_err(|Overflow| SendError::BufferFull)
     }
 
     fn send_lossy(&mut self, now: Instant, message: Outgoing) {
-        let Outgoing {
-            room,
-            stream,
-            target,
-            text,
-            payload,
-            ..
-        } = message;
+        let Outgoing { room, stream, target, text, payload, .. } = message;
         let seq = self.lossy_seq.entry((room, stream)).or_default();
         *seq = seq.wrapping_add(1);
-        let header = LossyHeader {
-            text,
-            room,
-            sender: 0,
-            stream,
-            seq: *seq,
-            target,
-        };
+        let header = LossyHeader { text, room, sender: 0, stream, seq: *seq, target };
         let mut frame = BytesMut::new();
         frame::put_lossy(&mut frame, &header, &payload);
         let mut open = self.peer.as_mut().filter(|_| self.open.1);
-        let has_room = open
-            .as_mut()
-            .is_some_and(|peer| peer.outstanding_bytes(Channel::Lossy) < limits::PIPE_BYTES);
+        let has_room =
+            open.as_mut().is_some_and(|peer| peer.outstanding_bytes(Channel::Lossy) < limits::PIPE_BYTES);
         match (self.pipes.attached(), open.filter(|_| has_room)) {
             (Some(Pipe::Socket), _) => {
                 self.lossy_waiting_bytes += frame.len();

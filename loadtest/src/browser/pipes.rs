@@ -67,11 +67,7 @@ impl Pipes {
     /// A move to this pipe begins; the generation goes into the ATTACH.
     pub(super) fn begin(&mut self, now: Instant, to: Pipe) -> u32 {
         self.generation += 1;
-        self.moving = Some(Move {
-            to,
-            generation: self.generation,
-            until: now + ATTACH_TIMEOUT,
-        });
+        self.moving = Some(Move { to, generation: self.generation, until: now + ATTACH_TIMEOUT });
         self.generation
     }
 
@@ -84,9 +80,7 @@ impl Pipes {
 
     /// The move under way has taken too long: where it was to go.
     pub(super) fn expired(&mut self, now: Instant) -> Option<Pipe> {
-        self.moving
-            .take_if(|moving| moving.until <= now)
-            .map(|moving| moving.to)
+        self.moving.take_if(|moving| moving.until <= now).map(|moving| moving.to)
     }
 
     /// The pipe is gone.

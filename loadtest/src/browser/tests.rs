@@ -53,14 +53,9 @@ impl World {
                 let host = network.add_host(link.clone(), link.clone());
                 let local = SocketAddr::from(([10, 0, 1, number as u8], 5000));
                 network.bind(host, local);
-                let socket = LinkConfig {
-                    delay: link.delay,
-                    ..LinkConfig::default()
-                };
-                let config = BrowserConfig {
-                    address: webrtc[number].then_some(local),
-                    ..BrowserConfig::default()
-                };
+                let socket = LinkConfig { delay: link.delay, ..LinkConfig::default() };
+                let config =
+                    BrowserConfig { address: webrtc[number].then_some(local), ..BrowserConfig::default() };
                 Client {
                     browser: Browser::new(now, config),
                     host,
@@ -74,14 +69,7 @@ impl World {
                 }
             })
             .collect();
-        let mut world = Self {
-            start: now,
-            now,
-            network,
-            server,
-            clients,
-            wakeups: 0,
-        };
+        let mut world = Self { start: now, now, network, server, clients, wakeups: 0 };
         for number in 0..webrtc.len() {
             world.open_socket(number);
             world.clients[number].browser.join(now, "room", "token");
@@ -98,10 +86,7 @@ impl World {
     fn cut_socket(&mut self, client: usize) {
         let client = &mut self.clients[client];
         client.socket = false;
-        let delay = LinkConfig {
-            delay: 20 * MS,
-            ..LinkConfig::default()
-        };
+        let delay = LinkConfig { delay: 20 * MS, ..LinkConfig::default() };
         (client.up, client.down) = (Link::new(delay.clone(), 0), Link::new(delay, 0));
         client.browser.handle_socket_closed(self.now);
         client.session.texts.clear();
@@ -124,20 +109,9 @@ impl World {
 
     fn send(&mut self, client: usize, lane: Lane, size: usize) -> Result<(), SendError> {
         let scheduled = self.now - self.start;
-        let stamp = Stamp {
-            sender: client as u32,
-            seq: self.clients[client].sent + 1,
-            scheduled,
-        };
+        let stamp = Stamp { sender: client as u32, seq: self.clients[client].sent + 1, scheduled };
         let payload = stamp.message(size);
-        let message = Outgoing {
-            room: 1,
-            lane,
-            stream: 3,
-            target: Target::Room,
-            text: false,
-            payload,
-        };
+        let message = Outgoing { room: 1, lane, stream: 3, target: Target::Room, text: false, payload };
         self.clients[client].browser.send(self.now, message)?;
         self.clients[client].sent += 1;
         Ok(())
@@ -148,26 +122,13 @@ impl World {
         loop {
             while self.step() {}
             let clients = self.clients.iter_mut().flat_map(|client| {
-                let ack = client
-                    .session
-                    .attached
-                    .and(client.session.receiver.poll_timeout());
+                let ack = client.session.attached.and(client.session.receiver.poll_timeout());
                 let answerer = client.session.answerer.as_mut().and_then(Answerer::poll_timeout);
                 let read = client.browser.reads_socket();
                 let down = client.down.poll_timeout().filter(|_| read);
-                [
-                    client.browser.poll_timeout(),
-                    answerer,
-                    ack,
-                    client.up.poll_timeout(),
-                    down,
-                ]
+                [client.browser.poll_timeout(), answerer, ack, client.up.poll_timeout(), down]
             });
-            let next = clients
-                .chain([self.network.poll_timeout()])
-                .flatten()
-                .min()
-                .unwrap_or(end);
+            let next = clients.chain([self.network.poll_timeout()]).flatten().min().unwrap_or(end);
             // Something that is due and does not go away would hold the time: never less than a step onwards.
             let next = next.max(self.now + MS / 100);
             if next >= end {
@@ -201,9 +162,7 @@ impl World {
             }
             while let Some(event) = client.browser.poll_event() {
                 if let Event::Message(message) = &event {
-                    client
-                        .account
-                        .received(message.stream, Stamp::of(&message.payload).unwrap());
+                    client.account.received(message.stream, Stamp::of(&message.payload).unwrap());
                 }
                 client.events.push((now - self.start, event));
             }
@@ -222,19 +181,13 @@ impl World {
             if host == self.server {
                 // Each client has its own answerer; the one whose path or address it is takes it.
                 let sender = self.clients.iter_mut().find(|client| {
-                    client
-                        .browser
-                        .peer
-                        .as_ref()
-                        .is_some_and(|peer| peer.local_address() == datagram.from)
+                    client.browser.peer.as_ref().is_some_and(|peer| peer.local_address() == datagram.from)
                 });
                 if let Some(answerer) = sender.and_then(|client| client.session.answerer.as_mut()) {
                     answerer.handle_datagram(now, &datagram);
                 }
             } else if let Some(client) = self.clients.iter_mut().find(|client| client.host == host) {
-                client
-                    .browser
-                    .handle_datagram(now, datagram.from, &datagram.payload);
+                client.browser.handle_datagram(now, datagram.from, &datagram.payload);
             }
         }
         for number in 0..self.clients.len() {
@@ -318,61 +271,33 @@ impl World {
     /// Nothing lost, doubled, out of order or told missing, and the protocol kept.
     fn assert_whole(&self) {
         for (number, client) in self.clients.iter().enumerate() {
-            let sent = self
-                .clients
-                .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != number);
-            let sent: Vec<_> = sent
-                .map(|(other, client)| (other as u32, 3, u64::from(client.sent)))
-                .collect();
+            let sent = self.clients.iter().enumerate().filter(|(other, _)| *other != number);
+            let sent: Vec<_> =
+                sent.map(|(other, client)| (other as u32, 3, u64::from(client.sent))).collect();
             let totals = client.account.balance(sent);
             assert_eq!(
-                (
-                    totals.received,
-                    totals.lost,
-                    totals.doubled,
-                    totals.out_of_order,
-                    totals.told_missing
-                ),
+                (totals.received, totals.lost, totals.doubled, totals.out_of_order, totals.told_missing),
                 (totals.expected, 0, 0, 0, 0),
                 "client {number}: {totals:?}"
             );
             assert!(totals.expected > 0);
             for (at, event) in &client.events {
-                assert!(
-                    !matches!(event, Event::Violation(_)),
-                    "client {number} at {at:?}: {event:?}"
-                );
+                assert!(!matches!(event, Event::Violation(_)), "client {number} at {at:?}: {event:?}");
             }
         }
     }
 
     fn when(&self, client: usize, what: impl Fn(&Event) -> bool) -> Option<Duration> {
-        self.clients[client]
-            .events
-            .iter()
-            .rev()
-            .find(|(_, event)| what(event))
-            .map(|(at, _)| *at)
+        self.clients[client].events.iter().rev().find(|(_, event)| what(event)).map(|(at, _)| *at)
     }
 }
 
 fn link() -> LinkConfig {
-    LinkConfig {
-        delay: 20 * MS,
-        ..LinkConfig::default()
-    }
+    LinkConfig { delay: 20 * MS, ..LinkConfig::default() }
 }
 
 fn lossy_link() -> LinkConfig {
-    LinkConfig {
-        delay: 20 * MS,
-        jitter: 15 * MS,
-        reorder: true,
-        loss: 0.03,
-        ..LinkConfig::default()
-    }
+    LinkConfig { delay: 20 * MS, jitter: 15 * MS, reorder: true, loss: 0.03, ..LinkConfig::default() }
 }
 
 #[test]
@@ -380,12 +305,7 @@ fn browsers_talk_at_once_over_the_websocket_and_move_to_the_data_channel() {
     let mut world = World::new(&link(), 1, &[true, true]);
     world.run(85 * MS);
     assert!(
-        world
-            .when(0, |event| matches!(
-                event,
-                Event::Control(1, ServerControl::Joined { .. })
-            ))
-            .is_some()
+        world.when(0, |event| matches!(event, Event::Control(1, ServerControl::Joined { .. }))).is_some()
     );
     assert_eq!(world.clients[0].browser.attached(), Some(Pipe::Socket));
     world.run_sending(3000 * MS, 10 * MS, 100);
@@ -414,21 +334,14 @@ fn pipe_changes_at_random_instants_lose_and_double_nothing() {
         let mut rng = Rng::new(seed);
         for _ in 0..60 {
             let client = rng.below(3) as usize;
-            let pipe = if rng.chance(0.5) {
-                Pipe::Socket
-            } else {
-                Pipe::Channel
-            };
+            let pipe = if rng.chance(0.5) { Pipe::Socket } else { Pipe::Channel };
             let now = world.now;
             world.clients[client].browser.attach(now, pipe);
             world.run_sending(MS * (1 + rng.below(150) as u32), 3 * MS, 500);
         }
         world.run(10_000 * MS);
         world.assert_whole();
-        let moves = world.clients[0]
-            .events
-            .iter()
-            .filter(|(_, event)| matches!(event, Event::Attached(_)));
+        let moves = world.clients[0].events.iter().filter(|(_, event)| matches!(event, Event::Attached(_)));
         assert!(moves.count() > 5, "seed {seed}");
     }
 }
@@ -442,9 +355,7 @@ fn a_silent_data_channel_is_left_within_five_seconds_and_comes_back() {
     world.network.take_down(host, down, down + 20_000 * MS);
     world.run_sending(6000 * MS, 50 * MS, 100);
     assert_eq!(world.clients[0].browser.attached(), Some(Pipe::Socket));
-    let left = world
-        .when(0, |event| matches!(event, Event::Attached(Pipe::Socket)))
-        .unwrap();
+    let left = world.when(0, |event| matches!(event, Event::Attached(Pipe::Socket))).unwrap();
     assert!(left <= down - world.start + 5000 * MS, "{left:?}");
     world.run_sending(60_000 * MS, 100 * MS, 100);
     world.run(1000 * MS);
@@ -499,10 +410,7 @@ fn a_stalled_browser_takes_nothing_and_everything_later() {
         }
         world.run(1000 * MS);
         assert_eq!(world.clients[0].account.count(), before);
-        assert!(
-            world.clients[0].session.sender.held_bytes() > 500_000,
-            "the server holds it"
-        );
+        assert!(world.clients[0].session.sender.held_bytes() > 500_000, "the server holds it");
         let now = world.now;
         world.clients[0].browser.set_stalled(now, false);
         world.run(5000 * MS);
@@ -521,13 +429,7 @@ fn long_messages_arrive_whole_over_both_pipes() {
         world.send(client, Lane::Reliable, 256 * 1024).unwrap();
         world.send(client, Lane::Reliable, STAMP_BYTES).unwrap();
         let too_large = world.send(client, Lane::Reliable, 256 * 1024 + 1);
-        assert_eq!(
-            too_large,
-            Err(SendError::TooLarge {
-                len: 256 * 1024 + 1,
-                limit: 256 * 1024
-            })
-        );
+        assert_eq!(too_large, Err(SendError::TooLarge { len: 256 * 1024 + 1, limit: 256 * 1024 }));
     }
     world.run(5000 * MS);
     world.assert_whole();
@@ -535,13 +437,7 @@ fn long_messages_arrive_whole_over_both_pipes() {
         let sizes: Vec<usize> = client
             .events
             .iter()
-            .filter_map(|(_, event)| {
-                if let Event::Message(m) = event {
-                    Some(m.payload.len())
-                } else {
-                    None
-                }
-            })
+            .filter_map(|(_, event)| if let Event::Message(m) = event { Some(m.payload.len()) } else { None })
             .collect();
         assert_eq!(sizes, [256 * 1024, STAMP_BYTES]);
     }
@@ -551,9 +447,7 @@ fn long_messages_arrive_whole_over_both_pipes() {
 fn a_full_send_buffer_refuses_instead_of_dropping() {
     let mut world = World::new(&link(), 1, &[false, false]);
     world.run(1000 * MS);
-    let refused = (0..100)
-        .filter(|_| world.send(0, Lane::Reliable, 100_000).is_err())
-        .count();
+    let refused = (0..100).filter(|_| world.send(0, Lane::Reliable, 100_000).is_err()).count();
     assert_eq!(refused, 90);
     assert!(world.clients[0].browser.held_bytes() <= 1 << 20);
     world.send(1, Lane::Reliable, 100).unwrap();
@@ -564,11 +458,7 @@ fn a_full_send_buffer_refuses_instead_of_dropping() {
 #[test]
 fn the_lossy_lane_loses_some_and_doubles_none() {
     for webrtc in [true, false] {
-        let link = if webrtc {
-            LinkConfig { loss: 0.05, ..link() }
-        } else {
-            link()
-        };
+        let link = if webrtc { LinkConfig { loss: 0.05, ..link() } } else { link() };
         let mut world = World::new(&link, 3, &[webrtc, webrtc]);
         world.run(3000 * MS);
         for _ in 0..1000 {

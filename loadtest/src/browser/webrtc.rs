@@ -23,10 +23,7 @@ impl Browser {
         match Peer::new(now, address) {
             Ok((peer, sdp)) => {
                 self.peer = Some(peer);
-                Some(Description {
-                    pc: self.peer_number,
-                    sdp,
-                })
+                Some(Description { pc: self.peer_number, sdp })
             }
             Err(error) => {
                 self.violation(format!("peer connection: {error}"));
@@ -44,11 +41,7 @@ impl Browser {
         self.events.push_back(Event::PeerLost);
         let was_attached = self.pipes.attached() == Some(Pipe::Channel);
         self.pipes.lost(Pipe::Channel);
-        let wait = self
-            .config
-            .retry
-            .saturating_mul(1 << self.losses.min(8))
-            .min(LONGEST_RETRY);
+        let wait = self.config.retry.saturating_mul(1 << self.losses.min(8)).min(LONGEST_RETRY);
         self.losses += 1;
         self.retry = Some(now + wait);
         if was_attached {
@@ -102,11 +95,7 @@ impl Browser {
             {
                 self.fill(limits::CHANNEL_MESSAGE_BYTES, &mut message);
             }
-            let sent = if message.is_empty() {
-                Ok(())
-            } else {
-                peer.send(now, Channel::Reliable, &message)
-            };
+            let sent = if message.is_empty() { Ok(()) } else { peer.send(now, Channel::Reliable, &message) };
             self.peer = Some(peer);
             sent?;
             if message.is_empty() {

@@ -1,0 +1,187 @@
+//! What WebSocket tasks ask of a shard: joins, resumption, offers, and the end of a socket. See [`Command`].
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use switchyard_signaling::{
+    Code, limits,
+    message::{self, Description, Refusal, ServerText},
+};
+
+use super::{
+    Entry, JoinRequest, Shard, SocketId,
+    ice::Credentials,
+    outbox::Outbox,
+    peer::{Identity, Peer},
+    sdp::{self, Offer},
+    session::{Session, Via},
+    welcome,
+};
+use crate::{names::SessionId, room::Action};
+
+impl Shard {
+    pub(super) fn join(&mut self, socket: SocketId, outbox: Arc<Outbox>, request: JoinRequest, now: Instant) {
+        let JoinRequest { id, room, grant, offer } = request;
+        let slot = match self.sockets.get(&socket) {
+            Some(&slot) => slot,
+            None if self.draining || self.sessions.len() - self.free.len() >= self.config.max_sessions => {
+                let mut refusal =
+                    Refusal::new(Some(id), Code::Overloaded, "the server cannot take more sessions now");
+                refusal.retry_after_ms = Some(5000);
+                return outbox.push_text(message::to_json(&ServerText::Error(refusal)));
+            }
+            None => self.new_session(socket, outbox, (room.tenant.clone(), grant.user.clone()), now),
+        };
+        let Some(entry) = self.entry(slot) else { return };
+        if entry.session.tenant != room.tenant || entry.session.user != grant.user {
+            return entry.refuse(
+                Some(id),
+                Code::OtherUser,
+                "the token names another tenant or user than the session's",
+            );
+        }
+        match entry.session.handle_for(&room) {
+            Ok(handle) => {
+                let session = entry.session.id;
+                self.router.join(session, room, Action::Join { handle, id, grant }, now);
+                self.settle(now);
+                if let Some(offer) = offer {
+                    self.offer(slot, Some(id), &offer, now);
+                }
+            }
+            Err(code) => entry.refuse(Some(id), code, "the session is in as many rooms as it may be"),
+        }
+    }
+
+    pub(super) fn new_session(
+        &mut self,
+        socket: SocketId,
+        outbox: Arc<Outbox>,
+        owner: (Arc<str>, Arc<str>),
+        now: Instant,
+    ) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.sessions.push(None);
+            (self.sessions.len() - 1) as u32
+        });
+        self.serial = self.serial.wrapping_add(1);
+        let id = SessionId { shard: self.config.shard, slot, serial: self.serial };
+        let key = format!("{:016x}{:016x}", (self.random)(), (self.random)());
+        let text = ServerText::Session { session: id.to_wire(), key: key.clone() };
+        let session = Session::new(id, owner, key.into(), self.config.sessions.clone(), now);
+        let entry =
+            Entry { session, socket: Some((socket, outbox)), peer: None, is_dirty: false, timer: None };
+        entry.text(&text);
+        self.sockets.insert(socket, slot);
+        self.sessions[slot as usize] = Some(entry);
+        slot
+    }
+
+    pub(super) fn resume(&mut self, socket: SocketId, outbox: Arc<Outbox>, session: SessionId, key: &str) {
+        let limits = self.config.sessions.announced.clone();
+        let entry = self.sessions.get_mut(session.slot as usize).and_then(Option::as_mut);
+        let entry = entry.filter(|entry| {
+            entry.session.id == session
+                && rtc::crypto::constant_time_eq(entry.session.key.as_bytes(), key.as_bytes())
+        });
+        let Some(entry) = entry else {
+            let refusal =
+                Refusal::new(None, Code::UnknownSession, "the session to resume is gone; join anew");
+            outbox.push_text(message::to_json(&ServerText::Error(refusal)));
+            return outbox.push_text(message::to_json(&welcome(false, limits)));
+        };
+        outbox.push_text(message::to_json(&welcome(true, limits)));
+        if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
+            old.close(Code::Replaced);
+            self.sockets.remove(&replaced);
+        }
+        self.sockets.insert(socket, session.slot);
+    }
+
+    pub(super) fn offer(&mut self, slot: u32, id: Option<u32>, offer: &Description, now: Instant) {
+        let Some(identity) = self.config.identity.clone() else {
+            if let Some(entry) = self.entry(slot) {
+                entry.refuse(id, Code::WebrtcDisabled, "this server runs without WebRTC");
+            }
+            return;
+        };
+        let fresh = Credentials::generate(self.config.shard.0, &mut self.random);
+        let result = Offer::parse(&offer.sdp, limits::CHANNEL_MESSAGE_BYTES)
+            .map_err(|error| error.to_string())
+            .and_then(|parsed| self.answer(slot, offer.pc, &parsed, fresh, &identity, now));
+        let Some(entry) = self.entry(slot) else { return };
+        match result {
+            Ok(sdp) => entry.text(&ServerText::Answer(Description { pc: offer.pc, sdp })),
+            Err(sentence) => entry.refuse(id, Code::BadOffer, &sentence),
+        }
+    }
+
+    /// The answer to an offer: of the peer that is there for an ICE restart, else of a new one.
+    pub(super) fn answer(
+        &mut self,
+        slot: u32,
+        pc: u32,
+        offer: &Offer,
+        fresh: Credentials,
+        identity: &Identity,
+        now: Instant,
+    ) -> Result<String, String> {
+        let current = self.entry(slot).and_then(|entry| entry.peer);
+        if let Some(peer) = current
+            && let Some(entry) = self.peers.get(peer)
+            && entry.pc == pc
+        {
+            if !entry.peer.is_same_client(offer) {
+                return Err(
+                    "the offer has another certificate; a new peer connection needs a new pc".to_owned()
+                );
+            }
+            let template = entry.peer.answer().to_owned();
+            let local = self.peers.restart(peer, &offer.credentials, fresh).unwrap_or_else(|| unreachable!());
+            return Ok(sdp::answer(&template, &local, &self.config.candidates));
+        }
+        if current.is_none() && self.peers.len() >= self.config.max_peers {
+            return Err("the server cannot take more peer connections now".to_owned());
+        }
+        let peer = Peer::new(offer, &fresh, identity, now).map_err(|error| error.to_string())?;
+        if current.is_some() {
+            self.drop_peer(slot, now);
+        }
+        let sdp = sdp::answer(peer.answer(), &fresh, &self.config.candidates);
+        let peer = self.peers.insert((slot, pc), peer, (fresh, offer.credentials.clone()), now);
+        if let Some(entry) = self.entry(slot) {
+            entry.peer = Some(peer);
+        }
+        self.mark_peer(peer);
+        Ok(sdp)
+    }
+
+    pub(super) fn socket_closed(&mut self, socket: SocketId, clean: bool, now: Instant) {
+        let Some(slot) = self.sockets.remove(&socket) else {
+            return;
+        };
+        let Some(entry) = self.entry(slot) else { return };
+        entry.socket = None;
+        if entry.session.attached == Via::Channel {
+            return;
+        }
+        if clean {
+            return self.end_session(slot, Code::Left, Code::Bye, now);
+        }
+        entry.session.alone_since = Some(now);
+        self.schedule_session(slot, now);
+    }
+
+    pub(super) fn drain(&mut self, retry_after: Duration, now: Instant) {
+        self.draining = true;
+        let text = ServerText::Draining { retry_after_ms: retry_after.as_millis() as u64 };
+        for slot in 0..self.sessions.len() as u32 {
+            if let Some(entry) = self.entry(slot) {
+                entry.text(&text);
+                self.end_session(slot, Code::RoomClosed, Code::Draining, now);
+            }
+        }
+    }
+}

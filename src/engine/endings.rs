@@ -1,0 +1,88 @@
+//! What is due, and how peers, pipes and sessions end.
+
+use std::time::{Duration, Instant};
+
+use switchyard_signaling::{Code, message::ServerText};
+
+use super::{Shard, session::Via};
+use crate::room::Action;
+
+impl Shard {
+    pub(super) fn session_due(&mut self, slot: u32, now: Instant) {
+        let grace = Duration::from_millis(self.config.sessions.announced.resume_grace_ms);
+        let Some(entry) = self.entry(slot) else { return };
+        if entry.session.alone_since.is_some_and(|since| since + grace <= now) {
+            return self.end_session(slot, Code::Timeout, Code::Timeout, now);
+        }
+        if entry.session.channel_is_silent(now) {
+            self.leave_channel(slot, now);
+        }
+        // Scheduled again when the pipe has been filled.
+        self.mark_session(slot);
+    }
+
+    pub(super) fn peer_due(&mut self, peer: u32, now: Instant) {
+        if self.peers.is_expired(peer, now) {
+            return self.peer_lost(peer, now);
+        }
+        if let Some(entry) = self.peers.get(peer)
+            && let Err(error) = entry.peer.handle_timeout(now)
+        {
+            tracing::debug!(%error, "the engine's timers");
+        }
+        self.mark_peer(peer);
+    }
+
+    /// The peer is gone: by the client's will, by timeout, by failure.
+    pub(super) fn peer_lost(&mut self, peer: u32, now: Instant) {
+        let Some(entry) = self.peers.get(peer) else { return };
+        let (slot, was_open) = (entry.session, entry.is_open);
+        self.drop_peer(slot, now);
+        if was_open && let Some(entry) = self.entry(slot) {
+            entry.text(&ServerText::Renegotiate { wanted: vec!["data".to_owned()], reason: Code::PipeLost });
+        }
+    }
+
+    pub(super) fn drop_peer(&mut self, slot: u32, now: Instant) {
+        let Some(peer) = self.entry(slot).and_then(|entry| entry.peer.take()) else {
+            return;
+        };
+        self.peers.remove(peer, &mut self.transmits);
+        if self.entry(slot).is_some_and(|entry| entry.session.attached == Via::Channel) {
+            self.leave_channel(slot, now);
+        }
+    }
+
+    /// The data channel is dead: on over the WebSocket, or wait for the client.
+    pub(super) fn leave_channel(&mut self, slot: u32, now: Instant) {
+        let Some(entry) = self.entry(slot) else { return };
+        if entry.socket.is_some() {
+            entry.session.fall_back(Via::Socket);
+        } else if entry.peer.is_none() {
+            entry.session.attached = Via::Socket;
+            entry.session.alone_since = entry.session.alone_since.or(Some(now));
+        }
+        self.mark_session(slot);
+        self.schedule_session(slot, now);
+    }
+
+    pub(super) fn end_session(&mut self, slot: u32, told_others: Code, told_client: Code, now: Instant) {
+        let Some(mut entry) = self.sessions.get_mut(slot as usize).and_then(Option::take) else {
+            return;
+        };
+        self.counts.sessions.add(entry.session.counts);
+        let leave = || Action::Leave { reason: told_others, tell: false };
+        for place in entry.session.places().collect::<Vec<_>>() {
+            self.router.act(entry.session.id, place, leave(), now);
+        }
+        if let Some(peer) = entry.peer.take() {
+            self.peers.remove(peer, &mut self.transmits);
+        }
+        if let Some((socket, outbox)) = entry.socket {
+            outbox.close(told_client);
+            self.sockets.remove(&socket);
+        }
+        self.free.push(slot);
+        self.settle(now);
+    }
+}

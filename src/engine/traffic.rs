@@ -1,0 +1,254 @@
+//! The way of a message through a shard: pipe → session → router → room → deliveries → sessions → pipes.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use switchyard_signaling::{Code, limits};
+
+use super::{
+    CHANNEL_BATCH, LATENCIES, Shard,
+    outbox::Outbox,
+    peer::{Channel, PeerEvent},
+    peers,
+    session::{Event, Session, Via},
+    timers::Timer,
+};
+use crate::{
+    room::{Action, Delivery, Lane, Receiver},
+    router::{Arrival, Missed, RoomPlace},
+};
+
+impl Shard {
+    pub(super) fn session_message(&mut self, slot: u32, via: Via, message: Bytes, now: Instant) {
+        let mut events = std::mem::take(&mut self.events);
+        let Some(entry) = self.entry(slot) else { return };
+        entry.session.handle_message(via, message, now, &mut events);
+        let session = entry.session.id;
+        for event in events.drain(..) {
+            match event {
+                Event::Act(place, action) => {
+                    if !self.router.act(session, place, action, now)
+                        && let Some(entry) = self.entry(slot)
+                    {
+                        entry.refuse(
+                            None,
+                            Code::Overloaded,
+                            "the room's shard does not keep up; the message was dropped",
+                        );
+                    }
+                    self.settle(now);
+                }
+                Event::Attached => {
+                    if let Some(entry) = self.entry(slot) {
+                        entry.session.alone_since = None;
+                    }
+                }
+                Event::Problem(code, sentence) => {
+                    if let Some(entry) = self.entry(slot) {
+                        entry.refuse(None, code, &sentence);
+                    }
+                }
+            }
+        }
+        self.events = events;
+        self.mark_session(slot);
+    }
+
+    pub(super) fn read_peers(&mut self, now: Instant) {
+        // Reading marks sessions, not peers; peers that are written to are marked when pipes are filled.
+        for index in 0..self.dirty_peers.len() {
+            let peer = self.dirty_peers[index];
+            self.read_peer(peer, now);
+        }
+    }
+
+    pub(super) fn read_peer(&mut self, peer: u32, now: Instant) {
+        while let Some(entry) = self.peers.get(peer) {
+            let slot = entry.session;
+            match entry.peer.poll_event() {
+                Some(PeerEvent::Open) => {
+                    entry.opened();
+                    self.mark_session(slot);
+                }
+                Some(PeerEvent::Closed) => return self.peer_lost(peer, now),
+                None => break,
+            }
+        }
+        while let Some(entry) = self.peers.get(peer) {
+            let slot = entry.session;
+            let Some((_, message)) = entry.peer.poll_message() else {
+                break;
+            };
+            self.session_message(slot, Via::Channel, message, now);
+        }
+        // Acknowledgements that came in may have made room in the channel.
+        if let Some(entry) = self.peers.get(peer)
+            && entry.room(Channel::Reliable) > 0
+        {
+            let slot = entry.session;
+            if self
+                .entry(slot)
+                .is_some_and(|entry| entry.session.attached == Via::Channel && entry.session.is_ready())
+            {
+                self.mark_session(slot);
+            }
+        }
+    }
+
+    /// Brings what rooms say to the sessions of this shard.
+    pub(super) fn settle(&mut self, now: Instant) {
+        while let Some(arrival) = self.router.poll_arrival() {
+            match arrival {
+                Arrival::Deliver(delivery) => self.deliver(&delivery, now),
+                Arrival::Missed(missed) => self.missed(&missed),
+                Arrival::Admitted(receiver, place) => self.admitted(receiver, place, now),
+                Arrival::Dismissed(receiver) => {
+                    if let Some(entry) = self.session(receiver.session) {
+                        entry.session.dismissed(receiver.handle);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn admitted(&mut self, receiver: Receiver, place: RoomPlace, now: Instant) {
+        let known = self
+            .session(receiver.session)
+            .is_some_and(|entry| entry.session.admitted(receiver.handle, place));
+        if !known {
+            // It ended while the join was on its way.
+            let leave = Action::Leave { reason: Code::Timeout, tell: false };
+            self.router.act(receiver.session, place, leave, now);
+        }
+    }
+
+    fn missed(&mut self, missed: &Missed) {
+        for receiver in missed.receivers.iter().filter(|receiver| Some(receiver.session) != missed.except) {
+            if receiver.session.shard == self.config.shard
+                && let Some(entry) = self.session(receiver.session)
+            {
+                entry.session.miss(receiver.handle, missed.sender, missed.stream, missed.count);
+                self.mark_session(receiver.session.slot);
+            }
+        }
+    }
+
+    pub(super) fn deliver(&mut self, delivery: &Delivery, now: Instant) {
+        let Delivery { receivers, except, lane, message } = delivery;
+        let mut behind = Vec::new();
+        for receiver in receivers.iter() {
+            let session = receiver.session;
+            if session.shard != self.config.shard || Some(session) == *except {
+                continue;
+            }
+            let Some(Some(entry)) = self.sessions.get_mut(session.slot as usize) else {
+                continue;
+            };
+            if entry.session.id != session {
+                continue;
+            }
+            match lane {
+                Lane::Reliable => {
+                    if entry.session.push(receiver.handle, message).is_err() {
+                        behind.push(session.slot);
+                    }
+                }
+                Lane::Lossy { seq } => entry.session.push_lossy(receiver.handle, *seq, message),
+            }
+            if !entry.is_dirty {
+                entry.is_dirty = true;
+                self.dirty_sessions.push(session.slot);
+            }
+        }
+        for slot in behind {
+            self.counts.overflows += 1;
+            self.end_session(slot, Code::Timeout, Code::Overloaded, now);
+        }
+    }
+
+    pub(super) fn fill_pipe(&mut self, slot: u32, now: Instant) {
+        let Some(Some(entry)) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        entry.is_dirty = false;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let gaps = entry.session.gaps();
+        match (entry.session.attached, &entry.socket, entry.peer) {
+            (Via::Socket, Some((_, outbox)), _) => fill_socket(&mut entry.session, outbox, now, &mut buffer),
+            (Via::Channel, _, Some(peer)) => {
+                if let Some(peer_entry) = self.peers.get(peer) {
+                    fill_channels(&mut entry.session, peer_entry, now, &mut buffer);
+                }
+                self.buffer = buffer;
+                self.mark_peer(peer);
+                return self.after_fill(slot, gaps, now);
+            }
+            _ => {}
+        }
+        self.buffer = buffer;
+        self.after_fill(slot, gaps, now);
+    }
+
+    pub(super) fn after_fill(&mut self, slot: u32, gaps: u64, now: Instant) {
+        if let Some(entry) = self.entry(slot) {
+            let more = entry.session.gaps() - gaps;
+            let sample = entry.session.take_sample();
+            self.counts.gaps += more;
+            if self.latencies.len() < LATENCIES {
+                self.latencies.extend(sample);
+            }
+        }
+        self.schedule_session(slot, now);
+    }
+
+    pub(super) fn write_peers(&mut self, now: Instant) {
+        let mut dirty = std::mem::take(&mut self.dirty_peers);
+        for peer in dirty.drain(..) {
+            let Some(entry) = self.peers.get(peer) else {
+                continue;
+            };
+            entry.is_dirty = false;
+            let sent = entry.transmit(&mut self.transmits);
+            self.counts.sent += sent;
+            let due = self.peers.due(peer, now);
+            if let Some(entry) = self.peers.get(peer) {
+                self.timers.schedule(Timer::Peer(peer), due, &mut entry.timer);
+            }
+        }
+        self.dirty_peers = dirty;
+    }
+}
+
+fn fill_socket(session: &mut Session, outbox: &Outbox, now: Instant, buffer: &mut BytesMut) {
+    buffer.clear();
+    let room = outbox.room();
+    session.fill((room, room), now, buffer);
+    let left = room.saturating_sub(buffer.len());
+    session.fill_lossy((room, left), buffer);
+    let starved = session.is_ready();
+    if !buffer.is_empty() {
+        outbox.push_frames(buffer, starved);
+    } else if starved {
+        outbox.set_starved();
+    }
+}
+
+fn fill_channels(session: &mut Session, peer: &mut peers::Entry, now: Instant, buffer: &mut BytesMut) {
+    // Frames that cannot be written are not lost: they are unacknowledged, and replayed on the next pipe.
+    let write = |peer: &mut peers::Entry, channel, buffer: &mut BytesMut| {
+        if let Err(error) = peer.peer.send(channel, buffer.split(), now) {
+            tracing::debug!(%error, "the engine refused a message");
+        }
+    };
+    buffer.clear();
+    while peer.room(Channel::Reliable) > 0
+        && session.fill((CHANNEL_BATCH, limits::CHANNEL_MESSAGE_BYTES), now, buffer)
+    {
+        write(peer, Channel::Reliable, buffer);
+    }
+    while peer.room(Channel::Lossy) > 0
+        && session.fill_lossy((CHANNEL_BATCH, limits::CHANNEL_MESSAGE_BYTES), buffer)
+    {
+        write(peer, Channel::Lossy, buffer);
+    }
+}

@@ -11,24 +11,12 @@ use crate::{
 /// chosen by dependencies of ours that have not met yet.
 const LET_BE: [(&str, &str); 10] = [
     ("base64", "pem 4, under rcgen, has moved on; the rest is at 0.22"),
-    (
-        "cpufeatures",
-        "a few lines; chacha20 (rand) has moved on, aes and sha1 have not",
-    ),
-    (
-        "getrandom",
-        "a system call; ring, rand 0.9 and rand 0.10 each have theirs",
-    ),
+    ("cpufeatures", "a few lines; chacha20 (rand) has moved on, aes and sha1 have not"),
+    ("getrandom", "a system call; ring, rand 0.9 and rand 0.10 each have theirs"),
     ("pem", "rtc and rcgen disagree"),
     ("rand", "tungstenite is at 0.9, rtc at 0.10"),
-    (
-        "rand_core",
-        "traits only; RustCrypto's ciphers, rand 0.9 and rand 0.10 each have theirs",
-    ),
-    (
-        "syn",
-        "asn1-rs, under rtc's x509-parser, is at 2; serde and the rest are at 3",
-    ),
+    ("rand_core", "traits only; RustCrypto's ciphers, rand 0.9 and rand 0.10 each have theirs"),
+    ("syn", "asn1-rs, under rtc's x509-parser, is at 2; serde and the rest are at 3"),
     ("synstructure", "follows syn"),
     ("thiserror", "asn1-rs, under rtc's x509-parser, is at 1"),
     ("thiserror-impl", "follows thiserror"),
@@ -50,10 +38,7 @@ const OTHER_STACKS: [&str; 9] = [
 fn duplicates(packages: &[Package], let_be: &[&str]) -> Vec<String> {
     let mut versions = BTreeMap::<&str, BTreeSet<&str>>::new();
     for package in packages {
-        versions
-            .entry(&package.name)
-            .or_default()
-            .insert(&package.version);
+        versions.entry(&package.name).or_default().insert(&package.version);
     }
     let (doubled, single): (Vec<_>, Vec<_>) =
         versions.into_iter().partition(|(_, versions)| versions.len() > 1);
@@ -104,9 +89,6 @@ fn a_duplicate_is_found_and_so_is_a_reason_that_is_gone() {
 
 #[test]
 fn a_second_cryptographic_library_is_found() {
-    let packages = [
-        packages::sample("ring", "0.17.14", None),
-        packages::sample("aws-lc-rs", "1.0.0", None),
-    ];
+    let packages = [packages::sample("ring", "0.17.14", None), packages::sample("aws-lc-rs", "1.0.0", None)];
     assert_eq!(stacks(&packages).len(), 1);
 }

@@ -19,16 +19,8 @@ const MODULES: [(&str, &[&str]); 12] = [
     ("router", &["names", "room"]),
     ("engine", &["names", "room", "router"]),
     ("io", &["config", "engine", "metrics", "names", "room", "router"]),
-    (
-        "http",
-        &["config", "engine", "io", "metrics", "names", "room", "token"],
-    ),
-    (
-        "lib",
-        &[
-            "cli", "config", "engine", "http", "io", "log", "metrics", "names", "room", "router", "token",
-        ],
-    ),
+    ("http", &["config", "engine", "io", "metrics", "names", "room", "token"]),
+    ("lib", &["cli", "config", "engine", "http", "io", "log", "metrics", "names", "room", "router", "token"]),
 ];
 
 /// Modules that are state machines: no sockets, threads or clocks, and nothing that brings them.
@@ -77,10 +69,7 @@ fn module_of(path: &str) -> Option<&str> {
 /// How many `super` lead from the file's module to the crate's root.
 fn depth_of(path: &str) -> usize {
     let path = path.strip_prefix("src/").unwrap_or(path);
-    let path = path
-        .strip_suffix("/mod.rs")
-        .or_else(|| path.strip_suffix(".rs"))
-        .unwrap_or(path);
+    let path = path.strip_suffix("/mod.rs").or_else(|| path.strip_suffix(".rs")).unwrap_or(path);
     path.split('/').count()
 }
 
@@ -89,10 +78,7 @@ fn imports(file: &File) -> Vec<String> {
         return Vec::new();
     };
     let Some((_, allowed)) = MODULES.iter().find(|(name, _)| *name == module) else {
-        return vec![format!(
-            "{}: the module `{module}` is not in the list of modules",
-            file.path
-        )];
+        return vec![format!("{}: the module `{module}` is not in the list of modules", file.path)];
     };
     named_from_root(&tokens::of(&file.text), depth_of(&file.path))
         .into_iter()
@@ -111,10 +97,7 @@ fn named_from_root<'a>(tokens: &[&'a str], depth: usize) -> Vec<&'a str> {
         let after = match token {
             "crate" => at + 1,
             "super" if before != "::" => {
-                let supers = tokens[at..]
-                    .chunks(2)
-                    .take_while(|pair| *pair == ["super", "::"])
-                    .count();
+                let supers = tokens[at..].chunks(2).take_while(|pair| *pair == ["super", "::"]).count();
                 if supers != depth {
                     continue;
                 }
@@ -160,9 +143,8 @@ fn purity(file: &File) -> Vec<String> {
     }
     let tokens = tokens::of(&file.text);
     let named = SHELL.iter().filter(|name| tokens.contains(name));
-    let mut found: Vec<_> = named
-        .map(|name| format!("{}: a state machine names `{name}`", file.path))
-        .collect();
+    let mut found: Vec<_> =
+        named.map(|name| format!("{}: a state machine names `{name}`", file.path)).collect();
     if tokens.windows(3).any(|window| window == ["Instant", "::", "now"]) {
         found.push(format!("{}: a state machine reads a clock", file.path));
     }
@@ -176,11 +158,7 @@ fn peer_type(file: &File) -> Option<String> {
 }
 
 fn members(packages: &[Package]) -> Vec<String> {
-    let ours = |name: &String| {
-        packages
-            .iter()
-            .any(|package| package.is_member && package.name == *name)
-    };
+    let ours = |name: &String| packages.iter().any(|package| package.is_member && package.name == *name);
     let mut found = Vec::new();
     for package in packages.iter().filter(|package| package.is_member) {
         let Some((_, allowed)) = MEMBERS.iter().find(|(name, _)| *name == package.name) else {
@@ -210,11 +188,7 @@ fn state_machines_name_no_socket_thread_or_clock() {
 #[test]
 fn one_file_names_the_engine_librarys_peer_type() {
     let files = tree::rust_files();
-    assert!(
-        files
-            .iter()
-            .any(|file| file.path == PEER_FILE && tokens::of(&file.text).contains(&PEER_TYPE))
-    );
+    assert!(files.iter().any(|file| file.path == PEER_FILE && tokens::of(&file.text).contains(&PEER_TYPE)));
     let found: Vec<_> = files.iter().filter_map(peer_type).collect();
     expect_none(&found);
 }
@@ -225,10 +199,7 @@ fn crates_depend_only_on_what_lies_beneath_them() {
 }
 
 fn file(path: &str, text: &str) -> File {
-    File {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    }
+    File { path: path.to_owned(), text: text.to_owned() }
 }
 
 #[test]
@@ -240,16 +211,9 @@ fn a_forbidden_import_is_found_however_it_is_written() {
         "use super::engine;",
     ] {
         let found = imports(&file("src/room/mod.rs", text));
-        assert_eq!(
-            found,
-            ["src/room/mod.rs: `room` may not import `engine`"],
-            "{text}"
-        );
+        assert_eq!(found, ["src/room/mod.rs: `room` may not import `engine`"], "{text}");
     }
-    assert_eq!(
-        imports(&file("src/room/permission.rs", "use super::super::http;")).len(),
-        1
-    );
+    assert_eq!(imports(&file("src/room/permission.rs", "use super::super::http;")).len(), 1);
     assert_eq!(imports(&file("src/secrets.rs", "")).len(), 1, "an unknown module");
 }
 
@@ -257,31 +221,18 @@ fn a_forbidden_import_is_found_however_it_is_written() {
 fn an_allowed_import_is_not_found() {
     let text = "//! [`crate::engine`]\nuse crate::{names::RoomKey, room::permission}; use super::engine; \
                 #[cfg(test)] mod tests { use crate::engine::Shard; }";
-    assert_eq!(
-        imports(&file("src/room/permission.rs", text)),
-        Vec::<String>::new()
-    );
+    assert_eq!(imports(&file("src/room/permission.rs", text)), Vec::<String>::new());
 }
 
 #[test]
 fn an_impure_state_machine_is_found() {
-    for text in [
-        "use tokio::time;",
-        "fn f() { axum::serve() }",
-        "let now = Instant::now();",
-        "std::thread::sleep",
-    ] {
+    for text in
+        ["use tokio::time;", "fn f() { axum::serve() }", "let now = Instant::now();", "std::thread::sleep"]
+    {
         assert_eq!(purity(&file("src/engine/ice.rs", text)).len(), 1, "{text}");
         assert_eq!(purity(&file("src/io/udp.rs", text)).len(), 0, "{text}");
     }
-    assert_eq!(
-        purity(&file(
-            "src/room/mod.rs",
-            "// tokio\nlet name = \"axum\"; now: Instant"
-        ))
-        .len(),
-        0
-    );
+    assert_eq!(purity(&file("src/room/mod.rs", "// tokio\nlet name = \"axum\"; now: Instant")).len(), 0);
 }
 
 #[test]
@@ -301,8 +252,5 @@ fn a_harness_that_depends_on_the_server_is_found() {
     packages[2].dependencies.insert("switchyard-signaling".to_owned());
     expect_none(&members(&packages));
     packages[2].dependencies.insert("switchyard".to_owned());
-    assert_eq!(
-        members(&packages),
-        ["switchyard-loadtest may not depend on switchyard"]
-    );
+    assert_eq!(members(&packages), ["switchyard-loadtest may not depend on switchyard"]);
 }

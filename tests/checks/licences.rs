@@ -12,9 +12,7 @@ use crate::{
 const ALLOWED: [&str; 6] = ["Apache-2.0", "BSD-3-Clause", "ISC", "MIT", "Unicode-3.0", "Zlib"];
 
 fn findings(packages: &[Package]) -> Vec<String> {
-    let refused = packages
-        .iter()
-        .filter(|package| !package.licence.as_deref().is_some_and(is_allowed));
+    let refused = packages.iter().filter(|package| !package.licence.as_deref().is_some_and(is_allowed));
     refused
         .map(|package| {
             let licence = package.licence.as_deref().unwrap_or("none");
@@ -30,18 +28,13 @@ fn npm_findings(path: &str, lock: &str) -> Vec<String> {
     let refused = packages
         .iter()
         .filter(|(name, package)| !name.is_empty() && !package["license"].as_str().is_some_and(is_allowed));
-    refused
-        .map(|(name, package)| format!("{path}: {name} has the licence {}", package["license"]))
-        .collect()
+    refused.map(|(name, package)| format!("{path}: {name} has the licence {}", package["license"])).collect()
 }
 
 /// Whether an SPDX expression can be satisfied with allowed licences. `/` is what `OR` was written as before SPDX.
 /// What does not parse is not allowed.
 fn is_allowed(expression: &str) -> bool {
-    let spaced = expression
-        .replace('(', " ( ")
-        .replace(')', " ) ")
-        .replace('/', " OR ");
+    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
     let mut words = spaced.split_whitespace().peekable();
     either(&mut words) == Some(true) && words.next().is_none()
 }

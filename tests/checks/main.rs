@@ -4,6 +4,8 @@
 //! Each rule is a function from text to findings. One test applies it to the repository, another to a sample with a
 //! planted fault, so that a rule that finds nothing is known to be able to.
 
+#![cfg(test)]
+
 mod duplicates;
 mod imports;
 mod licences;

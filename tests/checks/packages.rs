@@ -21,14 +21,7 @@ pub(crate) struct Package {
 pub(crate) fn all() -> &'static [Package] {
     static PACKAGES: LazyLock<Vec<Package>> = LazyLock::new(|| {
         let metadata = cargo(&["metadata", "--format-version=1", "--filter-platform", TARGET]);
-        let tree = cargo(&[
-            "tree",
-            "--workspace",
-            "--target",
-            TARGET,
-            "--prefix=none",
-            "--format={p}",
-        ]);
+        let tree = cargo(&["tree", "--workspace", "--target", TARGET, "--prefix=none", "--format={p}"]);
         compiled(&serde_json::from_str(&metadata).unwrap(), &tree)
     });
     &PACKAGES
@@ -41,11 +34,7 @@ fn cargo(arguments: &[&str]) -> String {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 

@@ -26,10 +26,7 @@ const NOWHERE: [(&str, &str); 13] = [
 ];
 
 fn unwanted(file: &File) -> Vec<String> {
-    if LOCK_FILES
-        .iter()
-        .any(|name| file.path.rsplit('/').next() == Some(name))
-    {
+    if LOCK_FILES.iter().any(|name| file.path.rsplit('/').next() == Some(name)) {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -64,10 +61,7 @@ fn every_module_opens_with_what_it_is() {
 #[test]
 fn a_registry_and_a_developers_folder_are_found_with_their_line() {
     for (start, end) in NOWHERE {
-        let mut file = File {
-            path: "docs/a.md".to_owned(),
-            text: format!("one\ntwo {start}{end}ada/x\n"),
-        };
+        let mut file = File { path: "docs/a.md".to_owned(), text: format!("one\ntwo {start}{end}ada/x\n") };
         assert_eq!(unwanted(&file).len(), 1);
         assert!(unwanted(&file)[0].starts_with("docs/a.md:2: "));
         file.path = "client/package-lock.json".to_owned();
@@ -77,10 +71,7 @@ fn a_registry_and_a_developers_folder_are_found_with_their_line() {
 
 #[test]
 fn a_module_without_an_opening_is_found() {
-    let file = |path: &str, text: &str| File {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned() };
     assert!(without_opening(&file("src/a.rs", "use std::fs;\n//! late\n")).is_some());
     assert!(without_opening(&file("src/a.rs", "//! What it is.\n")).is_none());
     assert!(without_opening(&file("a.md", "text")).is_none());

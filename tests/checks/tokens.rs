@@ -9,9 +9,7 @@ fn all(source: &str) -> Vec<&str> {
     let (bytes, mut at, mut tokens) = (source.as_bytes(), 0, Vec::new());
     while at < bytes.len() {
         let rest = &source[at..];
-        let word = rest
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
+        let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
         let length = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
@@ -22,11 +20,8 @@ fn all(source: &str) -> Vec<&str> {
             tokens.push(&rest[..word]);
             word
         } else {
-            let length = if rest.starts_with("::") {
-                2
-            } else {
-                rest.chars().next().map_or(1, char::len_utf8)
-            };
+            let length =
+                if rest.starts_with("::") { 2 } else { rest.chars().next().map_or(1, char::len_utf8) };
             if !rest.starts_with(char::is_whitespace) {
                 tokens.push(&rest[..length]);
             }
@@ -56,9 +51,7 @@ fn block_comment(rest: &str) -> usize {
 
 /// Length of the string or character at the start, if there is one.
 fn literal(rest: &str) -> Option<usize> {
-    let prefix = rest
-        .find(|c| !matches!(c, 'b' | 'c' | 'r'))
-        .filter(|&length| length <= 2)?;
+    let prefix = rest.find(|c| !matches!(c, 'b' | 'c' | 'r')).filter(|&length| length <= 2)?;
     let (is_raw, body) = (rest[..prefix].contains('r'), &rest[prefix..]);
     let hashes = body.find(|c| c != '#').unwrap_or(body.len());
     if is_raw && body[hashes..].starts_with('"') {
@@ -124,10 +117,7 @@ fn comments_and_literals_are_no_words() {
     let tokens = of(source);
     let words = ["one", "two", "nested", "still", "three", "four", "five", "six"];
     assert!(!tokens.iter().any(|token| words.contains(token)), "{tokens:?}");
-    assert!(
-        tokens.ends_with(&["use", "crate", "::", "seven", ";"]),
-        "{tokens:?}"
-    );
+    assert!(tokens.ends_with(&["use", "crate", "::", "seven", ";"]), "{tokens:?}");
     assert!(tokens.contains(&"static"));
 }
 

@@ -16,11 +16,7 @@ const NOT_OURS: [&str; 6] = [".git", "target", "node_modules", "data", "artifact
 pub(crate) fn files() -> Vec<File> {
     let mut files = Vec::new();
     walk(Path::new(env!("CARGO_MANIFEST_DIR")), "", &mut files);
-    assert!(
-        files.len() > 50,
-        "the repository has more than {} files",
-        files.len()
-    );
+    assert!(files.len() > 50, "the repository has more than {} files", files.len());
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
 }

@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # Seeds of each world test in `make worlds`.
 SEEDS ?= 200
 
-.PHONY: help run test check fmt types worlds bench loadtest fuzz
+.PHONY: help run test check fmt worlds bench loadtest fuzz
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | \
@@ -24,13 +24,6 @@ check: ## Format, lints, documentation, types, and the rules of tests/checks
 
 fmt: ## Format the Rust sources
 	cargo fmt
-
-types: client/node_modules ## Check the types of the browser client
-	cd client && npm run --silent check
-
-client/node_modules: client/package-lock.json
-	cd client && npm ci --no-audit --no-fund
-	@touch $@
 
 worlds: ## Run the world tests over many seeds (SEEDS=200)
 	SEEDS=$(SEEDS) cargo test --test it -- worlds

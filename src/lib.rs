@@ -24,7 +24,12 @@ use std::{future::IntoFuture as _, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
 
-use crate::{config::Config, http::App, io::Shards, metrics::Metrics};
+use crate::{
+    config::{Config, LogFormat, Mode},
+    http::App,
+    io::Shards,
+    metrics::Metrics,
+};
 
 /// Clients are asked to come back spread over this time after a shutdown.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -47,6 +52,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let running = start(config).await?;
     let app = &running.app;
     tracing::info!(address = %running.address, shards = app.shards.count(), "{}", cli::describe(&app.config));
+    if app.config.mode() == Mode::Development && app.config.log.format == LogFormat::Text {
+        // For whoever has just typed `cargo run`; an operator's log collector asks for JSON.
+        println!("\n  Switchyard is up: open http://{}/ in two browser windows.\n", running.address);
+    }
     shutdown.await;
     running.drain().await
 }

@@ -61,14 +61,14 @@ pub struct Rooms {
 }
 
 impl Rooms {
-    /// Counts a participant who left; `reason` is a code of the protocol.
-    pub fn left(&self, reason: &'static str) {
-        self.leaves.with_label_values(&[reason]).inc();
+    /// Counts participants who left; `reason` is a code of the protocol.
+    pub fn left(&self, reason: &'static str, count: u64) {
+        self.leaves.with_label_values(&[reason]).inc_by(count);
     }
 
-    /// Counts a refusal; `code` is a code of the protocol.
-    pub fn refused(&self, code: &'static str) {
-        self.refusals.with_label_values(&[code]).inc();
+    /// Counts refusals; `code` is a code of the protocol.
+    pub fn refused(&self, code: &'static str, count: u64) {
+        self.refusals.with_label_values(&[code]).inc_by(count);
     }
 }
 
@@ -96,9 +96,9 @@ pub struct WebRtc {
 }
 
 impl WebRtc {
-    /// Counts an outcome.
-    pub fn outcome(&self, outcome: Connect) {
-        self.outcomes.with_label_values(&[outcome.as_str()]).inc();
+    /// Counts outcomes.
+    pub fn outcome(&self, outcome: Connect, count: u64) {
+        self.outcomes.with_label_values(&[outcome.as_str()]).inc_by(count);
     }
 }
 

@@ -6,7 +6,7 @@
  * development mode makes its own). `window.switchyard` has the session and the room, for tests and the curious.
  */
 
-import { SwitchyardError, connect } from '/client/src/index.js';
+import { SwitchyardError, connect } from '/client/index.js';
 import { Board } from './board.js';
 import { Chat } from './chat.js';
 import { byId } from './dom.js';
@@ -14,6 +14,7 @@ import { showConnection } from './panel.js';
 import { showPeople } from './people.js';
 import { Streams, newId, readMessage } from './wire.js';
 
+const SLOW_MS = 4_000;
 const STORED = 'switchyard.demo';
 /** A history message stays well below the limit of a message. */
 const HISTORY_BYTES = 128 * 1_024;
@@ -25,7 +26,7 @@ const fields = {
   token: byId('token', HTMLInputElement),
 };
 
-/** @typedef {import('/client/src/room.js').Room} Room */
+/** @typedef {import('/client/room.js').Room} Room */
 
 fillForm();
 byId('join-form', HTMLFormElement).addEventListener('submit', (event) => {
@@ -55,8 +56,10 @@ async function enter() {
     transport: query.get('transport') === 'websocket' ? 'websocket' : 'auto',
     getToken: (room) => tokenFor(room, user, name),
   });
+  const slow = setTimeout(() => complain('Still trying to reach the server …'), SLOW_MS);
   try {
     const room = await session.join({ room: roomName });
+    complain('');
     remember({ name, room: roomName, user, joined: true });
     const url = new URL(location.href);
     url.searchParams.set('room', roomName);
@@ -67,12 +70,13 @@ async function enter() {
     forgetJoin();
     complain(error instanceof SwitchyardError ? explain(error) : String(error));
   } finally {
+    clearTimeout(slow);
     button.disabled = false;
   }
 }
 
 /**
- * @param {import('/client/src/session.js').Session} session
+ * @param {import('/client/session.js').Session} session
  * @param {Room} room
  * @param {string} name as typed, should the token have none
  */
@@ -125,7 +129,7 @@ function showRoom(session, room, name) {
 
 /**
  * @param {object} place
- * @param {import('/client/src/session.js').Session} place.session
+ * @param {import('/client/session.js').Session} place.session
  * @param {Room} place.room
  * @param {Board} place.board
  * @param {Chat} place.chat
@@ -152,7 +156,7 @@ function listen({ session, room, board, chat, self, signal }) {
     },
     { signal },
   );
-  room.on('gap', ({ sender, count }) => chat.notice(`${count} messages of ${sender.name} are missing.`), { signal });
+  room.on('gap', ({ sender, count }) => chat.notice(`${count} messages${sender ? ` of ${sender.name}` : ''} are missing.`), { signal });
   room.on('refused', ({ message }) => chat.notice(`Refused: ${message}`), { signal });
   room.on(
     'rejoined',
@@ -169,7 +173,7 @@ function listen({ session, room, board, chat, self, signal }) {
  * @param {Room} room
  * @param {Board} board
  * @param {Chat} chat
- * @param {import('/client/src/room.js').MessageEvent} event
+ * @param {import('/client/room.js').MessageEvent} event
  */
 function receive(room, board, chat, event) {
   const message = readMessage(event);
@@ -219,7 +223,7 @@ function speaksForAll(room, newcomer) {
 
 /**
  * @param {Room} room
- * @param {import('/client/src/room.js').Member} newcomer
+ * @param {import('/client/room.js').Member} newcomer
  * @param {Board} board
  * @param {Chat} chat
  */

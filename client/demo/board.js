@@ -95,7 +95,7 @@ export class Board {
 
   /**
    * Somebody's cursor. Older than the last one: it is not shown.
-   * @param {import('/client/src/room.js').Member} member
+   * @param {import('/client/room.js').Member} member
    * @param {number} seq
    * @param {{ x: number, y: number } | null} at
    */
@@ -229,7 +229,7 @@ export class Board {
     this.#pointed({ x: round(x), y: round(y) });
   }
 
-  /** @param {import('/client/src/room.js').Member} member */
+  /** @param {import('/client/room.js').Member} member */
   #makeCursor(member) {
     const element = make('div', 'cursor');
     paint(element, member.user);

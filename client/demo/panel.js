@@ -24,8 +24,8 @@ const STATES = {
 };
 
 /**
- * @param {import('/client/src/session.js').Session} session
- * @param {import('/client/src/room.js').Room} room
+ * @param {import('/client/session.js').Session} session
+ * @param {import('/client/room.js').Room} room
  * @param {AbortSignal} signal
  */
 export function showConnection(session, room, signal) {

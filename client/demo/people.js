@@ -3,7 +3,7 @@
 import { byId, make } from './dom.js';
 import { initialsOf, paint } from './palette.js';
 
-/** @param {import('/client/src/room.js').Room} room @param {string} ownName */
+/** @param {import('/client/room.js').Room} room @param {string} ownName */
 export function showPeople(room, ownName) {
   const others = [...room.members.values()].sort((a, b) => a.name.localeCompare(b.name) || a.member - b.member);
   const items = others.map((member) => person(member.user, member.name || member.user, ''));

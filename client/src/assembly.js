@@ -1,10 +1,10 @@
 /**
- * Chunks back into messages. Pure. Holds only what has really arrived (never a buffer of the announced size), and at
- * most OPEN_MESSAGES unfinished messages of one sender in one room.
+ * Chunks back into messages. Pure. Holds only what has really arrived, never a buffer of the announced size, and at most
+ * UNFINISHED_BYTES of it.
  */
 
 import { Flag } from './frame.js';
-import { CHUNK_BYTES, OPEN_MESSAGES } from './limits.js';
+import { UNFINISHED_BYTES } from './limits.js';
 
 /**
  * @typedef {object} Assembled
@@ -16,6 +16,7 @@ export class Assembly {
   /** By kind, room, sender; then by stream.
    * @type {Map<string, Map<number, { first: import('./frame.js').ReliableFrame, parts: Uint8Array[], size: number }>>} */
   #open = new Map();
+  #held = 0;
 
   /** @param {number} limit longest message */
   constructor(limit) {
@@ -36,7 +37,8 @@ export class Assembly {
     if (frame.flags & Flag.FIRST) {
       if (begun) this.#drop(key, frame.stream);
       if (last) return begun ? 'bad' : { first: frame, payload: frame.payload };
-      if (begun || (frame.total ?? 0) > this.limit || (streams?.size ?? 0) >= OPEN_MESSAGES) return 'bad';
+      if (begun || (frame.total ?? 0) > this.limit || this.#held + frame.payload.length > UNFINISHED_BYTES) return 'bad';
+      this.#held += frame.payload.length;
       const entry = { first: frame, parts: [frame.payload], size: frame.payload.length };
       if (streams) streams.set(frame.stream, entry);
       else this.#open.set(key, new Map([[frame.stream, entry]]));
@@ -46,7 +48,8 @@ export class Assembly {
     const total = begun.first.total ?? 0;
     begun.parts.push(frame.payload);
     begun.size += frame.payload.length;
-    if (last ? begun.size !== total : begun.size + 1 > total || frame.payload.length !== CHUNK_BYTES) {
+    this.#held += frame.payload.length;
+    if ((last ? begun.size !== total : begun.size >= total) || this.#held > UNFINISHED_BYTES) {
       this.#drop(key, frame.stream);
       return 'bad';
     }
@@ -61,19 +64,25 @@ export class Assembly {
     return { first: begun.first, payload };
   }
 
-  /** Unfinished messages of a member that is gone, or of a whole room. @param {number} room @param {number} [sender] */
-  forget(room, sender) {
-    for (const key of [...this.#open.keys()]) {
+  /**
+   * What is unfinished in a room, of one member, or on one stream, will not be finished.
+   * @param {number} room
+   * @param {number} [sender]
+   * @param {number} [stream]
+   */
+  forget(room, sender, stream) {
+    for (const [key, streams] of [...this.#open]) {
       const [kind, ofRoom, ofSender] = key.split(' ');
-      if (kind === 'data' && Number(ofRoom) === room && (sender === undefined || Number(ofSender) === sender)) {
-        this.#open.delete(key);
-      }
+      if (kind !== 'data' || Number(ofRoom) !== room) continue;
+      if (sender !== undefined && Number(ofSender) !== sender) continue;
+      for (const of of [...streams.keys()]) if (stream === undefined || of === stream) this.#drop(key, of);
     }
   }
 
   /** @param {string} key @param {number} stream */
   #drop(key, stream) {
     const streams = this.#open.get(key);
+    this.#held -= streams?.get(stream)?.size ?? 0;
     streams?.delete(stream);
     if (streams?.size === 0) this.#open.delete(key);
   }

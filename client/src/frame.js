@@ -65,24 +65,21 @@ export class FrameError extends Error {
 }
 
 /**
- * The frames of one pipe message, as views into it. All or nothing: one bad length spoils the message.
+ * The frames of one pipe message, as views into it, one after the other; throws where it does not go on.
  * @param {Uint8Array} message
- * @returns {Uint8Array[]}
+ * @returns {Generator<Uint8Array>}
  */
-export function splitFrames(message) {
-  const frames = [];
+export function* splitFrames(message) {
   let at = 0;
-  if (message.length === 0) throw new FrameError('empty pipe message');
   while (at < message.length) {
     if (message.length - at < 2) throw new FrameError('half a length');
     const length = (message[at] << 8) | message[at + 1];
     at += 2;
     if (length === 0) throw new FrameError('empty frame');
     if (length > message.length - at) throw new FrameError('frame beyond the end of the message');
-    frames.push(message.subarray(at, at + length));
+    yield message.subarray(at, at + length);
     at += length;
   }
-  return frames;
 }
 
 /**
@@ -117,22 +114,22 @@ export function decodeFrame(bytes) {
     case Kind.CONTROL:
       return decodeReliable(code === Kind.DATA ? 'data' : 'control', bytes, view);
     case Kind.GAP: {
-      exactly(bytes, GAP_BYTES);
+      atLeast(bytes, GAP_BYTES);
       if (bytes[1] !== 0) throw new FrameError('flags on a gap');
       return { kind: 'gap', ...reliableHeader(view), count: view.getUint32(18) };
     }
     case Kind.LOSSY:
       return decodeLossy(bytes, view);
     case Kind.ACK:
-      exactly(bytes, 5);
+      atLeast(bytes, 5);
       return { kind: 'ack', ack: view.getUint32(1) };
     case Kind.PING:
     case Kind.PONG:
-      exactly(bytes, 5);
+      atLeast(bytes, 5);
       return { kind: code === Kind.PING ? 'ping' : 'pong', nonce: view.getUint32(1) };
     case Kind.ATTACH:
     case Kind.ATTACHED:
-      exactly(bytes, 9);
+      atLeast(bytes, 9);
       return { kind: code === Kind.ATTACH ? 'attach' : 'attached', gen: view.getUint32(1), ack: view.getUint32(5) };
     default:
       return { kind: 'unknown', code };
@@ -216,9 +213,8 @@ export function decodeText(bytes) {
  */
 function decodeReliable(kind, bytes, view) {
   atLeast(bytes, RELIABLE_HEADER_BYTES);
-  const flags = readFlags(bytes[1]);
+  const flags = readFlags(bytes[1], Flag.TEXT | Flag.FIRST | Flag.LAST);
   const header = reliableHeader(view);
-  if (kind === 'control' && header.stream !== 0) throw new FrameError('control on a stream');
   const first = (flags & Flag.FIRST) !== 0;
   const last = (flags & Flag.LAST) !== 0;
   let at = RELIABLE_HEADER_BYTES;
@@ -236,9 +232,8 @@ function decodeReliable(kind, bytes, view) {
   }
   const payload = bytes.subarray(at);
   if (payload.length > CHUNK_BYTES) throw new FrameError('chunk above its limit');
-  if (!last && payload.length !== CHUNK_BYTES) throw new FrameError('short chunk before the last');
-  if (!first && payload.length === 0) throw new FrameError('empty chunk');
-  if (total !== undefined && total <= CHUNK_BYTES) throw new FrameError('chunks for what fits in one');
+  if (payload.length === 0 && !(first && last)) throw new FrameError('empty chunk');
+  if (total !== undefined && total <= payload.length) throw new FrameError('a first chunk that is all');
   /** @type {ReliableFrame} */
   const frame = { kind, flags, ...header, payload };
   if (target) frame.target = target;
@@ -253,7 +248,7 @@ function decodeReliable(kind, bytes, view) {
  */
 function decodeLossy(bytes, view) {
   atLeast(bytes, LOSSY_HEADER_BYTES);
-  const flags = readFlags(bytes[1]);
+  const flags = readFlags(bytes[1], Flag.TEXT);
   const [target, at] = decodeTarget(bytes, LOSSY_HEADER_BYTES);
   const payload = bytes.subarray(at);
   if (payload.length > LOSSY_PAYLOAD_BYTES) throw new FrameError('lossy payload above its limit');
@@ -401,18 +396,13 @@ function writeReliableHeader(bytes, kind, flags, header) {
   return view;
 }
 
-/** @param {number} flags */
-function readFlags(flags) {
-  if (flags & ~(Flag.TEXT | Flag.FIRST | Flag.LAST)) throw new FrameError('unknown flag');
+/** @param {number} flags @param {number} known */
+function readFlags(flags, known) {
+  if (flags & ~known) throw new FrameError('unknown flag');
   return flags;
 }
 
 /** @param {Uint8Array} bytes @param {number} length */
 function atLeast(bytes, length) {
   if (bytes.length < length) throw new FrameError('frame too short');
-}
-
-/** @param {Uint8Array} bytes @param {number} length */
-function exactly(bytes, length) {
-  if (bytes.length !== length) throw new FrameError('frame of a wrong length');
 }

@@ -8,7 +8,7 @@
  */
 
 import { Flag, encodeFrame, stampAck } from './frame.js';
-import { ACK_BYTES, ACK_DELAY_MS, ACK_FRAMES } from './limits.js';
+import { ACK_BYTES, ACK_DELAY_MS, ACK_FRAMES, OVERHEAD_BYTES } from './limits.js';
 import { Queue } from './queue.js';
 import { Scheduler, messageCost } from './scheduler.js';
 
@@ -20,7 +20,7 @@ import { Scheduler, messageCost } from './scheduler.js';
 /** @template [Tag=unknown] */
 export class Lane {
   #scheduler = new Scheduler();
-  /** Sent and unacknowledged, oldest first. @type {Queue<{ bytes: Uint8Array, done: Message<any> | null }>} */
+  /** Sent and unacknowledged, oldest first. @type {Queue<{ bytes: Uint8Array, cost: number, done: Message<any> | null }>} */
   #sent = new Queue();
   /** How many of `#sent` have gone out on the current pipe. */
   #cursor = 0;
@@ -33,7 +33,7 @@ export class Lane {
   #owedFrames = 0;
   #owedBytes = 0;
   /** @type {number | null} */
-  #owedSince = null;
+  #ackDueAt = null;
 
   /**
    * `sent` and `received` are the last numbers used, for a lane that does not begin at its beginning.
@@ -130,8 +130,8 @@ export class Lane {
     for (let i = 0; i < ahead; i += 1) {
       const entry = this.#sent.shift();
       if (!entry) break;
-      this.#heldBytes -= entry.bytes.length;
-      this.#sentBytes -= entry.bytes.length;
+      this.#heldBytes -= entry.cost;
+      this.#sentBytes -= entry.cost;
       if (entry.done?.tag !== undefined) tags.push(entry.done.tag);
     }
     this.#lastAcked = ack;
@@ -155,32 +155,36 @@ export class Lane {
   /**
    * Whether a received reliable frame is the next one, one already taken, or ahead of a missing one.
    * @param {number} seq
-   * @param {number} length bytes of the frame
+   * @param {number} length bytes of its payload
    * @param {number} now
    * @returns {'next' | 'duplicate' | 'lane_gap'}
    */
   receive(seq, length, now) {
     const ahead = (seq - this.#lastReceived) >>> 0;
-    if (ahead !== 1) return ahead === 0 || ahead > 0x7fff_ffff ? 'duplicate' : 'lane_gap';
+    if (ahead === 0 || ahead > 0x7fff_ffff) {
+      // The sender repeats itself, so it does not know what arrived.
+      this.#ackDueAt = now;
+      return 'duplicate';
+    }
+    if (ahead > 1) return 'lane_gap';
     this.#lastReceived = seq;
     this.#owedFrames += 1;
     this.#owedBytes += length;
-    this.#owedSince ??= now;
+    if (this.#owedFrames >= ACK_FRAMES || this.#owedBytes >= ACK_BYTES) this.#ackDueAt = now;
+    else this.#ackDueAt ??= now + ACK_DELAY_MS;
     return 'next';
   }
 
   /** When an acknowledgement is to be sent alone: a time, which may have passed, or null if none is owed. */
   get ackDueAt() {
-    if (this.#owedSince === null) return null;
-    if (this.#owedFrames >= ACK_FRAMES || this.#owedBytes >= ACK_BYTES) return this.#owedSince;
-    return this.#owedSince + ACK_DELAY_MS;
+    return this.#ackDueAt;
   }
 
   /** The acknowledgement to send now, alone or in any frame that has one. None is owed afterwards. */
   takeAck() {
     this.#owedFrames = 0;
     this.#owedBytes = 0;
-    this.#owedSince = null;
+    this.#ackDueAt = null;
     return this.#lastReceived;
   }
 
@@ -218,9 +222,12 @@ export class Lane {
     };
     if (chunk.total !== undefined) frame.total = chunk.total;
     const bytes = encodeFrame(frame);
-    const entry = { bytes, done: chunk.flags & Flag.LAST ? message : null };
+    const last = (chunk.flags & Flag.LAST) !== 0;
+    const entry = { bytes, cost: chunk.payload.length + OVERHEAD_BYTES, done: last ? message : null };
     this.#sent.push(entry);
-    this.#sentBytes += bytes.length;
+    this.#sentBytes += entry.cost;
+    // What waited as one message is held as frames.
+    if (!last) this.#heldBytes += OVERHEAD_BYTES;
     return entry;
   }
 }

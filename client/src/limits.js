@@ -11,6 +11,12 @@ export const CHANNEL_MESSAGE_BYTES = 20_480;
 export const SOCKET_MESSAGE_BYTES = 65_536;
 /** What may lie in the browser's own queue of a pipe; above it our scheduler decides what goes first. */
 export const PIPE_QUEUE_BYTES = 65_536;
+/** What a held message or frame counts beyond its payload, so that empty ones are bounded too. */
+export const OVERHEAD_BYTES = 64;
+/** Bytes in unfinished messages that a receiver keeps. */
+export const UNFINISHED_BYTES = 16_777_216;
+/** Bytes of the data of a signal, as JSON. */
+export const SIGNAL_BYTES = 16_384;
 /** A lone acknowledgement goes out after this many frames, this many bytes, or this many milliseconds. */
 export const ACK_FRAMES = 32;
 export const ACK_BYTES = 65_536;

@@ -13,6 +13,8 @@ import { Peer } from './peer.js';
 import { Socket } from './socket.js';
 
 const TICK_MS = 250;
+/** A tick so late means that the page slept. Longer than the second to which browsers hold back hidden pages. */
+const SLEPT_MS = 2_500;
 const PING_MS = 2_000;
 const PING_WAITING_MS = 500;
 /** A data channel silent for so long is left for the WebSocket, where one is at hand. */
@@ -71,6 +73,8 @@ export class Link {
   #pipe = null;
   /** Where they went last. @type {Pipe | null} */
   #lastPipe = null;
+  /** Was silent at the last tick. @type {Pipe | null} */
+  #suspect = null;
   /** An ATTACH that is not answered. @type {{ pipe: Pipe, gen: number, since: number } | null} */
   #pending = null;
   #generation = 0;
@@ -178,8 +182,13 @@ export class Link {
     if (this.#peer) this.#peerFailed(this.#peer);
   }
 
-  /** The server refused an ATTACH, or missed a frame: attach anew, with a replay. */
-  reattach() {
+  /** The server refused an ATTACH: with a newer generation, if it is still wanted. */
+  attachRefused() {
+    if (this.#pending?.pipe.open) this.#attach(this.#pending.pipe);
+  }
+
+  /** The server missed a frame: attach anew, with a replay. */
+  replay() {
     const pipe = this.#pending?.pipe ?? this.#pipe;
     if (pipe?.open) this.#attach(pipe);
   }
@@ -192,6 +201,11 @@ export class Link {
       this.#flushQueued = false;
       this.#flush();
     });
+  }
+
+  /** Sends what waits now. */
+  flush() {
+    this.#flush();
   }
 
   /** An acknowledgement falls due at `at`. @param {number} at */
@@ -623,8 +637,7 @@ export class Link {
 
   #tick() {
     const now = this.#env.now();
-    if (now - this.#lastTick > 4 * TICK_MS) {
-      // The page was asleep or held back: what happened meanwhile has not been delivered yet.
+    if (now - this.#lastTick > SLEPT_MS) {
       this.#socket?.pipe.probe.wake(now);
       this.#peer?.pipe.probe.wake(now);
       if (this.#pending) this.#pending.since = now;
@@ -643,9 +656,13 @@ export class Link {
     if (!pipe) return;
     const interval = this.#owner.unacknowledged() ? PING_WAITING_MS : PING_MS;
     this.#probe(pipe, now, interval);
-    if (pipe.kind === 'datachannel' && pipe.probe.silent(now, CHANNEL_SILENT_MS) && this.#peer) {
-      this.#peerTroubled(this.#peer, true);
+    const silent = pipe.probe.silent(now, pipe.kind === 'datachannel' ? CHANNEL_SILENT_MS : SOCKET_SILENT_MS);
+    // Twice in a row: after a busy moment a tick may come before the messages that are already here.
+    if (silent && this.#suspect === pipe) {
+      if (this.#peer?.pipe === pipe) this.#peerTroubled(this.#peer, true);
+      else this.#socket?.abort('silent');
     }
+    this.#suspect = silent ? pipe : null;
   }
 
   /** @param {Pipe} pipe @param {number} now @param {number} interval */
@@ -657,11 +674,7 @@ export class Link {
   /** @param {number} now */
   #tickSocket(now) {
     const socket = this.#socket;
-    if (!socket?.ready) return;
-    if (this.#pipe === socket.pipe) {
-      if (socket.pipe.probe.silent(now, SOCKET_SILENT_MS)) socket.abort('silent');
-      return;
-    }
+    if (!socket?.ready || this.#pipe === socket.pipe) return;
     if (now - this.#socketPingedAt >= this.#pingIntervalMs) {
       this.#socketPingedAt = now;
       socket.sendText({ type: 'ping', t: Math.floor(now) });

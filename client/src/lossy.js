@@ -18,6 +18,11 @@ export class LossyQueue {
     return this.#frames.length;
   }
 
+  /** Whether another frame may push one out. */
+  get full() {
+    return this.#frames.length >= FRAMES || this.#bytes >= BYTES / 2;
+  }
+
   /** @param {Uint8Array} frame */
   push(frame) {
     this.#frames.push(frame);

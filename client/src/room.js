@@ -5,7 +5,7 @@
 
 import { Emitter } from './emitter.js';
 import { SwitchyardError } from './errors.js';
-import { TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js';
+import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js';
 
 /**
  * @typedef {object} Member one session in the room; several may have the same user
@@ -34,12 +34,14 @@ import { TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js';
  * @property {MessageEvent} message
  * @property {Member} memberjoined
  * @property {{ member: Member, reason: string }} memberleft
- * @property {{ sender: Member, stream: number, count: number }} gap messages of a stream that are missing, at their place
+ * @property {{ sender: Member | null, stream: number, count: number }} gap messages of a stream that are missing, at
+ *   their place; without a sender, messages of the whole room
  * @property {{ from: Member, data: unknown }} signal
  * @property {RefusedEvent} refused
  * @property {{ unconfirmed: number }} rejoined the session was lost and made anew: members have new numbers, messages
  *   of others may have been missed, and so many of one's own may or may not have arrived
  * @property {{ reason: string }} left
+ * @property {{ topics: string[] }} subscribed the server has taken a change of topics: all there are now
  *
  * @typedef {object} SendOptions
  * @property {number} [stream] 0–65535; order holds within a stream, streams do not wait for each other
@@ -150,8 +152,11 @@ export class Room extends Emitter {
    */
   signal(to, data) {
     this.#mustBeActive();
+    if (utf8.encode(JSON.stringify(data ?? null)).length > SIGNAL_BYTES) {
+      throw new SwitchyardError('too_large', `a signal has at most ${SIGNAL_BYTES} bytes of JSON`);
+    }
     const whom = typeof to === 'string' ? { to } : { to_member: to.member };
-    return this.#core.control(this, { type: 'signal', ...whom, data });
+    return this.#core.control(this, { type: 'signal', ...whom, data: data ?? null });
   }
 
   /** Replaces the token before it expires. @param {string} [token] by default from `getToken` */
@@ -238,10 +243,10 @@ export class Room extends Emitter {
     this.emit('message', event);
   }
 
-  /** @internal @param {number} sender @param {number} stream @param {number} count */
+  /** @internal @param {number | null} sender @param {number} stream @param {number} count */
   gap(sender, stream, count) {
     this.counters.gaps += count;
-    this.emit('gap', { sender: this.member(sender), stream, count });
+    this.emit('gap', { sender: sender === null ? null : this.member(sender), stream, count });
   }
 
   /** @internal @param {string} reason */

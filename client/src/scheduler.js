@@ -1,18 +1,14 @@
 /**
- * Which chunk goes next on the reliable lane: control messages first, then messages of one chunk, stream by stream in
- * turn, then one chunk of a longer message per stream in turn. So a short message never waits behind a long one of
- * another stream, and a long one is not starved: after `BURST_BYTES` of short messages one long chunk goes.
+ * Which chunk goes next on the reliable lane: control messages first, then messages of one chunk in the order they
+ * came, between them, for every 16 KiB of those, one chunk of the longer messages, stream by stream in turn. A message
+ * never overtakes another of its stream: what follows a long one waits in line behind it.
  *
- * Order holds within a stream of a room: the messages of one stream queue behind each other, whatever their size.
- * Pure: no clock, no numbers of the lane (lane.js gives those).
+ * Pure: no clock, no numbers of the lane (lane.js gives those). The order is that of `signaling/src/lane.rs`.
  */
 
 import { RELIABLE_HEADER_BYTES, Flag, targetBytes } from './frame.js';
-import { CHUNK_BYTES, OPEN_MESSAGES } from './limits.js';
+import { CHUNK_BYTES, OPEN_MESSAGES, OVERHEAD_BYTES } from './limits.js';
 import { Queue } from './queue.js';
-
-/** Bytes of short messages that may pass a waiting long one in a row. */
-const BURST_BYTES = 65_536;
 
 /**
  * @template [Tag=unknown]
@@ -35,27 +31,26 @@ const BURST_BYTES = 65_536;
  */
 
 /**
- * Bytes of all frames of a message, their lengths not counted. What the replay limit counts.
+ * What a waiting message counts towards the replay limit.
  * @param {Message<any>} message
  */
 export function messageCost(message) {
-  const chunks = Math.max(1, Math.ceil(message.payload.length / CHUNK_BYTES));
-  const total = chunks > 1 ? 4 : 0;
-  return chunks * RELIABLE_HEADER_BYTES + targetBytes(message.target) + total + message.payload.length;
+  return message.payload.length + OVERHEAD_BYTES;
 }
 
 export class Scheduler {
-  /** @type {Stream} */
-  #control = new Stream(-1);
-  /** @type {Map<number, Stream>} */
-  #streams = new Map();
-  /** Streams whose next message has one chunk. @type {Queue<Stream>} */
-  #small = new Queue();
-  /** Streams in the middle of a long message, at most OPEN_MESSAGES. @type {Queue<Stream>} */
-  #open = new Queue();
-  /** Streams whose next message is long and has not begun. @type {Queue<Stream>} */
-  #bulk = new Queue();
-  #burst = 0;
+  #control = new Line();
+  /** Messages of one chunk, in the order they came, unless they are behind a longer one of their stream. */
+  #small = new Line();
+  /** How many messages of a stream are in `#small`. @type {Map<number, number>} */
+  #smallOf = new Map();
+  /** Streams with a longer message, and what came after it. @type {Map<number, Line>} */
+  #bulk = new Map();
+  /** The OPEN_MESSAGES streams of `#bulk` that take turns, whose turn is next first. @type {Queue<number>} */
+  #turns = new Queue();
+  /** The other streams of `#bulk`: so few messages are begun and not finished. @type {Queue<number>} */
+  #later = new Queue();
+  #sinceBulk = 0;
 
   /** @param {Message<any>} message */
   push(message) {
@@ -63,16 +58,20 @@ export class Scheduler {
       this.#control.messages.push(message);
       return;
     }
-    const key = message.room * 65_536 + message.stream;
-    let stream = this.#streams.get(key);
-    if (stream) {
-      stream.messages.push(message);
-      return;
+    const key = keyOf(message);
+    const line = this.#bulk.get(key);
+    if (line) {
+      line.messages.push(message);
+    } else if (message.payload.length <= CHUNK_BYTES) {
+      this.#small.messages.push(message);
+      this.#smallOf.set(key, (this.#smallOf.get(key) ?? 0) + 1);
+    } else {
+      const begun = new Line();
+      begun.messages.push(message);
+      this.#bulk.set(key, begun);
+      this.#later.push(key);
+      this.#admit();
     }
-    stream = new Stream(key);
-    stream.messages.push(message);
-    this.#streams.set(key, stream);
-    this.#enqueue(stream);
   }
 
   /** Length of the frame that `take` would give, or undefined when nothing waits. */
@@ -82,74 +81,77 @@ export class Scheduler {
 
   /** The next chunk. @returns {Chunk | undefined} */
   take() {
-    const stream = this.#next();
-    if (!stream) return undefined;
-    if (stream === this.#control) return stream.take();
-    const length = stream.nextLength();
-    if (stream === this.#small.peek()) {
-      this.#small.shift();
-      this.#burst += length;
-    } else {
-      this.#burst = 0;
-      if (stream === this.#open.peek()) this.#open.shift();
-      else this.#bulk.shift();
+    const line = this.#next();
+    const chunk = line?.take();
+    if (!line || !chunk || line === this.#control) return chunk;
+    const key = keyOf(chunk.message);
+    if (line === this.#small) {
+      this.#sinceBulk += chunk.payload.length + OVERHEAD_BYTES;
+      const left = (this.#smallOf.get(key) ?? 1) - 1;
+      if (left > 0) this.#smallOf.set(key, left);
+      else this.#smallOf.delete(key);
+      return chunk;
     }
-    const chunk = stream.take();
-    if (stream.messages.length === 0) this.#streams.delete(stream.key);
-    else this.#enqueue(stream);
+    this.#sinceBulk = 0;
+    this.#turns.shift();
+    if (line.offset > 0) this.#turns.push(key);
+    else if (line.messages.length > 0) this.#later.push(key);
+    else this.#bulk.delete(key);
+    this.#admit();
     return chunk;
   }
 
   /** Whether data of a room still waits. @param {number} room */
   waitsFor(room) {
-    for (const key of this.#streams.keys()) if (Math.floor(key / 65_536) === room) return true;
+    for (const keys of [this.#smallOf.keys(), this.#bulk.keys()]) {
+      for (const key of keys) if (Math.floor(key / 65_536) === room) return true;
+    }
     return false;
   }
 
-  /** All messages not wholly taken, each with whether some of it was. Control first, then by stream. */
+  /** All messages not wholly taken, each with whether some of it was; within a stream in its order. */
   *messages() {
-    for (const stream of [this.#control, ...this.#streams.values()]) {
-      let begun = stream.offset > 0;
-      for (const message of stream.messages) {
+    for (const line of [this.#control, this.#small, ...this.#bulk.values()]) {
+      let begun = line.offset > 0;
+      for (const message of line.messages) {
         yield { message, begun };
         begun = false;
       }
     }
   }
 
-  /** @returns {Stream | undefined} */
+  /** @returns {Line | undefined} */
   #next() {
     if (this.#control.messages.length > 0) return this.#control;
-    const bulk = this.#open.length < OPEN_MESSAGES && this.#bulk.length > 0 ? this.#bulk.peek() : this.#open.peek();
-    if (this.#small.length > 0 && (!bulk || this.#burst < BURST_BYTES)) return this.#small.peek();
-    return bulk;
+    const small = this.#small.messages.length > 0 ? this.#small : undefined;
+    if (small && this.#sinceBulk < CHUNK_BYTES) return small;
+    const key = this.#turns.peek();
+    // A long message is not to overtake the short ones before it in its stream.
+    return key === undefined || this.#smallOf.has(key) ? small : this.#bulk.get(key);
   }
 
-  /** @param {Stream} stream with a message */
-  #enqueue(stream) {
-    if (stream.offset > 0) this.#open.push(stream);
-    else if (stream.isLong()) this.#bulk.push(stream);
-    else this.#small.push(stream);
+  #admit() {
+    while (this.#turns.length < OPEN_MESSAGES) {
+      const key = this.#later.shift();
+      if (key === undefined) return;
+      this.#turns.push(key);
+    }
   }
 }
 
-/** Messages of one stream and how much of the first is gone. */
-class Stream {
+/** @param {Message<any>} message */
+function keyOf(message) {
+  return message.room * 65_536 + message.stream;
+}
+
+/** Messages in line, and how much of the first is gone. */
+class Line {
   /** @type {Queue<Message<any>>} */
   messages = new Queue();
   offset = 0;
 
-  /** @param {number} key */
-  constructor(key) {
-    this.key = key;
-  }
-
   #first() {
     return /** @type {Message<any>} */ (this.messages.peek());
-  }
-
-  isLong() {
-    return this.#first().payload.length > CHUNK_BYTES;
   }
 
   nextLength() {

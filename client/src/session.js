@@ -147,7 +147,6 @@ export class Session extends Emitter {
     this.#rooms.set(name, room);
     try {
       token ??= await this.#freshToken(name);
-      this.#link.start();
       await this.#join(room, token, false);
     } catch (error) {
       if (this.#rooms.get(name) === room) this.#rooms.delete(name);
@@ -197,6 +196,7 @@ export class Session extends Emitter {
       /** @type {Join} */
       const join = { id, room, token, refresh, sent: false, offer: false, timer: null, resolve, reject };
       this.#joins.set(id, join);
+      this.#link.start();
       if (this.#link.takesJoins) this.#sendJoins(null);
     });
   }
@@ -363,7 +363,8 @@ export class Session extends Emitter {
       this.#link.peerRefused(code === 'webrtc_disabled');
       return;
     }
-    if (code === 'stale_attach' || code === 'lane_gap') this.#link.reattach();
+    if (code === 'stale_attach') this.#link.attachRefused();
+    if (code === 'lane_gap') this.#link.replay();
     const join = typeof message.id === 'number' ? this.#joins.get(message.id) : undefined;
     if (join) this.#joinFailed(join, error);
     else this.emit('error', error);
@@ -390,7 +391,7 @@ export class Session extends Emitter {
       case 'data':
       case 'control':
       case 'gap':
-        return this.#reliable(frame, length);
+        return this.#reliable(frame);
       default:
         return 'taken';
     }
@@ -398,23 +399,24 @@ export class Session extends Emitter {
 
   /**
    * @param {import('./frame.js').ReliableFrame | import('./frame.js').GapFrame} frame
-   * @param {number} length
+   * @returns {'taken' | 'lane_gap'}
    */
-  #reliable(frame, length) {
-    const order = this.#lane.receive(frame.laneSeq, length, this.#env.now());
+  #reliable(frame) {
+    const payload = frame.kind === 'gap' ? 0 : frame.payload.length;
+    const order = this.#lane.receive(frame.laneSeq, payload, this.#env.now());
     if (order === 'lane_gap') {
       this.#counters.laneGaps += 1;
       return 'lane_gap';
     }
     this.#acknowledged(frame.ack);
+    const due = this.#lane.ackDueAt;
+    if (due !== null) this.#link.ackAt(due);
     if (order === 'duplicate') {
       this.#counters.duplicates += 1;
       return 'taken';
     }
-    const due = this.#lane.ackDueAt;
-    if (due !== null) this.#link.ackAt(due);
     if (frame.kind === 'gap') {
-      this.#byHandle.get(frame.room)?.gap(frame.sender, frame.stream, frame.count);
+      this.#gap(frame);
       return 'taken';
     }
     const message = this.#assembly.take(frame);
@@ -422,6 +424,14 @@ export class Session extends Emitter {
     else if (message && frame.kind === 'data') this.#message(message.first, message.payload);
     else if (message) this.#control(frame.room, message.payload);
     return 'taken';
+  }
+
+  /** Messages are missing, one that had begun among them. @param {import('./frame.js').GapFrame} frame */
+  #gap({ room, sender, stream, count }) {
+    const whole = sender === 0;
+    if (whole) this.#assembly.forget(room);
+    else this.#assembly.forget(room, sender, stream);
+    this.#byHandle.get(room)?.gap(whole ? null : sender, stream, count);
   }
 
   /** @param {number} ack */
@@ -460,6 +470,12 @@ export class Session extends Emitter {
       this.#joined(message);
       return;
     }
+    const join = message?.type === 'refused' ? this.#joins.get(Number(message.id)) : undefined;
+    if (message && join) {
+      // The room refused, not the server: an offer that came with the join stands.
+      this.#joinFailed({ ...join, offer: false }, new SwitchyardError(text(message.code), text(message.message)));
+      return;
+    }
     if (!message || !room) {
       if (!message) this.#counters.badMessages += 1;
       return;
@@ -474,7 +490,7 @@ export class Session extends Emitter {
         break;
       }
       case 'member_left':
-        this.#assembly.forget(handle, Number(message.member));
+        // Its last messages may still follow, for control messages go first; the server has them whole.
         room.memberLeft(Number(message.member), text(message.reason));
         break;
       case 'signal': {
@@ -482,6 +498,9 @@ export class Session extends Emitter {
         room.emit('signal', { from: { ...known, user: text(message.user) }, data: message.data });
         break;
       }
+      case 'subscribed':
+        room.emit('subscribed', { topics: list(message.topics).map(text) });
+        break;
       case 'refused':
         this.#refused(room, message);
         break;
@@ -619,6 +638,8 @@ export class Session extends Emitter {
     const seq = ((this.#lossySeqs.get(key) ?? 0) + 1) >>> 0;
     this.#lossySeqs.set(key, seq);
     const flags = isText ? Flag.TEXT : 0;
+    // Many in one turn of the event loop are no reason to drop any.
+    if (this.#lossy.full) this.#link.flush();
     this.#lossy.push(encodeFrame({ kind: 'lossy', flags, room: handle, sender: 0, stream, seq, target, payload }));
     this.#link.wake();
   }
@@ -629,9 +650,6 @@ export class Session extends Emitter {
     this.#requests.set(id, text(message.type));
     if (this.#requests.size > 256) this.#requests.delete(this.#requests.keys().next().value ?? 0);
     const payload = utf8.encode(JSON.stringify({ ...message, id }));
-    if (message.type === 'signal' && payload.length > 17_000) {
-      throw new SwitchyardError('too_large', 'a signal has at most 16 KiB');
-    }
     return this.#offer(room, { kind: 'control', room: 0, stream: 0, text: true, target: { tag: 'room' }, payload });
   }
 

@@ -149,7 +149,7 @@ class Connection {
     }
     if (pc < this.#session.pc) throw new Error('an old peer connection');
     this.#session.pc = pc;
-    this.text({ type: 'answer', pc, sdp: this.#server.offered(this.#session, sdp) });
+    Promise.resolve(this.#server.offered(this.#session, sdp)).then((answer) => this.text({ type: 'answer', pc, sdp: answer }));
   }
 }
 

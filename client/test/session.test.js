@@ -428,6 +428,16 @@ test('lossy messages that find no room make way, oldest first, and are counted',
   assert.equal(bob.room.counters.lossyMissing, dropped);
 });
 
+test('many lossy messages at once all leave while the pipe has room', async () => {
+  const world = new World();
+  const ann = await enter(world, 'ann');
+  const bob = await enter(world, 'bob');
+  await world.clock.until(() => ann.session.rung === 'udp');
+  for (let i = 0; i < 200; i += 1) ann.room.sendLossy(`${i}`);
+  await world.clock.advance(100);
+  assert.equal(bob.heard.length, 200);
+});
+
 test('closing says goodbye, and the others see it at once', async () => {
   const world = new World();
   const ann = await enter(world, 'ann');

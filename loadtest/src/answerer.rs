@@ -292,6 +292,7 @@ fn joined(id: u32, room: String, member: u32) -> Message {
         handle: 1,
         member,
         user: format!("user {member}"),
+        name: format!("user {member}"),
         role: "editor".to_owned(),
         permissions: Vec::new(),
         topics: Vec::new(),

@@ -188,6 +188,7 @@ impl Code {
             Code::Abuse => 4400,
             Code::Timeout => 4408,
             Code::Replaced => 4409,
+            Code::Overloaded => 4429,
             Code::Draining => 4503,
             _ => 4401,
         }

@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     frame::{self, Kind, Target},
-    limits::{ACK_BYTES, ACK_DELAY_MS, ACK_FRAMES, CHUNK_BYTES},
+    limits::{ACK_BYTES, ACK_DELAY_MS, ACK_FRAMES, CHUNK_BYTES, OPEN_MESSAGES},
 };
 
 /// Bytes that a held frame or message counts beyond its payload, so that empty ones are bounded too.
@@ -90,7 +90,10 @@ pub struct Sender {
     control_offset: usize,
     small: VecDeque<(u16, Arc<Message>)>,
     bulk: BTreeMap<StreamKey, Bulk>,
+    /// Streams of `bulk` that take turns, at most [`OPEN_MESSAGES`]: so few messages are begun and not finished.
     turns: VecDeque<StreamKey>,
+    /// The other streams of `bulk`.
+    later: VecDeque<StreamKey>,
     since_bulk: usize,
     gaps: BTreeMap<StreamKey, u32>,
     dropped: u64,
@@ -122,6 +125,7 @@ impl Sender {
             small: VecDeque::new(),
             bulk: BTreeMap::new(),
             turns: VecDeque::new(),
+            later: VecDeque::new(),
             since_bulk: 0,
             gaps: BTreeMap::new(),
             dropped: 0,
@@ -159,9 +163,10 @@ impl Sender {
         } else {
             let bulk = self.bulk.entry(stream).or_default();
             if bulk.messages.is_empty() {
-                self.turns.push_back(stream);
+                self.later.push_back(stream);
             }
             bulk.messages.push_back(message);
+            self.admit();
         }
         Ok(())
     }
@@ -207,7 +212,7 @@ impl Sender {
         let count = ack.wrapping_sub(first).wrapping_add(1);
         if count as usize > self.sent.len() {
             // An old acknowledgement wraps to a huge count as well; it tells nothing new.
-            return first.wrapping_sub(ack) < 1 << 31;
+            return (1..1 << 31).contains(&first.wrapping_sub(ack));
         }
         for sent in self.sent.drain(..count as usize) {
             self.held -= sent.cost();
@@ -237,6 +242,8 @@ impl Sender {
             keep
         });
         self.turns.retain(|stream| stream.0 != handle);
+        self.later.retain(|stream| stream.0 != handle);
+        self.admit();
         self.gaps.retain(|stream, _| stream.0 != handle);
         self.held -= freed;
     }
@@ -338,12 +345,23 @@ impl Sender {
             }
             if bulk.messages.is_empty() {
                 self.bulk.remove(&stream);
+            } else if last {
+                self.later.push_back(stream);
             } else {
                 self.turns.push_back(stream);
             }
+            self.admit();
         }
         self.send(sent, ack, out);
         Polled::Frame
+    }
+
+    fn admit(&mut self) {
+        while self.turns.len() < OPEN_MESSAGES
+            && let Some(stream) = self.later.pop_front()
+        {
+            self.turns.push_back(stream);
+        }
     }
 
     /// Whether a message of one chunk comes from behind a longer one of its stream rather than from `small`.
@@ -368,6 +386,7 @@ impl Sender {
             self.note_gap((room, message.sender, message.stream), 1);
         }
         self.turns.clear();
+        self.later.clear();
         for (stream, bulk) in std::mem::take(&mut self.bulk) {
             self.held -= bulk.cost();
             self.note_gap(stream, bulk.messages.len() as u32);
@@ -557,6 +576,23 @@ mod tests {
         let expected =
             [(1, 0, 3), (2, 7, 10), (3, 5, CHUNK), (4, 6, CHUNK), (5, 5, CHUNK), (6, 6, 2), (7, 5, 1)];
         assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn only_so_many_messages_are_begun_and_not_finished() {
+        let mut sender = Sender::new(1 << 30);
+        let streams = 3 * OPEN_MESSAGES as u16;
+        for stream in 0..streams {
+            sender.push(1, message(stream, vec![0; 2 * CHUNK_BYTES])).unwrap();
+        }
+        let mut open = std::collections::BTreeSet::new();
+        for (_, stream, _) in drain(&mut sender) {
+            if !open.remove(&stream) {
+                open.insert(stream);
+            }
+            assert!(open.len() <= OPEN_MESSAGES);
+        }
+        assert!(open.is_empty());
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub const ROOM_NAME_BYTES: usize = 128;
 pub const USER_BYTES: usize = 128;
 /// Bytes of a topic.
 pub const TOPIC_BYTES: usize = 64;
+/// Messages that a sender may have begun and not finished on one lane.
+pub const OPEN_MESSAGES: usize = 16;
 /// Users that one message can name.
 pub const TARGET_USERS: usize = 16;
 /// Bytes of a control message from a client, a signal's data included.

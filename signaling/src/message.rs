@@ -177,6 +177,8 @@ pub enum ServerControl {
         member: u32,
         /// One's own user id.
         user: String,
+        /// One's own display name.
+        name: String,
         /// One's role.
         role: String,
         /// What one may do.
@@ -185,6 +187,13 @@ pub enum ServerControl {
         topics: Vec<String>,
         /// The others.
         members: Vec<Member>,
+    },
+    /// Topics were added or removed.
+    Subscribed {
+        /// The request.
+        id: u32,
+        /// All that the member has now.
+        topics: Vec<String>,
     },
     /// No longer in the room.
     Left {

@@ -15,6 +15,7 @@ use super::{
     ice::Credentials,
     outbox::Outbox,
     peer::{Identity, Peer},
+    peers::Outcome,
     sdp::{self, Offer},
     session::{Session, Via},
     welcome,
@@ -48,7 +49,7 @@ impl Shard {
                 self.router.join(session, room, Action::Join { handle, id, grant }, now);
                 self.settle(now);
                 if let Some(offer) = offer {
-                    self.offer(slot, Some(id), &offer, now);
+                    self.offer(slot, &offer, now);
                 }
             }
             Err(code) => entry.refuse(Some(id), code, "the session is in as many rooms as it may be"),
@@ -71,8 +72,14 @@ impl Shard {
         let key = format!("{:016x}{:016x}", (self.random)(), (self.random)());
         let text = ServerText::Session { session: id.to_wire(), key: key.clone() };
         let session = Session::new(id, owner, key.into(), self.config.sessions.clone(), now);
-        let entry =
-            Entry { session, socket: Some((socket, outbox)), peer: None, is_dirty: false, timer: None };
+        let entry = Entry {
+            session,
+            socket: Some((socket, outbox)),
+            peer: None,
+            awaits_attach: false,
+            is_dirty: false,
+            timer: None,
+        };
         entry.text(&text);
         self.sockets.insert(socket, slot);
         self.sessions[slot as usize] = Some(entry);
@@ -93,6 +100,7 @@ impl Shard {
             return outbox.push_text(message::to_json(&welcome(false, limits)));
         };
         outbox.push_text(message::to_json(&welcome(true, limits)));
+        entry.awaits_attach = true;
         if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
             old.close(Code::Replaced);
             self.sockets.remove(&replaced);
@@ -100,13 +108,20 @@ impl Shard {
         self.sockets.insert(socket, session.slot);
     }
 
-    pub(super) fn offer(&mut self, slot: u32, id: Option<u32>, offer: &Description, now: Instant) {
+    pub(super) fn offer(&mut self, slot: u32, offer: &Description, now: Instant) {
         let Some(identity) = self.config.identity.clone() else {
             if let Some(entry) = self.entry(slot) {
-                entry.refuse(id, Code::WebrtcDisabled, "this server runs without WebRTC");
+                entry.refuse(None, Code::WebrtcDisabled, "this server runs without WebRTC");
             }
             return;
         };
+        if let Some(entry) = self.entry(slot)
+            && let Err(retry) = entry.session.take_offer(now)
+        {
+            let mut refusal = Refusal::new(None, Code::RateLimited, "too many offers");
+            refusal.retry_after_ms = Some(retry.as_millis() as u64 + 1);
+            return entry.text(&ServerText::Error(refusal));
+        }
         let fresh = Credentials::generate(self.config.shard.0, &mut self.random);
         let result = Offer::parse(&offer.sdp, limits::CHANNEL_MESSAGE_BYTES)
             .map_err(|error| error.to_string())
@@ -114,7 +129,10 @@ impl Shard {
         let Some(entry) = self.entry(slot) else { return };
         match result {
             Ok(sdp) => entry.text(&ServerText::Answer(Description { pc: offer.pc, sdp })),
-            Err(sentence) => entry.refuse(id, Code::BadOffer, &sentence),
+            Err(sentence) => {
+                entry.refuse(None, Code::BadOffer, &sentence);
+                self.note(Outcome::BadOffer);
+            }
         }
     }
 

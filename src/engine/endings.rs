@@ -23,7 +23,7 @@ impl Shard {
 
     pub(super) fn peer_due(&mut self, peer: u32, now: Instant) {
         if self.peers.is_expired(peer, now) {
-            return self.peer_lost(peer, now);
+            return self.peer_lost(peer, true, now);
         }
         if let Some(entry) = self.peers.get(peer)
             && let Err(error) = entry.peer.handle_timeout(now)
@@ -34,9 +34,11 @@ impl Shard {
     }
 
     /// The peer is gone: by the client's will, by timeout, by failure.
-    pub(super) fn peer_lost(&mut self, peer: u32, now: Instant) {
+    pub(super) fn peer_lost(&mut self, peer: u32, expired: bool, now: Instant) {
         let Some(entry) = self.peers.get(peer) else { return };
-        let (slot, was_open) = (entry.session, entry.is_open);
+        let (slot, was_open, outcome) = (entry.session, entry.is_open, entry.outcome(expired));
+        tracing::debug!(peer, ?outcome, "peer ended");
+        self.note(outcome);
         self.drop_peer(slot, now);
         if was_open && let Some(entry) = self.entry(slot) {
             entry.text(&ServerText::Renegotiate { wanted: vec!["data".to_owned()], reason: Code::PipeLost });
@@ -57,6 +59,7 @@ impl Shard {
     pub(super) fn leave_channel(&mut self, slot: u32, now: Instant) {
         let Some(entry) = self.entry(slot) else { return };
         if entry.socket.is_some() {
+            entry.awaits_attach = false;
             entry.session.fall_back(Via::Socket);
         } else if entry.peer.is_none() {
             entry.session.attached = Via::Socket;

@@ -31,7 +31,7 @@ mod traffic;
 pub mod transmit;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -48,7 +48,7 @@ use self::{
     outbox::Outbox,
     path::Path,
     peer::Identity,
-    peers::{Datagram, PeerCounts, PeerTimeouts, Peers},
+    peers::{Datagram, Outcome, PeerCounts, PeerTimeouts, Peers},
     sdp::HostCandidate,
     session::{Counts, Event, Session, SessionLimits, Via},
     timers::{Timer, Timers},
@@ -57,7 +57,7 @@ use self::{
 use crate::{
     names::{RoomKey, SessionId, ShardId},
     room::{Grant, RoomLimits},
-    router::{Letter, Router},
+    router::{Letter, Router, Tally},
 };
 
 /// A data-channel message that holds several frames has about as many bytes, so that it fits one SCTP DATA chunk in
@@ -169,6 +169,9 @@ pub struct ShardCounts {
     pub sent: u64,
 }
 
+/// What was counted by kind.
+pub type Tallies<K> = BTreeMap<K, u64>;
+
 /// How many sessions are on which rung.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rungs {
@@ -204,6 +207,7 @@ pub struct Shard {
     random: Box<dyn FnMut() -> u64 + Send>,
     counts: ShardCounts,
     latencies: Vec<Duration>,
+    outcomes: Tallies<Outcome>,
     events: Vec<Event>,
     buffer: BytesMut,
     draining: bool,
@@ -220,6 +224,8 @@ struct Entry {
     session: Session,
     socket: Option<(SocketId, Arc<Outbox>)>,
     peer: Option<u32>,
+    /// The socket resumed the session, and the client has not said ATTACH on it yet: what it has is not known.
+    awaits_attach: bool,
     is_dirty: bool,
     timer: Option<Instant>,
 }
@@ -246,6 +252,7 @@ impl Shard {
             random,
             counts: ShardCounts::default(),
             latencies: Vec::new(),
+            outcomes: Tallies::new(),
             events: Vec::new(),
             buffer: BytesMut::new(),
             draining: false,
@@ -257,6 +264,11 @@ impl Shard {
     pub fn handle_datagram(&mut self, datagram: Datagram, now: Instant) {
         if let Some(slot) = self.peers.handle(datagram, now, &mut self.transmits) {
             self.mark_peer(slot);
+            // The engine opens its channels when it is asked for events, and drops what comes on them before that: the
+            // end of the handshake and the first message may lie in one batch.
+            if self.peers.get(slot).is_some_and(|peer| !peer.is_open) {
+                self.read_peer(slot, now);
+            }
         }
     }
 
@@ -267,7 +279,7 @@ impl Shard {
             Command::Resume { socket, outbox, session, key } => self.resume(socket, outbox, session, &key),
             Command::Offer(socket, offer) => {
                 if let Some(slot) = self.slot_of(socket, None) {
-                    self.offer(slot, None, &offer, now);
+                    self.offer(slot, &offer, now);
                 }
             }
             Command::Frames(socket, message) => {
@@ -375,6 +387,16 @@ impl Shard {
         counts
     }
 
+    /// What became of offers and connections since the last call.
+    pub fn take_outcomes(&mut self) -> Tallies<Outcome> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// What was counted about rooms since the last call.
+    pub fn take_tallies(&mut self) -> Tallies<Tally> {
+        self.router.take_tallies()
+    }
+
     /// Sampled latencies from sender to receiver since the last call; see [`Session::take_sample`].
     pub fn take_latencies(&mut self) -> Vec<Duration> {
         std::mem::take(&mut self.latencies)
@@ -429,6 +451,10 @@ impl Shard {
         slot
     }
 
+    fn note(&mut self, outcome: Outcome) {
+        *self.outcomes.entry(outcome).or_default() += 1;
+    }
+
     fn mark_peer(&mut self, peer: u32) {
         if let Some(entry) = self.peers.get(peer)
             && !entry.is_dirty
@@ -463,7 +489,7 @@ impl Shard {
 impl Entry {
     fn has_pipe(&self) -> bool {
         match self.session.attached {
-            Via::Socket => self.socket.is_some(),
+            Via::Socket => self.socket.is_some() && !self.awaits_attach,
             Via::Channel => self.peer.is_some(),
         }
     }

@@ -43,6 +43,25 @@ pub struct PeerTimeouts {
     pub consent: Duration,
 }
 
+/// What became of an offer, or of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The data channels opened.
+    Opened,
+    /// No genuine check came in time.
+    IceTimeout,
+    /// Checks came, and no data channel opened in time.
+    HandshakeTimeout,
+    /// The client or its failure ended the handshake.
+    HandshakeFailed,
+    /// An open connection fell silent.
+    ConsentLost,
+    /// The client ended an open connection.
+    ClosedByClient,
+    /// The offer could not be used.
+    BadOffer,
+}
+
 /// What became of datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerCounts {
@@ -278,9 +297,12 @@ impl Peers {
                         self.by_path.remove(&evicted);
                     }
                 }
-                if accepted.newly_validated {
-                    entry.paths.push(datagram.path);
+                // The path is whoever's proved it last: a client may give its port to a new peer connection.
+                if self.by_path.get(&datagram.path) != Some(&slot) {
                     self.by_path.insert(datagram.path, slot);
+                    if !entry.paths.contains(&datagram.path) {
+                        entry.paths.push(datagram.path);
+                    }
                 }
                 if accepted.switched {
                     self.counts.moved += u64::from(entry.is_open);
@@ -326,6 +348,17 @@ impl Entry {
     /// Bytes that the reliable channel takes now.
     pub(super) fn room(&mut self, channel: Channel) -> usize {
         if self.is_open { self.peer.room(channel) } else { 0 }
+    }
+
+    /// What its end means now; `expired` by its deadline.
+    pub(super) fn outcome(&self, expired: bool) -> Outcome {
+        match (self.is_open, expired) {
+            (true, true) => Outcome::ConsentLost,
+            (true, false) => Outcome::ClosedByClient,
+            (false, false) => Outcome::HandshakeFailed,
+            (false, true) if self.ice.last_seen().is_none() => Outcome::IceTimeout,
+            (false, true) => Outcome::HandshakeTimeout,
+        }
     }
 
     fn deadline(&self, timeouts: PeerTimeouts) -> Instant {

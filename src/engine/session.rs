@@ -29,11 +29,17 @@ use crate::{
 
 /// While frames wait for acknowledgement, the receiver is probed this often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
-/// A data channel from which nothing came for so long is left, if there is a WebSocket: clients ping every two seconds.
-const CHANNEL_SILENCE: Duration = Duration::from_secs(7);
+/// A data channel from which nothing came for so long while frames wait for acknowledgement is left, if there is a
+/// WebSocket: the client would have answered two probes.
+const CHANNEL_SILENCE: Duration = Duration::from_secs(5);
 /// Refusals of messages that may be told in a row before they are only counted, and how often one more is allowed.
 const REFUSALS: f64 = 32.0;
 const REFUSALS_PER_SECOND: f64 = 4.0;
+/// Offers that a client may make at once, and how often one more: each may cost a peer connection.
+const OFFERS: f64 = 6.0;
+const OFFERS_PER_SECOND: f64 = 0.5;
+/// How fast wrong frames are forgiven.
+const PROBLEMS_PER_SECOND: f64 = 1.0 / 60.0;
 
 /// What the operator allows a session.
 #[derive(Clone, Debug)]
@@ -46,6 +52,8 @@ pub struct SessionLimits {
     pub messages_per_second: u32,
     /// Messages that it may send at once.
     pub message_burst: u32,
+    /// Frames and messages that do not parse before the session is ended.
+    pub problems: u32,
 }
 
 /// A kind of pipe.
@@ -64,6 +72,8 @@ pub enum Event {
     Act(RoomPlace, Action),
     /// The client moved to the pipe on which the message came.
     Attached,
+    /// A probe of a pipe that is not the attached one: to be answered there, at once.
+    Pong(u32),
     /// The message or its pipe is wrong; the client is told by a text.
     Problem(Code, String),
 }
@@ -125,10 +135,14 @@ pub struct Session {
     probe: Option<(u32, Instant)>,
     next_probe: Option<Instant>,
     heard_on_channel: Instant,
+    /// Since when frames have been waiting for acknowledgement without a pause.
+    waiting_since: Option<Instant>,
     /// A delivery's latency, since it was last asked for.
     sample: Option<Duration>,
     messages: Bucket,
     refusals: Bucket,
+    offers: Bucket,
+    problems: Bucket,
 }
 
 #[derive(Debug)]
@@ -178,9 +192,12 @@ impl Session {
             probe: None,
             next_probe: None,
             heard_on_channel: now,
+            waiting_since: None,
             sample: None,
             messages: Bucket::new(burst, now),
             refusals: Bucket::new(REFUSALS, now),
+            offers: Bucket::new(OFFERS, now),
+            problems: Bucket::new(f64::from(limits.problems), now),
             limits,
         }
     }
@@ -295,6 +312,9 @@ impl Session {
             }
             self.arrivals.acknowledged();
         }
+        if self.out.unacknowledged() > 0 && self.waiting_since.is_none() {
+            self.waiting_since = Some(now);
+        }
         if self.sample.is_none()
             && let Some(message) = self.out.completed()
             && message.kind == Kind::Data
@@ -344,6 +364,16 @@ impl Session {
         self.is_ready() || self.poll_timeout().is_some_and(|due| due <= now)
     }
 
+    /// Whether the client may do something costly now, such as make an offer.
+    pub fn take_offer(&mut self, now: Instant) -> Result<(), Duration> {
+        self.offers.take(OFFERS_PER_SECOND, OFFERS, now)
+    }
+
+    /// Notes that the client sent something wrong. `true` when it was once too often.
+    pub fn is_abusive(&mut self, now: Instant) -> bool {
+        self.problems.take(PROBLEMS_PER_SECOND, f64::from(self.limits.problems), now).is_err()
+    }
+
     /// Goes on over this pipe without the client having asked: the other one is dead. Everything that is not
     /// acknowledged is sent again.
     pub fn fall_back(&mut self, via: Via) {
@@ -354,13 +384,12 @@ impl Session {
 
     /// The data channel is attached and has been silent for too long.
     pub fn channel_is_silent(&self, now: Instant) -> bool {
-        self.attached == Via::Channel
-            && now.saturating_duration_since(self.heard_on_channel) >= CHANNEL_SILENCE
+        self.silent_from().is_some_and(|from| from <= now)
     }
 
     /// When an acknowledgement, a probe or a check of the channel is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let silence = (self.attached == Via::Channel).then_some(self.heard_on_channel + CHANNEL_SILENCE);
+        let silence = self.silent_from();
         let probe = self.next_probe.filter(|_| self.out.unacknowledged() > 0);
         [self.arrivals.poll_timeout(), probe, silence].into_iter().flatten().min()
     }
@@ -373,6 +402,12 @@ impl Session {
     /// Reliable messages dropped because too much waited, each told by a gap.
     pub fn gaps(&self) -> u64 {
         self.out.dropped()
+    }
+
+    /// From when on the attached data channel counts as silent, if nothing comes.
+    fn silent_from(&self) -> Option<Instant> {
+        let waiting_since = self.waiting_since.filter(|_| self.attached == Via::Channel)?;
+        Some(waiting_since.max(self.heard_on_channel) + CHANNEL_SILENCE)
     }
 
     /// When a message that came now left its sender, as far as the pipe is known.
@@ -414,19 +449,13 @@ impl Session {
     fn handle_frame(&mut self, via: Via, frame: Frame, now: Instant, events: &mut Vec<Event>) {
         match frame {
             Frame::Reliable { lane_seq, ack, body } => {
-                if !self.out.handle_ack(ack) {
-                    return events
-                        .push(Event::Problem(Code::BadFrame, "an ack of what was never sent".into()));
-                }
-                self.handle_reliable(lane_seq, body, now, events);
+                self.handle_ack(ack, events);
+                self.handle_reliable(via, lane_seq, body, now, events);
             }
             Frame::Lossy(header, payload) => self.handle_lossy(header, payload, now, events),
-            Frame::Ack(ack) => {
-                if !self.out.handle_ack(ack) {
-                    events.push(Event::Problem(Code::BadFrame, "an ack of what was never sent".into()));
-                }
-            }
-            Frame::Ping(nonce) => self.pong = Some(nonce),
+            Frame::Ack(ack) => self.handle_ack(ack, events),
+            Frame::Ping(nonce) if via == self.attached => self.pong = Some(nonce),
+            Frame::Ping(nonce) => events.push(Event::Pong(nonce)),
             Frame::Pong(nonce) => {
                 if let Some((expected, sent)) = self.probe
                     && expected == nonce
@@ -453,7 +482,23 @@ impl Session {
         }
     }
 
-    fn handle_reliable(&mut self, lane_seq: u32, body: Reliable, now: Instant, events: &mut Vec<Event>) {
+    fn handle_ack(&mut self, ack: u32, events: &mut Vec<Event>) {
+        if !self.out.handle_ack(ack) {
+            events.push(Event::Problem(Code::BadFrame, "an ack of what was never sent".into()));
+        }
+        if self.out.unacknowledged() == 0 {
+            self.waiting_since = None;
+        }
+    }
+
+    fn handle_reliable(
+        &mut self,
+        via: Via,
+        lane_seq: u32,
+        body: Reliable,
+        now: Instant,
+        events: &mut Vec<Event>,
+    ) {
         let bytes = if let Reliable::Chunk(_, payload) = &body { payload.len() } else { 0 };
         match self.arrivals.handle(lane_seq, bytes, now) {
             lane::Arrival::Next => {}
@@ -461,6 +506,8 @@ impl Session {
                 self.counts.duplicates += 1;
                 return;
             }
+            // The pipe that was left lost something and delivers on; all of it is replayed on the attached one.
+            lane::Arrival::Ahead if via != self.attached => return,
             lane::Arrival::Ahead => {
                 let told = format!("expected {}, got {lane_seq}", self.arrivals.ack().wrapping_add(1));
                 return events.push(Event::Problem(Code::LaneGap, told));

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use switchyard_signaling::{Code, limits};
+use switchyard_signaling::{Code, frame, limits};
 
 use super::{
     CHANNEL_BATCH, LATENCIES, Shard,
     outbox::Outbox,
     peer::{Channel, PeerEvent},
-    peers,
+    peers::{self, Outcome},
     session::{Event, Session, Via},
     timers::Timer,
 };
@@ -38,20 +38,47 @@ impl Shard {
                     }
                     self.settle(now);
                 }
+                Event::Pong(nonce) => self.pong(slot, via, nonce, now),
                 Event::Attached => {
                     if let Some(entry) = self.entry(slot) {
                         entry.session.alone_since = None;
+                        entry.awaits_attach = false;
                     }
                 }
                 Event::Problem(code, sentence) => {
-                    if let Some(entry) = self.entry(slot) {
-                        entry.refuse(None, code, &sentence);
+                    let Some(entry) = self.entry(slot) else { break };
+                    entry.refuse(None, code, &sentence);
+                    // A late ATTACH is a race that honest clients lose now and then.
+                    if code != Code::StaleAttach && entry.session.is_abusive(now) {
+                        self.end_session(slot, Code::Removed, Code::Abuse, now);
+                        break;
                     }
                 }
             }
         }
         self.events = events;
         self.mark_session(slot);
+    }
+
+    /// Answers a probe on the pipe it came by.
+    fn pong(&mut self, slot: u32, via: Via, nonce: u32, now: Instant) {
+        let mut pong = BytesMut::new();
+        frame::put_pong(&mut pong, nonce);
+        let Some(entry) = self.sessions.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        match (via, &entry.socket, entry.peer) {
+            (Via::Socket, Some((_, outbox)), _) if outbox.room() >= pong.len() => {
+                outbox.push_frames(&pong, false)
+            }
+            (Via::Channel, _, Some(peer)) => {
+                if let Some(entry) = self.peers.get(peer)
+                    && entry.room(Channel::Reliable) >= pong.len()
+                {
+                    let _ = entry.peer.send(Channel::Reliable, pong, now);
+                }
+                self.mark_peer(peer);
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn read_peers(&mut self, now: Instant) {
@@ -68,9 +95,10 @@ impl Shard {
             match entry.peer.poll_event() {
                 Some(PeerEvent::Open) => {
                     entry.opened();
+                    self.note(Outcome::Opened);
                     self.mark_session(slot);
                 }
-                Some(PeerEvent::Closed) => return self.peer_lost(peer, now),
+                Some(PeerEvent::Closed) => return self.peer_lost(peer, false, now),
                 None => break,
             }
         }
@@ -174,7 +202,9 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         let gaps = entry.session.gaps();
         match (entry.session.attached, &entry.socket, entry.peer) {
-            (Via::Socket, Some((_, outbox)), _) => fill_socket(&mut entry.session, outbox, now, &mut buffer),
+            (Via::Socket, Some((_, outbox)), _) if !entry.awaits_attach => {
+                fill_socket(&mut entry.session, outbox, now, &mut buffer);
+            }
             (Via::Channel, _, Some(peer)) => {
                 if let Some(peer_entry) = self.peers.get(peer) {
                     fill_channels(&mut entry.session, peer_entry, now, &mut buffer);

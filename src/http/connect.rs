@@ -151,6 +151,9 @@ impl Connection {
                         Some(Ok(message)) => self.read(message, now).await,
                         Some(Err(error)) => {
                             tracing::debug!(%error, "a WebSocket broke");
+                            if is_too_large(error) {
+                                close(&mut socket, Code::TooLarge).await;
+                            }
                             return End::Broken;
                         }
                         None => return End::Broken,
@@ -166,10 +169,7 @@ impl Connection {
             Outgoing::Text(text) => (Message::Text(text.into()), false),
             Outgoing::Frames(frames) => (Message::Binary(frames.freeze()), true),
             Outgoing::Close(code) => {
-                let frame = CloseFrame { code: code.close_code(), reason: code.as_str().into() };
-                let _ = timeout(CLOSING, socket.send(Message::Close(Some(frame)))).await;
-                // Until the client has answered, so that what it was told is not lost in a reset.
-                let _ = timeout(CLOSING, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
+                close(socket, code).await;
                 return Some(End::Closed);
             }
         };
@@ -281,7 +281,7 @@ impl Connection {
         let verified = match token::verify(token, &self.app.keys, &room, unix) {
             Ok(verified) => verified,
             Err(error) => {
-                self.app.metrics.rooms.refused(error.code().as_str());
+                self.app.metrics.rooms.refused(error.code().as_str(), 1);
                 return self.refuse(Some(id), error.code(), &error.to_string());
             }
         };
@@ -307,6 +307,18 @@ impl Connection {
     fn say(&self, text: &ServerText) {
         self.outbox.push_text(message::to_json(text));
     }
+}
+
+async fn close(socket: &mut WebSocket, code: Code) {
+    let frame = CloseFrame { code: code.close_code(), reason: code.as_str().into() };
+    let _ = timeout(CLOSING, socket.send(Message::Close(Some(frame)))).await;
+    // Until the client has answered, so that what it was told is not lost in a reset.
+    let _ = timeout(CLOSING, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
+}
+
+fn is_too_large(error: axum::Error) -> bool {
+    let error = error.into_inner().downcast::<tungstenite::Error>();
+    error.is_ok_and(|error| matches!(*error, tungstenite::Error::Capacity(_)))
 }
 
 fn request(id: u32, verified: Verified, offer: Option<Description>, now: Instant, unix: u64) -> JoinRequest {

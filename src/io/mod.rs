@@ -119,7 +119,7 @@ impl Shards {
                 population: population.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
-            threads.push(thread.spawn(move || shell.run()).context("cannot start a shard's thread")?);
+            threads.push(thread.spawn(move || run_or_abort(shell)).context("cannot start a shard's thread")?);
         }
         Ok(Self {
             inputs,
@@ -175,6 +175,14 @@ impl Shards {
     }
 }
 
+/// A shard that panics has lost its sessions and would leave the server half alive: better all of it is started anew.
+fn run_or_abort(shell: shard::Shell) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run())).is_err() {
+        tracing::error!("a shard has panicked; this is a defect of the server");
+        std::process::abort();
+    }
+}
+
 /// Which addresses clients are told: as configured, else those of the interfaces.
 fn advertised(config: &Config) -> io::Result<Vec<IpAddr>> {
     if !config.rtc.advertise_addresses.is_empty() {
@@ -227,6 +235,7 @@ fn session_limits(config: &Config) -> SessionLimits {
         lossy_queue_bytes: limits.lossy_queue_bytes,
         messages_per_second: limits.messages_per_second,
         message_burst: limits.messages_burst,
+        problems: limits.malformed_before_close.max(1),
     }
 }
 

@@ -23,11 +23,12 @@ use crate::{
     engine::{
         Shard,
         path::{Path, TcpId},
+        peers::Outcome,
         transmit::Transmit,
     },
-    metrics::{DatagramDrop, Direction, DropCause, Lane, Metrics, Queue, Rung, ShardCounters},
+    metrics::{Connect, DatagramDrop, Direction, DropCause, Lane, Metrics, Queue, Rung, ShardCounters},
     names::ShardId,
-    router::Letter,
+    router::{Letter, Tally},
 };
 
 /// Inputs and letters taken before the shard works: enough for batches to form, few enough for deadlines to hold.
@@ -240,6 +241,19 @@ impl Loop {
         self.counters.datagrams_dropped(DatagramDrop::Malformed, peers.other as usize);
         self.counters.datagrams_dropped(DatagramDrop::Flood, peers.refused_handshake as usize);
         self.metrics.webrtc.path_changes.inc_by(peers.moved);
+        for (outcome, count) in self.shard.take_outcomes() {
+            self.metrics.webrtc.outcome(label_of(outcome), count);
+        }
+        for (tally, count) in self.shard.take_tallies() {
+            match tally {
+                Tally::Joined => self.metrics.rooms.joins.inc_by(count),
+                Tally::Left(code) => self.metrics.rooms.left(code.as_str(), count),
+                Tally::Refused(code) => self.metrics.rooms.refused(code.as_str(), count),
+                Tally::ShardBusy => {
+                    self.counters.dropped(Lane::Reliable, DropCause::ShardBusy, count as usize);
+                }
+            }
+        }
         for latency in self.shard.take_latencies() {
             self.counters.delivered_after(latency);
         }
@@ -256,6 +270,18 @@ impl Loop {
         self.counters.queue_depth(Queue::Http, self.inputs.len());
         self.counters.queue_depth(Queue::Shards, self.letters_in.len());
         self.counters.publish();
+    }
+}
+
+fn label_of(outcome: Outcome) -> Connect {
+    match outcome {
+        Outcome::Opened => Connect::Opened,
+        Outcome::IceTimeout => Connect::IceTimeout,
+        Outcome::HandshakeTimeout => Connect::HandshakeTimeout,
+        Outcome::HandshakeFailed => Connect::HandshakeFailed,
+        Outcome::ConsentLost => Connect::ConsentLost,
+        Outcome::ClosedByClient => Connect::Closed,
+        Outcome::BadOffer => Connect::BadOffer,
     }
 }
 

@@ -94,18 +94,16 @@ label! {
         Opened = "opened",
         /// No authenticated ICE check came in time.
         IceTimeout = "ice_timeout",
-        /// ICE checks came, the DTLS handshake was not finished in time.
-        DtlsTimeout = "dtls_timeout",
-        /// The DTLS handshake failed or broke a limit.
-        DtlsFailed = "dtls_failed",
-        /// DTLS was done, no data channel opened in time.
-        SctpTimeout = "sctp_timeout",
+        /// ICE checks came, the DTLS and SCTP handshakes were not finished in time.
+        HandshakeTimeout = "handshake_timeout",
+        /// The DTLS or SCTP handshake failed.
+        HandshakeFailed = "handshake_failed",
         /// The offer could not be used.
         BadOffer = "bad_offer",
         /// An open connection fell silent.
         ConsentLost = "consent_lost",
-        /// The server had no room for another peer.
-        PeersFull = "peers_full",
+        /// The client ended an open connection.
+        Closed = "closed",
     }
 }
 

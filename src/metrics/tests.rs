@@ -43,10 +43,10 @@ impl Scrape {
 fn busy() -> (Metrics, ShardCounters) {
     let metrics = Metrics::new();
     metrics.rooms.joins.inc();
-    metrics.rooms.left("timeout");
-    metrics.rooms.refused("room_full");
+    metrics.rooms.left("timeout", 1);
+    metrics.rooms.refused("room_full", 1);
     metrics.signalling.message(Direction::In, "join");
-    metrics.webrtc.outcome(Connect::Opened);
+    metrics.webrtc.outcome(Connect::Opened, 1);
     metrics.http.request(Door::Metrics, 200, Duration::from_millis(3));
     let mut shard = metrics.shard(0);
     shard.message(Lane::Reliable, Direction::In, 100);
@@ -135,7 +135,7 @@ fn what_is_counted_directly_is_seen_at_once() {
 #[test]
 fn failures_are_there_as_zero_before_the_first() {
     let scrape = Scrape::of(&Metrics::new());
-    scrape.assert(r#"switchyard_webrtc_total{outcome="dtls_failed"}"#, 0.0);
+    scrape.assert(r#"switchyard_webrtc_total{outcome="handshake_failed"}"#, 0.0);
     scrape.assert(r#"switchyard_refusals_total{code="token_expired"}"#, 0.0);
 }
 

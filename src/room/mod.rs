@@ -361,8 +361,8 @@ impl Room {
                 let result = self.permit(session, Permission::Read);
                 (id, result.map(|member| self.leave(member, Code::Left, true, now)))
             }
-            ClientControl::Subscribe { id, topics } => (id, self.subscribe(session, topics)),
-            ClientControl::Unsubscribe { id, topics } => (id, self.unsubscribe(session, &topics)),
+            ClientControl::Subscribe { id, topics } => (id, self.subscribe(session, id, topics, now)),
+            ClientControl::Unsubscribe { id, topics } => (id, self.unsubscribe(session, id, &topics, now)),
             ClientControl::Signal { id, to, to_member, data } => {
                 (id, self.signal(session, to.as_deref(), to_member, data, now))
             }
@@ -372,7 +372,13 @@ impl Room {
         }
     }
 
-    fn subscribe(&mut self, session: SessionId, topics: Vec<String>) -> Result<(), Refused> {
+    fn subscribe(
+        &mut self,
+        session: SessionId,
+        id: u32,
+        topics: Vec<String>,
+        now: Instant,
+    ) -> Result<(), Refused> {
         let number = self.permit(session, Permission::Read)?;
         if topics.iter().any(|topic| topic.is_empty() || topic.len() > limits::TOPIC_BYTES) {
             return Err(Refused(Code::BadTopic, "a topic has 1 to 64 bytes"));
@@ -387,10 +393,17 @@ impl Room {
             self.by_topic.entry(topic.clone()).or_default().insert(number);
             member.topics.insert(topic);
         }
+        self.tell_subscribed(number, id, now);
         Ok(())
     }
 
-    fn unsubscribe(&mut self, session: SessionId, topics: &[String]) -> Result<(), Refused> {
+    fn unsubscribe(
+        &mut self,
+        session: SessionId,
+        id: u32,
+        topics: &[String],
+        now: Instant,
+    ) -> Result<(), Refused> {
         let number = self.permit(session, Permission::Read)?;
         let member = self.members.get_mut(&number).expect("permitted sessions are members");
         for topic in topics {
@@ -398,6 +411,7 @@ impl Room {
                 remove_from(&mut self.by_topic, topic, number);
             }
         }
+        self.tell_subscribed(number, id, now);
         Ok(())
     }
 
@@ -439,6 +453,7 @@ impl Room {
             handle: receiver.handle,
             member: number,
             user: grant.user.to_string(),
+            name: grant.name.to_string(),
             role: grant.role.name().to_owned(),
             permissions: grant.permissions.iter().map(permission_name).collect(),
             topics: topics.iter().cloned().collect(),
@@ -450,6 +465,12 @@ impl Room {
                 .collect(),
         };
         self.tell(receiver, &joined, now);
+    }
+
+    fn tell_subscribed(&mut self, number: u32, id: u32, now: Instant) {
+        let Member { receiver, topics, .. } = &self.members[&number];
+        let (receiver, topics) = (*receiver, topics.iter().cloned().collect());
+        self.tell(receiver, &ServerControl::Subscribed { id, topics }, now);
     }
 
     fn describe(&self, number: u32) -> message::Member {

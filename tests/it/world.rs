@@ -341,6 +341,7 @@ fn config(address: SocketAddr) -> ShardConfig {
             lossy_queue_bytes: 64 * 1024,
             messages_per_second: 0,
             message_burst: 0,
+            problems: 20,
         }),
         rooms: RoomLimits { participants: 100, topics: 32 },
         max_sessions: 1000,

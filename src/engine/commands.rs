@@ -1,4 +1,4 @@
-//! What WebSocket tasks ask of a shard: joins, resumption, offers, and the end of a socket. See [`Command`].
+//! What WebSocket tasks ask of a shard: joins, resumption, offers, and the end of a socket. See [`super::Command`].
 
 use std::{
     sync::Arc,

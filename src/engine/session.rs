@@ -269,7 +269,7 @@ impl Session {
             self.heard_on_channel = now;
         }
         let mut frames = Frames::new(message);
-        while let Some(frame) = frames.next() {
+        for frame in frames.by_ref() {
             match frame {
                 Ok(frame) => self.handle_frame(via, frame, now, events),
                 Err(error) => events.push(Event::Problem(Code::BadFrame, error.to_string())),

@@ -205,6 +205,7 @@ impl Wire {
         Some(match outgoing {
             Outgoing::Text(text) => ToClient::Text(text),
             Outgoing::Frames(frames) => ToClient::Binary(frames.freeze()),
+            Outgoing::Drain => unreachable!("nothing is written past the task here"),
             Outgoing::Close(code) => ToClient::Close(code),
         })
     }

@@ -1,0 +1,38 @@
+# What is done with this repository. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Seeds of each world test in `make worlds`.
+SEEDS ?= 200
+
+.PHONY: help run test check fmt worlds bench loadtest fuzz
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | \
+		while IFS=$$'\t' read -r name does; do printf '  make %-10s %s\n' "$$name" "$$does"; done
+
+run: ## Build the server and run it in development mode
+	cargo run --release
+
+test: ## Install what the tests need, then check and test everything
+	@tests/run test
+
+check: ## Format, lints, documentation, types, and the rules of tests/checks
+	@tests/run check
+
+fmt: ## Format the Rust sources
+	cargo fmt
+
+worlds: ## Run the world tests over many seeds (SEEDS=200)
+	SEEDS=$(SEEDS) cargo test --test it -- worlds
+
+bench: ## Run the benchmarks
+	cargo run --release -p switchyard-bench
+
+loadtest: ## Load a server of its own with simulated browsers
+	@loadtest/local
+
+fuzz: ## Fuzz each parser for a minute (needs a nightly toolchain and cargo-fuzz)
+	@tests/fuzz/run

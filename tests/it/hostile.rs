@@ -128,16 +128,15 @@ impl Attacker {
         while let Poll::Ready(outgoing) = self.outbox.poll(Waker::noop()) {
             match outgoing {
                 Outgoing::Text(text) => texts.push(text),
-                Outgoing::Frames(_) => {
-                    if self.outbox.written() {
-                        world.handle_on_shard(0, Command::Writable(self.socket));
-                    }
-                }
+                Outgoing::Frames(_) | Outgoing::Drain => {}
                 Outgoing::Close(_) => {
                     let socket = self.socket;
                     world.handle_on_shard(0, Command::Closed { socket, clean: false });
                     break;
                 }
+            }
+            if self.outbox.written() {
+                world.handle_on_shard(0, Command::Writable(self.socket));
             }
         }
         texts

@@ -19,10 +19,10 @@ pub mod room;
 pub mod router;
 pub mod token;
 
-use std::{future::IntoFuture as _, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
     config::{Config, LogFormat, Mode},
@@ -40,8 +40,8 @@ pub struct Running {
     /// Where HTTP listens.
     pub address: SocketAddr,
     app: Arc<App>,
-    stop_http: oneshot::Sender<()>,
-    http: JoinHandle<std::io::Result<()>>,
+    stop_http: watch::Sender<bool>,
+    http: JoinHandle<()>,
 }
 
 /// Runs a server until `shutdown` ends, then drains it.
@@ -73,11 +73,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let address = listener.local_addr().context("cannot ask for the address of HTTP")?;
     let shards = Shards::start(&config, &metrics).await?;
     let app = Arc::new(App::new(config, metrics, shards));
-    let (stop_http, stopped) = oneshot::channel();
-    let serve = axum::serve(NoDelay(listener), http::routes(app.clone())).with_graceful_shutdown(async {
-        let _ = stopped.await;
-    });
-    Ok(Running { address, app, stop_http, http: tokio::spawn(serve.into_future()) })
+    let (stop_http, stopped) = watch::channel(false);
+    let sockets = 2 * app.config.limits.sessions_max as usize;
+    let http = tokio::spawn(http::serve(listener, http::routes(app.clone()), sockets, stopped));
+    Ok(Running { address, app, stop_http, http })
 }
 
 impl Running {
@@ -94,32 +93,14 @@ impl Running {
         while app.open_sockets() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let _ = stop_http.send(());
+        let _ = stop_http.send(true);
         let aborting = http.abort_handle();
         match tokio::time::timeout_at(deadline + Duration::from_millis(500), http).await {
-            Ok(ended) => ended.context("HTTP ended badly")?.context("HTTP failed")?,
+            Ok(ended) => ended.context("HTTP ended badly")?,
             Err(_) => aborting.abort(),
         }
         app.shards.stop().await;
         tracing::info!("ended");
         Ok(())
-    }
-}
-
-/// Accepts with `TCP_NODELAY`: frames are merged before they are written, and must not wait after that.
-struct NoDelay(TcpListener);
-
-impl axum::serve::Listener for NoDelay {
-    type Io = tokio::net::TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
-        let _ = stream.set_nodelay(true);
-        (stream, address)
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.0.local_addr()
     }
 }

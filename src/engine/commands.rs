@@ -76,6 +76,7 @@ impl Shard {
             session,
             socket: Some((socket, outbox)),
             peer: None,
+            is_going: false,
             awaits_attach: false,
             is_dirty: false,
             timer: None,
@@ -100,6 +101,7 @@ impl Shard {
             return outbox.push_text(message::to_json(&welcome(false, limits)));
         };
         outbox.push_text(message::to_json(&welcome(true, limits)));
+        entry.is_going = false;
         entry.awaits_attach = true;
         if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
             old.close(Code::Replaced);
@@ -183,6 +185,8 @@ impl Shard {
         let Some(entry) = self.entry(slot) else { return };
         entry.socket = None;
         if entry.session.attached == Via::Channel {
+            // Browsers do not always give a page the time to say goodbye.
+            entry.is_going = clean;
             return;
         }
         if clean {

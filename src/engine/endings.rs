@@ -61,6 +61,8 @@ impl Shard {
         if entry.socket.is_some() {
             entry.awaits_attach = false;
             entry.session.fall_back(Via::Socket);
+        } else if entry.peer.is_none() && entry.is_going {
+            return self.end_session(slot, Code::Left, Code::Bye, now);
         } else if entry.peer.is_none() {
             entry.session.attached = Via::Socket;
             entry.session.alone_since = entry.session.alone_since.or(Some(now));

@@ -224,6 +224,8 @@ struct Entry {
     session: Session,
     socket: Option<(SocketId, Arc<Outbox>)>,
     peer: Option<u32>,
+    /// The WebSocket's last words were that the page goes away, while the data channel was in use.
+    is_going: bool,
     /// The socket resumed the session, and the client has not said ATTACH on it yet: what it has is not known.
     awaits_attach: bool,
     is_dirty: bool,

@@ -1,12 +1,14 @@
 //! What a shard has for one WebSocket: frames and texts, handed from the shard's thread to the socket's task.
 //!
-//! Frames that come while the task is still writing lie together and leave as one message (MSG8), so merging grows
-//! with load and costs no delay. The outbox is bounded by its writer: the session asks [`Outbox::room`] before it
-//! adds frames. It knows neither WebSocket nor runtime; the task registers a [`Waker`].
+//! Frames leave at once from the shard's thread, through [`Direct`], while nothing is in the way. Those that come while
+//! something is still being written lie together and leave as one message (MSG8), so merging grows with load and costs
+//! no delay. The outbox is bounded by its writer: the session asks [`Outbox::room`] before it adds frames. It knows
+//! neither WebSocket nor runtime; the task registers a [`Waker`].
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
     task::{Poll, Waker},
 };
 
@@ -16,9 +18,27 @@ use switchyard_signaling::{Code, limits};
 /// Texts that may wait; beyond it the reader is gone or hostile.
 const TEXTS: usize = 256;
 
+/// A way to write without the task.
+pub trait Direct: fmt::Debug + Send + Sync {
+    /// Writes one binary message, or does not begin with it. It never waits.
+    fn write_message(&self, message: &[u8]) -> Taken;
+}
+
+/// What became of a message given to [`Direct`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is on its way.
+    Written,
+    /// A part of it is kept, which the task has to see off.
+    Kept,
+    /// Something else has to leave first.
+    Nothing,
+}
+
 /// One WebSocket's outgoing side.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    direct: Option<Arc<dyn Direct>>,
     inner: Mutex<Inner>,
 }
 
@@ -27,8 +47,12 @@ struct Inner {
     frames: BytesMut,
     texts: VecDeque<String>,
     close: Option<Code>,
-    /// Bytes taken by the task and not yet written.
+    /// Bytes of frames taken and not yet written.
     writing: usize,
+    /// The task is writing: whatever comes goes behind it.
+    is_writing: bool,
+    /// The task has to see off what a direct write has left, and to tell of the room.
+    is_behind: bool,
     /// The session has more than there was room for.
     starved: bool,
     waker: Option<Waker>,
@@ -41,11 +65,18 @@ pub enum Outgoing {
     Text(String),
     /// Write one binary message.
     Frames(BytesMut),
+    /// Wait until what was written directly has left.
+    Drain,
     /// Close with this code; nothing follows.
     Close(Code),
 }
 
 impl Outbox {
+    /// One whose frames go past the task while they can.
+    pub fn direct(direct: Arc<dyn Direct>) -> Self {
+        Self { direct: Some(direct), inner: Mutex::default() }
+    }
+
     /// Bytes of frames that still find room.
     pub fn room(&self) -> usize {
         let inner = self.lock();
@@ -55,8 +86,20 @@ impl Outbox {
     /// Adds whole frames with their lengths. `starved` says that the session has more, and wants to hear of room.
     pub fn push_frames(&self, frames: &[u8], starved: bool) {
         let mut inner = self.lock();
-        inner.frames.extend_from_slice(frames);
         inner.starved = starved;
+        let taken = match &self.direct {
+            Some(direct) if inner.is_quiet() => direct.write_message(frames),
+            _ => Taken::Nothing,
+        };
+        match taken {
+            Taken::Written if !starved => return,
+            Taken::Written => inner.is_behind = true,
+            Taken::Kept => {
+                inner.is_behind = true;
+                inner.writing = frames.len();
+            }
+            Taken::Nothing => inner.frames.extend_from_slice(frames),
+        }
         inner.wake();
     }
 
@@ -87,18 +130,26 @@ impl Outbox {
     pub fn written(&self) -> bool {
         let mut inner = self.lock();
         inner.writing = 0;
+        inner.is_writing = false;
         std::mem::take(&mut inner.starved)
     }
 
-    /// The next thing to write: texts first, then frames, then the close.
+    /// The next thing to write: texts first, then frames, then the close. After each but the close the task calls
+    /// [`written`](Self::written).
     pub fn poll(&self, waker: &Waker) -> Poll<Outgoing> {
         let mut inner = self.lock();
+        if std::mem::take(&mut inner.is_behind) {
+            inner.is_writing = true;
+            return Poll::Ready(Outgoing::Drain);
+        }
         if let Some(text) = inner.texts.pop_front() {
+            inner.is_writing = true;
             return Poll::Ready(Outgoing::Text(text));
         }
         if !inner.frames.is_empty() {
             let frames = std::mem::take(&mut inner.frames);
             inner.writing = frames.len();
+            inner.is_writing = true;
             return Poll::Ready(Outgoing::Frames(frames));
         }
         if let Some(code) = inner.close {
@@ -114,6 +165,15 @@ impl Outbox {
 }
 
 impl Inner {
+    /// Nothing is being written and nothing waits to be.
+    fn is_quiet(&self) -> bool {
+        !self.is_writing
+            && !self.is_behind
+            && self.texts.is_empty()
+            && self.frames.is_empty()
+            && self.close.is_none()
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -141,6 +201,47 @@ mod tests {
         assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Frames(BytesMut::from("cdef"))));
         assert!(!outbox.written());
         assert_eq!(poll(&outbox), Poll::Pending);
+    }
+
+    /// Takes as many messages as it says, and a part of the next one.
+    #[derive(Debug, Default)]
+    struct Socket {
+        takes: usize,
+        written: Mutex<Vec<Vec<u8>>>,
+    }
+
+    impl Direct for Socket {
+        fn write_message(&self, message: &[u8]) -> Taken {
+            let mut written = self.written.lock().unwrap();
+            written.push(message.to_vec());
+            if written.len() <= self.takes { Taken::Written } else { Taken::Kept }
+        }
+    }
+
+    #[test]
+    fn frames_pass_the_task_until_something_is_in_the_way() {
+        let socket = Arc::new(Socket { takes: 2, ..Socket::default() });
+        let outbox = Outbox::direct(socket.clone());
+        let written = || socket.written.lock().unwrap().concat();
+        outbox.push_frames(b"a", false);
+        assert_eq!((poll(&outbox), written()), (Poll::Pending, b"a".to_vec()));
+        outbox.push_text("t".into());
+        outbox.push_frames(b"b", false);
+        assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Text("t".into())));
+        outbox.push_frames(b"c", false);
+        assert_eq!(written(), b"a", "frames do not overtake a text that is being written");
+        assert!(!outbox.written());
+        assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Frames(BytesMut::from("bc"))));
+        assert!(!outbox.written());
+        outbox.push_frames(b"d", true);
+        assert_eq!((poll(&outbox), written()), (Poll::Ready(Outgoing::Drain), b"ad".to_vec()));
+        assert!(outbox.written(), "a session that has more hears of the room");
+        outbox.push_frames(b"e", false);
+        outbox.push_frames(b"f", false);
+        assert_eq!(outbox.room(), limits::PIPE_BYTES - 2);
+        assert_eq!((poll(&outbox), written()), (Poll::Ready(Outgoing::Drain), b"ade".to_vec()));
+        assert!(!outbox.written());
+        assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Frames(BytesMut::from("f"))));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,6 +47,9 @@ const THERE: ([u8; 4], u16) = ([192, 0, 2, 2], 9);
 /// Bytes that the engine may hold of what a peer has sent and the application has not taken.
 const RECEIVE_BUFFER: u32 = 256 * 1024;
 
+/// Channels of a client's own making that are passed over; one that makes more is lost, for each costs memory.
+const FOREIGN_CHANNELS: usize = 8;
+
 /// Without data under way the engine's timers have nothing to do but to ask for the next tick.
 const IDLE_TICK: Duration = Duration::from_secs(5);
 /// A peer is idle after so long without a datagram: delayed SACKs have been sent (RFC 9260 §6.2: 200 ms).
@@ -64,6 +68,9 @@ pub enum PeerError {
     /// The engine's ICE agent could not be connected.
     #[error(transparent)]
     Activation(#[from] ice::ActivationError),
+    /// The engine has panicked.
+    #[error("the engine has panicked")]
+    Panicked,
     /// The certificate could not be made.
     #[error("the certificate could not be made: {0}")]
     Certificate(String),
@@ -113,6 +120,11 @@ pub struct Peer {
     fingerprint: String,
     held_back: VecDeque<BytesMut>,
     last_input: Instant,
+    /// Channels that the client made beyond the protocol's two.
+    foreign_channels: usize,
+    is_broken: bool,
+    /// The owner knows that it is broken.
+    is_reported: bool,
 }
 
 impl std::fmt::Debug for Peer {
@@ -124,6 +136,17 @@ impl std::fmt::Debug for Peer {
 impl Peer {
     /// A peer that answers the offer.
     pub fn new(
+        offer: &Offer,
+        local: &Credentials,
+        identity: &Identity,
+        now: Instant,
+    ) -> Result<Self, PeerError> {
+        // The engine parses what the client wrote; see `guarded`.
+        catch_unwind(AssertUnwindSafe(|| Self::build(offer, local, identity, now)))
+            .unwrap_or(Err(PeerError::Panicked))
+    }
+
+    fn build(
         offer: &Offer,
         local: &Credentials,
         identity: &Identity,
@@ -177,6 +200,9 @@ impl Peer {
             fingerprint: offer.fingerprint.clone(),
             held_back: VecDeque::new(),
             last_input: now,
+            foreign_channels: 0,
+            is_broken: false,
+            is_reported: false,
         };
         ice::activate(local, &offer.credentials, HERE.into(), |message| peer.exchange(message, now))?;
         Ok(peer)
@@ -195,14 +221,16 @@ impl Peer {
     /// Takes a DTLS datagram.
     pub fn handle_datagram(&mut self, datagram: BytesMut, now: Instant) -> Result<(), PeerError> {
         self.last_input = now;
-        Ok(self.engine.handle_read(incoming(datagram, now))?)
+        self.guarded(|engine| engine.handle_read(incoming(datagram, now)))?.map_err(PeerError::from)
     }
 
     /// Queues a message on a channel. The caller keeps to [`room`](Self::room), for the engine does not.
     pub fn send(&mut self, channel: Channel, message: BytesMut, now: Instant) -> Result<(), PeerError> {
         let id = self.id(channel);
-        let channel = self.engine.data_channel(id);
-        Ok(channel.ok_or(Error::ErrDataChannelClosed)?.send(now, message)?)
+        let send = |engine: &mut RTCPeerConnection| {
+            engine.data_channel(id).ok_or(Error::ErrDataChannelClosed)?.send(now, message)
+        };
+        self.guarded(send)?.map_err(PeerError::from)
     }
 
     /// Bytes that the channel's queue in the engine still takes.
@@ -215,12 +243,12 @@ impl Peer {
 
     /// Lets the engine do what is due.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), PeerError> {
-        Ok(self.engine.handle_timeout(now)?)
+        self.guarded(|engine| engine.handle_timeout(now))?.map_err(PeerError::from)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
-        let due = self.engine.poll_timeout()?;
+        let due = self.guarded(RTCPeerConnection::poll_timeout).ok()??;
         // The engine's ICE agent wants to be woken five times a second for nothing.
         let idle = now.saturating_duration_since(self.last_input) >= IDLE_AFTER
             && self.room(Channel::Reliable) == limits::PIPE_BYTES
@@ -234,7 +262,7 @@ impl Peer {
             return Some(datagram);
         }
         loop {
-            let datagram = self.engine.poll_write()?.message;
+            let datagram = self.guarded(RTCPeerConnection::poll_write).ok()??.message;
             if !is_stun(&datagram) {
                 return Some(datagram);
             }
@@ -244,7 +272,7 @@ impl Peer {
     /// The next message of the client.
     pub fn poll_message(&mut self) -> Option<(Channel, Bytes)> {
         loop {
-            let TaggedRTCMessage { message, .. } = self.engine.poll_read()?;
+            let TaggedRTCMessage { message, .. } = self.guarded(RTCPeerConnection::poll_read).ok()??;
             if let RTCMessage::DataChannelMessage(id, message) = message {
                 if id == self.reliable {
                     return Some((Channel::Reliable, message.data.freeze()));
@@ -252,9 +280,6 @@ impl Peer {
                     return Some((Channel::Lossy, message.data.freeze()));
                 }
                 // A channel of the client's own making carries nothing that is understood here.
-                if let Some(mut channel) = self.engine.data_channel(id) {
-                    let _ = channel.close();
-                }
             }
         }
     }
@@ -262,11 +287,19 @@ impl Peer {
     /// What has happened.
     pub fn poll_event(&mut self) -> Option<PeerEvent> {
         loop {
-            match self.engine.poll_event()? {
-                RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(id))
-                    if id == self.reliable =>
-                {
-                    return Some(PeerEvent::Open);
+            let Ok(event) = self.guarded(RTCPeerConnection::poll_event) else {
+                return (!std::mem::replace(&mut self.is_reported, true)).then_some(PeerEvent::Closed);
+            };
+            match event? {
+                RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(id)) => {
+                    if id == self.reliable {
+                        return Some(PeerEvent::Open);
+                    } else if id != self.lossy {
+                        self.foreign_channels += 1;
+                        if self.foreign_channels > FOREIGN_CHANNELS {
+                            return Some(PeerEvent::Closed);
+                        }
+                    }
                 }
                 RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id))
                     if id == self.reliable || id == self.lossy =>
@@ -283,9 +316,24 @@ impl Peer {
 
     /// Ends it; the polls yield what tells the client so.
     pub fn close(&mut self) {
-        if let Err(error) = self.engine.close() {
-            tracing::debug!(%error, "closing a peer");
+        match self.guarded(Protocol::close) {
+            Ok(Err(error)) => tracing::debug!(%error, "closing a peer"),
+            Ok(Ok(())) | Err(_) => {}
         }
+    }
+
+    /// Calls the engine. What a client sends must not end the server through a defect of a library: an engine that
+    /// panics is never called again, and its peer is lost.
+    fn guarded<T>(&mut self, call: impl FnOnce(&mut RTCPeerConnection) -> T) -> Result<T, PeerError> {
+        if self.is_broken {
+            return Err(PeerError::Panicked);
+        }
+        let engine = &mut self.engine;
+        catch_unwind(AssertUnwindSafe(|| call(engine))).map_err(|_| {
+            self.is_broken = true;
+            tracing::error!("the WebRTC engine panicked; the peer is lost");
+            PeerError::Panicked
+        })
     }
 
     fn id(&self, channel: Channel) -> RTCDataChannelId {

@@ -149,6 +149,8 @@ pub struct Session {
 struct Membership {
     key: RoomKey,
     place: Option<RoomPlace>,
+    /// Joins that the room has not answered.
+    joins: u32,
 }
 
 #[derive(Debug)]
@@ -202,9 +204,13 @@ impl Session {
         }
     }
 
-    /// A handle for a room to join, the one it has if the session is in it already; `Err` with the code otherwise.
+    /// A handle for a room that is being asked to take the session in, the one it has if the session is in it
+    /// already; `Err` with the code otherwise.
     pub fn handle_for(&mut self, key: &RoomKey) -> Result<u16, Code> {
-        if let Some((&handle, _)) = self.rooms.iter().find(|(_, membership)| membership.key == *key) {
+        if let Some((&handle, membership)) =
+            self.rooms.iter_mut().find(|(_, membership)| membership.key == *key)
+        {
+            membership.joins += 1;
             return Ok(handle);
         }
         if self.rooms.len() >= self.limits.announced.rooms_per_session {
@@ -216,7 +222,7 @@ impl Session {
         }
         let handle = self.next_handle;
         self.next_handle = handle.wrapping_add(1);
-        self.rooms.insert(handle, Membership { key: key.clone(), place: None });
+        self.rooms.insert(handle, Membership { key: key.clone(), place: None, joins: 1 });
         Ok(handle)
     }
 
@@ -225,14 +231,23 @@ impl Session {
         let membership = self.rooms.get_mut(&handle);
         if let Some(membership) = membership {
             membership.place = Some(place);
+            membership.joins = membership.joins.saturating_sub(1);
             return true;
         }
         false
     }
 
-    /// The session is not in the room, or no longer.
+    /// The session is not in the room, or no longer. The handle stays while another join is under way, which the
+    /// room may have taken after the membership ended.
     pub fn dismissed(&mut self, handle: u16) {
-        self.rooms.remove(&handle);
+        if let Some(membership) = self.rooms.get_mut(&handle) {
+            if membership.place.take().is_none() {
+                membership.joins = membership.joins.saturating_sub(1);
+            }
+            if membership.joins == 0 {
+                self.rooms.remove(&handle);
+            }
+        }
         self.assembly.forget_room(handle);
         self.lossy.retain(|lossy| lossy.handle != handle);
         self.lossy_bytes = self.lossy.iter().map(|lossy| lossy.message.payload.len()).sum();

@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     extract::{
         State,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code},
@@ -25,7 +26,10 @@ use switchyard_signaling::{
 };
 use tokio::time::{Instant as TokioInstant, sleep_until, timeout};
 
-use super::{App, problem, unix_now};
+use super::{
+    App, problem, unix_now,
+    wire::{ConnectionWire, Wire},
+};
 use crate::{
     engine::{
         Command, JoinRequest, SocketId,
@@ -52,6 +56,7 @@ const SUBPROTOCOL: &str = "switchyard.v1";
 /// Upgrades to a WebSocket, unless the page or the server's state forbids it.
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
+    Extension(ConnectionWire(wire)): Extension<ConnectionWire>,
     headers: HeaderMap,
     socket: WebSocketUpgrade,
 ) -> Response {
@@ -76,10 +81,10 @@ pub(super) async fn upgrade(
         .write_buffer_size(0)
         .max_message_size(limits::SOCKET_MESSAGE_BYTES)
         .max_frame_size(limits::SOCKET_MESSAGE_BYTES)
-        .on_upgrade(move |socket| serve(app, socket))
+        .on_upgrade(move |socket| serve(app, wire, socket))
 }
 
-async fn serve(app: Arc<App>, socket: WebSocket) {
+async fn serve(app: Arc<App>, wire: Arc<Wire>, socket: WebSocket) {
     let id = SocketId(app.next_socket.fetch_add(1, Ordering::Relaxed));
     app.sockets.fetch_add(1, Ordering::Relaxed);
     app.metrics.http.websockets.inc();
@@ -88,7 +93,8 @@ async fn serve(app: Arc<App>, socket: WebSocket) {
     let mut connection = Connection {
         id,
         home: None,
-        outbox: Arc::new(Outbox::default()),
+        outbox: Arc::new(Outbox::direct(wire.clone())),
+        wire,
         greeted: false,
         malformed: 0,
         signals: Tokens::new(limits.signals_per_second, limits.signals_burst, now),
@@ -114,10 +120,21 @@ enum End {
     Broken,
 }
 
+impl End {
+    /// By the client's close frame.
+    fn of(frame: Option<&CloseFrame>) -> Self {
+        match frame.map(|frame| frame.code) {
+            Some(close_code::NORMAL | close_code::AWAY) => Self::Clean,
+            _ => Self::Broken,
+        }
+    }
+}
+
 /// One WebSocket.
 struct Connection {
     app: Arc<App>,
     id: SocketId,
+    wire: Arc<Wire>,
     outbox: Arc<Outbox>,
     /// The shard of the session, once there is one.
     home: Option<ShardId>,
@@ -143,11 +160,7 @@ impl Connection {
                 incoming = socket.recv() => {
                     let now = Instant::now();
                     match incoming {
-                        Some(Ok(Message::Close(frame))) => {
-                            let code = frame.map_or(close_code::ABNORMAL, |frame| frame.code);
-                            let clean = matches!(code, close_code::NORMAL | close_code::AWAY);
-                            return if clean { End::Clean } else { End::Broken };
-                        }
+                        Some(Ok(Message::Close(frame))) => return End::of(frame.as_ref()),
                         Some(Ok(message)) => self.read(message, now).await,
                         Some(Err(error)) => {
                             tracing::debug!(%error, "a WebSocket broke");
@@ -165,24 +178,47 @@ impl Connection {
     }
 
     async fn write(&mut self, socket: &mut WebSocket, outgoing: Outgoing) -> Option<End> {
-        let (message, frames) = match outgoing {
-            Outgoing::Text(text) => (Message::Text(text.into()), false),
-            Outgoing::Frames(frames) => (Message::Binary(frames.freeze()), true),
+        let message = match outgoing {
+            Outgoing::Text(text) => Some(Message::Text(text.into())),
+            Outgoing::Frames(frames) => Some(Message::Binary(frames.freeze())),
+            Outgoing::Drain => None,
             Outgoing::Close(code) => {
                 close(socket, code).await;
                 return Some(End::Closed);
             }
         };
-        if !matches!(timeout(WRITE, socket.send(message)).await, Ok(Ok(()))) {
-            return Some(End::Broken);
+        let writing = async {
+            match message {
+                Some(message) => socket.send(message).await.is_ok(),
+                None => poll_fn(|cx| self.wire.poll_drain(cx)).await.is_ok(),
+            }
+        };
+        match timeout(WRITE, writing).await {
+            Ok(true) => {}
+            Ok(false) => return Some(self.last_words(socket).await),
+            Err(_) => return Some(End::Broken),
         }
-        if frames
-            && self.outbox.written()
+        if self.outbox.written()
             && let Some(home) = self.home
         {
             self.app.shards.send(home, Command::Writable(self.id)).await;
         }
         None
+    }
+
+    /// What came before it broke. A page that goes says goodbye and closes at once: its words may lie unread when
+    /// something is written to it.
+    async fn last_words(&mut self, socket: &mut WebSocket) -> End {
+        let reading = async {
+            loop {
+                match socket.recv().await {
+                    Some(Ok(Message::Close(frame))) => return End::of(frame.as_ref()),
+                    Some(Ok(message)) => self.read(message, Instant::now()).await,
+                    Some(Err(_)) | None => return End::Broken,
+                }
+            }
+        };
+        timeout(CLOSING, reading).await.unwrap_or(End::Broken)
     }
 
     async fn read(&mut self, message: Message, now: Instant) {

@@ -5,6 +5,8 @@
 
 mod connect;
 mod files;
+mod serve;
+mod wire;
 
 use std::{
     net::SocketAddr,
@@ -26,6 +28,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use switchyard_signaling::Code;
 
+pub use self::serve::serve;
 use crate::{
     config::{Config, DEVELOPMENT_KEY, Mode},
     io::Shards,

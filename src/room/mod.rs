@@ -132,7 +132,7 @@ pub struct Delivery {
 pub enum Output {
     /// Bring this to those.
     Deliver(Delivery),
-    /// The join succeeded; messages under this handle may come.
+    /// The join succeeded, be it a member's for a newer token; messages under this handle may come.
     Admitted(Receiver),
     /// The join was refused, or membership ended for this reason: the handle is free. Comes after what told the
     /// session so.
@@ -252,6 +252,7 @@ impl Room {
             self.expiry.remove(&(member.grant.expires, number));
             self.expiry.insert((grant.expires, number));
             member.grant = grant;
+            self.outputs.push_back(Output::Admitted(receiver));
             self.tell_joined(number, id, now);
             return;
         }

@@ -1,0 +1,181 @@
+//! What is measured: child processes of this program, so that the CPU time and memory of one are its own.
+//!
+//! An arm prints one line of JSON when it is up, answers each line on its standard input by one on its standard
+//! output, and ends when its input does.
+
+mod engine;
+mod floor;
+mod server;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub(crate) use server::{KEY, SECRET};
+
+/// The first argument of a child.
+pub(crate) const SUBCOMMAND: &str = "arm";
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Switchyard itself.
+    Switchyard,
+    /// The engine and a socket: no rooms, sessions, lanes or frames.
+    Engine,
+    /// A datagram sealed and sent for each receiver, without any protocol.
+    Datagrams,
+    /// One write on a TCP socket for each delivery.
+    Writes,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Switchyard => "switchyard",
+            Self::Engine => "engine",
+            Self::Datagrams => "datagrams",
+            Self::Writes => "writes",
+        }
+    }
+}
+
+/// What an arm says when it is up.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Up {
+    /// Where it listens on loopback.
+    pub(crate) port: u16,
+}
+
+/// A peer to be, for [`Kind::Engine`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Offer {
+    /// Messages go to all others of the group.
+    pub(crate) group: usize,
+    /// Its offer; the answer is an [`Answer`].
+    pub(crate) sdp: String,
+}
+
+/// See [`Offer`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// The answer.
+    pub(crate) sdp: String,
+}
+
+/// A client of [`Kind::Datagrams`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Register {
+    /// Datagrams go to all others of the group.
+    pub(crate) group: usize,
+    /// Its port on loopback.
+    pub(crate) port: u16,
+}
+
+/// Runs as a child.
+pub(crate) fn run(kind: &str) -> anyhow::Result<()> {
+    match kind {
+        "switchyard" => server::run(),
+        "engine" => engine::run(),
+        "datagrams" => floor::datagrams(),
+        "writes" => floor::writes(),
+        _ => bail!("{kind:?} is no arm"),
+    }
+}
+
+/// A child that is up.
+pub(crate) struct Arm {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    /// Where it listens.
+    pub(crate) port: u16,
+}
+
+impl Arm {
+    /// Starts one and waits until it is up.
+    pub(crate) fn start(kind: Kind) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([SUBCOMMAND, kind.name()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start an arm")?;
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().context("an arm without output")?);
+        let mut arm = Self { child, input, output, port: 0 };
+        let up: Up = arm.answer()?;
+        arm.port = up.port;
+        Ok(arm)
+    }
+
+    /// Asks something and waits for the answer.
+    pub(crate) fn ask<A: DeserializeOwned>(&mut self, question: &impl Serialize) -> anyhow::Result<A> {
+        let line = serde_json::to_string(question)? + "\n";
+        let input = self.input.as_mut().context("the arm is ending")?;
+        input.write_all(line.as_bytes())?;
+        self.answer()
+    }
+
+    /// CPU time of all its threads so far, exact for those that sleep.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        let mut nanoseconds = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let first = text.split(' ').next().context("an empty schedstat")?;
+            nanoseconds += first.parse::<u64>().context("schedstat")?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// Bytes of memory that are resident.
+    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kilobytes = line.trim().trim_end_matches(" kB").parse::<u64>()?;
+        Ok(kilobytes * 1024)
+    }
+
+    fn answer<A: DeserializeOwned>(&mut self) -> anyhow::Result<A> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        serde_json::from_str(&line).with_context(|| format!("an arm says {line:?}"))
+    }
+}
+
+impl Drop for Arm {
+    fn drop(&mut self) {
+        // The end of its input ends it; one that does not end is ended.
+        self.input = None;
+        for _ in 0..50 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Says a line to whoever started this arm.
+fn say(what: &impl Serialize) -> anyhow::Result<()> {
+    let mut output = std::io::stdout().lock();
+    output.write_all((serde_json::to_string(what)? + "\n").as_bytes())?;
+    Ok(output.flush()?)
+}
+
+/// The next question; `None` at the end.
+fn hear<Q: DeserializeOwned>() -> anyhow::Result<Option<Q>> {
+    let mut line = String::new();
+    if std::io::stdin().lock().read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_str(&line)?))
+}

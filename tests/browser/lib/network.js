@@ -1,0 +1,152 @@
+/**
+ * A network of its own for a test, which can be broken without touching the machine's:
+ *
+ *     this machine ── router ── server        (and, if asked for, client ── router)
+ *
+ * each of the right-hand ones a network namespace, joined by veth pairs; the router drops or rejects by nftables. The
+ * router drops in `forward`, so that both ends see silence, as behind a real firewall, and no error of their own socket.
+ */
+
+import { execFileSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+
+import { atExit } from './cleanup.js';
+
+const PREFIX = 'syb';
+
+/** Why there can be no namespaces here; false if there can. */
+export const NO_NAMESPACES =
+  process.getuid?.() === 0 ? false : 'needs root, to make network namespaces: run tests/browser/run as root';
+
+let count = 0;
+
+export class Network {
+  #name;
+  #remove;
+  /** Of the server. */
+  serverIp;
+
+  /** @param {{ client?: boolean }} [options] `client`: with a namespace for a browser */
+  constructor({ client = false } = {}) {
+    removeLeftovers();
+    count += 1;
+    const name = `${PREFIX}${process.pid}-${count}`;
+    this.#name = name;
+    const short = `${process.pid}${count}`;
+    // 198.18.0.0/15 is for tests of networks; a /24 in it per network.
+    const net = `198.18.${(process.pid + count) % 250}`;
+    this.serverIp = `${net}.18`;
+    const router = `${name}r`;
+    const server = `${name}s`;
+    const namespaces = [router, server, ...(client ? [`${name}c`] : [])];
+    this.#remove = atExit(() => namespaces.forEach((each) => tolerate('ip', ['netns', 'del', each])));
+    for (const each of namespaces) {
+      run('ip', ['netns', 'add', each]);
+      run('ip', ['-n', each, 'link', 'set', 'lo', 'up']);
+    }
+    run('ip', ['netns', 'exec', router, 'sysctl', '-qw', 'net.ipv4.ip_forward=1']);
+    // The machine's own end is `.1`, in a network of 16 addresses as the others.
+    join({ name: `h${short}`, ip: `${net}.1` }, { namespace: router, name: 'host', ip: `${net}.2` });
+    join({ namespace: server, name: 'eth0', ip: this.serverIp }, { namespace: router, name: 'server', ip: `${net}.17` });
+    run('ip', ['route', 'add', `${net}.16/28`, 'via', `${net}.2`]);
+    run('ip', ['-n', server, 'route', 'add', 'default', 'via', `${net}.17`]);
+    if (client) {
+      join({ namespace: `${name}c`, name: 'eth0', ip: `${net}.34` }, { namespace: router, name: 'client', ip: `${net}.33` });
+      run('ip', ['-n', `${name}c`, 'route', 'add', 'default', 'via', `${net}.33`]);
+    }
+    this.allowAll();
+  }
+
+  /** To run something where the server is. */
+  get inServer() {
+    return ['ip', 'netns', 'exec', `${this.#name}s`];
+  }
+
+  /** To run something where the client is. */
+  get inClient() {
+    return ['ip', 'netns', 'exec', `${this.#name}c`];
+  }
+
+  /** UDP vanishes, both ways. */
+  blockUdp() {
+    this.#rules('meta l4proto udp drop');
+  }
+
+  /** Connections to this TCP port are reset, those that are open too. @param {number} port */
+  resetTcp(port) {
+    this.#rules(`tcp dport ${port} reject with tcp reset\n    tcp sport ${port} drop`);
+  }
+
+  allowAll() {
+    this.#rules('');
+  }
+
+  remove() {
+    this.#remove();
+  }
+
+  /** @param {string} rules of the forward chain, in place of those before */
+  #rules(rules) {
+    const ruleset = `table inet test
+delete table inet test
+table inet test {
+  chain forward {
+    type filter hook forward priority 0; policy accept;
+    ${rules}
+  }
+}
+`;
+    run('ip', ['netns', 'exec', `${this.#name}r`, 'nft', '-f', '-'], ruleset);
+  }
+}
+
+/** @typedef {{ namespace?: string, name: string, ip: string }} End */
+
+/** A veth pair; an end without a namespace stays on this machine. @param {End} a @param {End} b in a namespace */
+function join(a, b) {
+  const into = a.namespace ? ['netns', a.namespace] : [];
+  run('ip', ['link', 'add', a.name, ...into, 'type', 'veth', 'peer', 'name', b.name, 'netns', b.namespace ?? '']);
+  for (const { namespace, name, ip } of [a, b]) {
+    const at = namespace ? ['-n', namespace] : [];
+    run('ip', [...at, 'addr', 'add', `${ip}/28`, 'dev', name]);
+    run('ip', [...at, 'link', 'set', name, 'up']);
+  }
+}
+
+/** Namespaces of runs that were killed: their names carry a process id that is gone. */
+function removeLeftovers() {
+  let names;
+  try {
+    names = readdirSync('/run/netns');
+  } catch {
+    return;
+  }
+  for (const name of names) {
+    const [, pid] = new RegExp(`^${PREFIX}(\\d+)-\\d+[rsc]$`).exec(name) ?? [];
+    if (pid && !isAlive(Number(pid))) tolerate('ip', ['netns', 'del', name]);
+  }
+}
+
+/** @param {number} pid */
+function isAlive(pid) {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return /** @type {NodeJS.ErrnoException} */ (error).code === 'EPERM';
+  }
+}
+
+/** @param {string} command @param {string[]} args @param {string} [input] */
+function run(command, args, input) {
+  execFileSync(command, args, { input: input ?? '', stdio: ['pipe', 'ignore', 'pipe'] });
+}
+
+/** @param {string} command @param {string[]} args */
+function tolerate(command, args) {
+  try {
+    run(command, args);
+  } catch {
+    // Gone already.
+  }
+}

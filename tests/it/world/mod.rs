@@ -1,0 +1,643 @@
+//! A world: shards with letters between them, simulated browsers, their WebSockets and the network, under one clock.
+//!
+//! Nothing in it reads the real clock but [`World::turns`], which measures what a shard's work costs. Whoever
+//! drives a world commands its clients and lets time pass with [`World::run`]; [`checker`] judges what they received.
+
+pub(crate) mod checker;
+pub(crate) mod client;
+pub(crate) mod wire;
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use switchyard::{
+    engine::{
+        Command, Shard, ShardConfig, SocketId,
+        path::Path,
+        peer::Identity,
+        peers::{Datagram, PeerTimeouts},
+        sdp::HostCandidate,
+        session::SessionLimits,
+    },
+    names::{RoomKey, ShardId},
+    room::RoomLimits,
+    router::Letter,
+};
+use switchyard_loadtest::{
+    browser::{Browser, BrowserConfig, Lane, Outgoing, Pipe, SendError},
+    netsim::{self, HostId, LinkConfig, Network},
+    rng::Rng,
+};
+use switchyard_signaling::{frame::Target, limits::Limits, message::ClientControl};
+
+use self::{
+    checker::{Sent, SentKey, Verdict},
+    client::{Client, What},
+    wire::{Wire, WireConfig},
+};
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+/// The tenant of every room.
+pub(crate) const TENANT: &str = "tenant";
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) seed: u64,
+    pub(crate) shards: u16,
+    /// Time advances in steps of this length at least: what arrives within one is handled together.
+    pub(crate) step: Duration,
+    pub(crate) limits: SessionLimits,
+    pub(crate) rooms: RoomLimits,
+    pub(crate) timeouts: PeerTimeouts,
+    /// Letters between shards take up to this long.
+    pub(crate) letters: Duration,
+    pub(crate) webrtc: bool,
+}
+
+impl Setup {
+    /// One shard, no limits of rate, time as fine as it comes.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            shards: 1,
+            step: Duration::from_micros(50),
+            limits: SessionLimits {
+                announced: Limits::default(),
+                lossy_queue_bytes: 64 * 1024,
+                messages_per_second: 0,
+                message_burst: 1,
+                problems: 20,
+            },
+            rooms: RoomLimits { participants: 200, topics: 32 },
+            timeouts: PeerTimeouts { handshake: Duration::from_secs(10), consent: Duration::from_secs(30) },
+            letters: Duration::from_micros(200),
+            webrtc: true,
+        }
+    }
+}
+
+/// What a client is like.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kind {
+    /// Its way for datagrams, both directions; none keeps it on the WebSocket.
+    pub(crate) udp: Option<LinkConfig>,
+    pub(crate) wire: WireConfig,
+    /// Stays on the WebSocket although it has a data channel.
+    pub(crate) stays: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) setup: Setup,
+    pub(crate) start: Instant,
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) network: Network,
+    pub(crate) sent: Sent,
+    /// Real time that shards took at each instant at which they had a client's datagram to handle, if measured.
+    pub(crate) turns: Option<Vec<Duration>>,
+    /// The most that shards have held for receivers at any time.
+    pub(crate) held_most: usize,
+    /// Every batch that left, if they are watched: in which flush, on which path, its bytes.
+    pub(crate) batches: Option<Vec<(u64, Path, usize)>>,
+    /// Datagrams to addresses that are no client's.
+    pub(crate) strays: Vec<(SocketAddr, Vec<u8>)>,
+    /// The first DTLS datagram that a client has sent: a ClientHello.
+    pub(crate) client_hello: Option<Vec<u8>>,
+    /// Whether a client's datagram is among what is handled at this instant.
+    serves: bool,
+    worked: Duration,
+    flushes: u64,
+    server: HostId,
+    letters: Vec<VecDeque<(Instant, Letter)>>,
+    /// WebSockets that the client has lost and the server has not noticed: when it will, and whose it was.
+    ghosts: Vec<(Instant, ShardId, SocketId)>,
+    next_socket: u64,
+    busy: Vec<bool>,
+}
+
+/// Clients of a world have lower addresses; what comes from higher ones is injected.
+const CLIENTS_BELOW: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 0));
+
+/// Where a shard listens.
+pub(crate) fn shard_address(shard: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 7882 + shard as u16))
+}
+
+impl World {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let identity = setup.webrtc.then(|| Identity::generate().unwrap());
+        let shards = (0..setup.shards)
+            .map(|shard| {
+                let config = ShardConfig {
+                    shard: ShardId(shard),
+                    shards: setup.shards,
+                    candidates: vec![HostCandidate { address: shard_address(shard as usize), tcp: false }],
+                    identity: identity.clone(),
+                    timeouts: setup.timeouts,
+                    sessions: Arc::new(setup.limits.clone()),
+                    rooms: setup.rooms,
+                    max_sessions: 5000,
+                    max_peers: 5000,
+                };
+                let mut random = Rng::stream(setup.seed, 1000 + u64::from(shard));
+                Shard::new(config, Box::new(move || random.next_u64()))
+            })
+            .collect::<Vec<_>>();
+        let mut network = Network::new(setup.seed);
+        let server = network.add_host(LinkConfig::default(), LinkConfig::default());
+        for shard in 0..shards.len() {
+            network.bind(server, shard_address(shard));
+        }
+        let now = Instant::now();
+        Self {
+            start: now,
+            now,
+            rng: Rng::stream(setup.seed, 1),
+            clients: Vec::new(),
+            network,
+            sent: Sent::default(),
+            turns: None,
+            held_most: 0,
+            batches: None,
+            strays: Vec::new(),
+            client_hello: None,
+            serves: false,
+            worked: Duration::ZERO,
+            flushes: 0,
+            server,
+            letters: shards.iter().map(|_| VecDeque::new()).collect(),
+            ghosts: Vec::new(),
+            next_socket: 1,
+            busy: vec![true; shards.len()],
+            shards,
+            setup,
+        }
+    }
+
+    /// Since the world began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.now - self.start
+    }
+
+    // ---- clients
+
+    /// A client that is connected and has joined nothing.
+    pub(crate) fn add_client(&mut self, kind: &Kind) -> usize {
+        let number = self.clients.len();
+        let address = SocketAddr::from(([10, 1, (number / 250) as u8, (number % 250) as u8 + 1], 5000));
+        let host = kind.udp.as_ref().map(|link| {
+            let host = self.network.add_host(link.clone(), link.clone());
+            self.network.bind(host, address);
+            host
+        });
+        let config = BrowserConfig {
+            address: host.map(|_| address),
+            moves_by_itself: !kind.stays,
+            ..BrowserConfig::default()
+        };
+        let browser = Browser::new(self.now, config);
+        self.clients.push(Client::new(browser, format!("u{number}"), host, address, kind.wire.clone()));
+        self.open(number);
+        number
+    }
+
+    /// A client joins a room as an editor whose token never ends.
+    pub(crate) fn join(&mut self, client: usize, room: &str) -> u32 {
+        self.join_as(client, room, "editor", Duration::from_secs(100_000))
+    }
+
+    /// A client joins a room; the token ends this long after now.
+    pub(crate) fn join_as(&mut self, client: usize, room: &str, role: &str, valid: Duration) -> u32 {
+        let token = wire::token(&self.clients[client].name, role, self.elapsed() + valid);
+        let now = self.now;
+        self.on(client, |browser| browser.join(now, room, &token))
+    }
+
+    /// Does something with a client's browser.
+    pub(crate) fn on<T>(&mut self, client: usize, act: impl FnOnce(&mut Browser) -> T) -> T {
+        self.clients[client].touched = true;
+        act(&mut self.clients[client].browser)
+    }
+
+    /// A client leaves a room.
+    pub(crate) fn leave(&mut self, client: usize, room: &str) {
+        let handle = self.clients[client].rooms[room];
+        let now = self.now;
+        self.on(client, |browser| {
+            let id = browser.request();
+            browser.control(now, handle, &ClientControl::Leave { id }).unwrap();
+        });
+    }
+
+    /// A stamped message to the room, logged if it is taken.
+    pub(crate) fn send(
+        &mut self,
+        client: usize,
+        room: &str,
+        lane: Lane,
+        stream: u16,
+        size: usize,
+    ) -> Result<(), SendError> {
+        self.send_to(client, room, lane, stream, size, Target::Room)
+    }
+
+    /// The same to a target; who that is [`Sent::audience`] must know.
+    pub(crate) fn send_to(
+        &mut self,
+        client: usize,
+        room: &str,
+        lane: Lane,
+        stream: u16,
+        size: usize,
+        target: Target,
+    ) -> Result<(), SendError> {
+        let Some(&handle) = self.clients[client].rooms.get(room) else {
+            return Err(SendError::NoSession);
+        };
+        let key = SentKey { client, room: room.to_owned(), stream, lane };
+        let seq = self.sent.count(&key) + 1;
+        let payload = checker::payload(client as u32, seq, self.elapsed(), size);
+        let message = Outgoing { room: handle, lane, stream, target, text: false, payload };
+        let now = self.now;
+        self.on(client, |browser| browser.send(now, message))?;
+        self.sent.add(key, now - self.start);
+        Ok(())
+    }
+
+    /// Opens a WebSocket, in place of the one there may be: that one is lost, and the server finds out later.
+    pub(crate) fn open(&mut self, client: usize) {
+        if self.clients[client].wire.is_some() {
+            self.cut(client, 500 * MS);
+        }
+        let id = SocketId(self.next_socket);
+        self.next_socket += 1;
+        let config = self.clients[client].wire_config.clone();
+        let seed = self.setup.seed ^ id.0;
+        self.clients[client].wire = Some(Wire::new(id, &config, seed));
+        let now = self.now;
+        self.on(client, |browser| browser.handle_socket_open(now));
+    }
+
+    /// The client's WebSocket breaks, and what was in it is gone; the server notices after up to this time.
+    pub(crate) fn cut(&mut self, client: usize, noticed: Duration) {
+        let Some(wire) = self.clients[client].wire.take() else {
+            return;
+        };
+        if let Some(home) = wire.home {
+            let after = Duration::from_nanos(self.rng.below(noticed.as_nanos() as u64 + 1));
+            self.ghosts.push((self.now + after, home, wire.id));
+        }
+        let now = self.now;
+        self.on(client, |browser| browser.handle_socket_closed(now));
+    }
+
+    /// Datagrams of the client leave from another address, and what is sent to the old one is lost.
+    pub(crate) fn rebind(&mut self, client: usize) {
+        let old = self.clients[client].address;
+        let new = SocketAddr::new(old.ip(), old.port() + 1);
+        let host = self.clients[client].host.unwrap();
+        self.network.readdress(host, old, new);
+        self.clients[client].address = new;
+        let now = self.now;
+        self.on(client, |browser| browser.change_address(now, new));
+    }
+
+    /// Hands a shard a command of a door of the test's own.
+    pub(crate) fn handle_on_shard(&mut self, shard: usize, command: Command) {
+        let now = self.now;
+        self.turn(shard, |shard| shard.handle_command(command, now));
+    }
+
+    /// Hands a shard a datagram from anywhere.
+    pub(crate) fn inject(&mut self, shard: usize, from: SocketAddr, contents: &[u8]) {
+        let (now, contents) = (self.now, BytesMut::from(contents));
+        let datagram = Datagram { path: Path::Udp(from), source: from, local_ip: None, contents };
+        self.turn(shard, |shard| shard.handle_datagram(datagram, now));
+    }
+
+    // ---- judging
+
+    /// What all clients received, judged. The seed and the reason are in the panic.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let complete = vec![true; self.clients.len()];
+        self.verdict_of(&complete)
+    }
+
+    /// The same; `complete` says who must have everything by now.
+    pub(crate) fn verdict_of(&self, complete: &[bool]) -> Verdict {
+        match checker::check(&self.clients, &self.sent, complete) {
+            Ok(verdict) => verdict,
+            Err(reason) => {
+                if std::env::var_os("HISTORY").is_some() {
+                    self.print_histories();
+                }
+                panic!("seed {}: {reason}; HISTORY=1 prints what everybody saw", self.setup.seed)
+            }
+        }
+    }
+
+    fn print_histories(&self) {
+        for (number, client) in self.clients.iter().enumerate() {
+            eprintln!("client {number}, on {:?}:", client.browser.attached());
+            for seen in &client.history {
+                eprintln!("  {:?} {:?}", seen.at, seen.what);
+            }
+        }
+    }
+
+    /// Bytes that the shards hold for receivers.
+    pub(crate) fn held(&self) -> usize {
+        self.shards.iter().map(Shard::held_bytes).sum()
+    }
+
+    /// Sums of rooms, members, sessions, peers.
+    pub(crate) fn population(&self) -> (usize, usize, usize, usize) {
+        self.shards
+            .iter()
+            .map(Shard::population)
+            .fold((0, 0, 0, 0), |a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2, a.3 + b.3))
+    }
+
+    /// The shard where a room lives.
+    pub(crate) fn shard_of(&self, room: &str) -> ShardId {
+        room_key(room).shard(self.setup.shards)
+    }
+
+    // ---- time
+
+    /// Lets this much time pass.
+    pub(crate) fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        self.run_until(end, |_| false);
+    }
+
+    /// Lets time pass until the condition holds; panics if it does not within the span. Returns the time it took.
+    pub(crate) fn run_to(
+        &mut self,
+        span: Duration,
+        what: &str,
+        condition: impl FnMut(&Self) -> bool,
+    ) -> Duration {
+        let begin = self.now;
+        let reached = self.run_until(begin + span, condition);
+        if !reached && std::env::var_os("HISTORY").is_some() {
+            self.print_histories();
+        }
+        assert!(reached, "seed {}: not within {span:?}: {what}", self.setup.seed);
+        self.now - begin
+    }
+
+    fn run_until(&mut self, end: Instant, mut condition: impl FnMut(&Self) -> bool) -> bool {
+        loop {
+            self.settle();
+            if condition(self) {
+                return true;
+            }
+            let next = self.next().map_or(end, |next| next.max(self.now + self.setup.step));
+            if next >= end {
+                self.now = end;
+                return false;
+            }
+            self.now = next;
+            self.fire();
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let clients = self.clients.iter().flat_map(|client| [client.due, client.wire_due()]);
+        let shards = self.shards.iter().map(Shard::poll_timeout);
+        let letters = self.letters.iter().map(|queue| queue.front().map(|(at, _)| *at));
+        let ghosts = self.ghosts.iter().map(|(at, ..)| Some(*at));
+        clients
+            .chain(shards)
+            .chain(letters)
+            .chain(ghosts)
+            .chain([self.network.poll_timeout()])
+            .flatten()
+            .min()
+    }
+
+    fn fire(&mut self) {
+        let now = self.now;
+        for client in &mut self.clients {
+            if client.due.is_some_and(|due| due <= now) {
+                client.browser.handle_timeout(now);
+                client.touched = true;
+            }
+        }
+        for shard in 0..self.shards.len() {
+            if self.shards[shard].poll_timeout().is_some_and(|due| due <= now) {
+                self.turn(shard, |shard| shard.handle_timeout(now));
+            }
+        }
+        let due = |ghost: &(Instant, ShardId, SocketId)| ghost.0 <= now;
+        let gone: Vec<_> = self.ghosts.iter().copied().filter(due).collect();
+        self.ghosts.retain(|ghost| !due(ghost));
+        for (_, home, socket) in gone {
+            self.turn(home.0 as usize, |shard| {
+                shard.handle_command(Command::Closed { socket, clean: false }, now);
+            });
+        }
+    }
+
+    /// Moves everything that can move at this instant.
+    fn settle(&mut self) {
+        for round in 0.. {
+            assert!(round < 10_000, "seed {}: the world does not come to rest", self.setup.seed);
+            let arrived = self.carry_datagrams() | self.carry_letters();
+            if !(arrived | self.carry_wires() | self.flush()) {
+                break;
+            }
+        }
+        for client in &mut self.clients {
+            if std::mem::take(&mut client.touched) {
+                client.due = client.browser.poll_timeout();
+            }
+        }
+        let worked = std::mem::take(&mut self.worked);
+        if std::mem::take(&mut self.serves)
+            && let Some(turns) = &mut self.turns
+        {
+            turns.push(worked);
+        }
+    }
+
+    fn carry_datagrams(&mut self) -> bool {
+        let (now, mut moved) = (self.now, false);
+        while let Some((host, datagram)) = self.network.poll(now) {
+            moved = true;
+            if host == self.server {
+                self.serves = true;
+                if self.client_hello.is_none() && datagram.payload.first() == Some(&22) {
+                    self.client_hello = Some(datagram.payload.to_vec());
+                }
+                let shard = (datagram.to.port() - shard_address(0).port()) as usize;
+                self.inject(shard, datagram.from, &datagram.payload);
+            } else if let Some(client) = self.clients.iter_mut().find(|client| client.host == Some(host)) {
+                client.browser.handle_datagram(now, datagram.from, &datagram.payload);
+                client.touched = true;
+            }
+        }
+        moved
+    }
+
+    fn carry_letters(&mut self) -> bool {
+        let (now, mut moved) = (self.now, false);
+        for shard in 0..self.shards.len() {
+            while let Some((_, letter)) = self.letters[shard].pop_front_if(|(at, _)| *at <= now) {
+                self.turn(shard, |shard| shard.handle_letter(letter, now));
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn carry_wires(&mut self) -> bool {
+        let (now, mut moved) = (self.now, false);
+        let mut commands = Vec::new();
+        for client in &mut self.clients {
+            if client.touched {
+                client.take_events(now - self.start);
+                while let Some(datagram) = client.browser.poll_datagram() {
+                    self.network.send(now, datagram);
+                    moved = true;
+                }
+            }
+            let Some(wire) = &mut client.wire else { continue };
+            let (touched, closed) = wire.carry(
+                &mut client.browser,
+                (now, self.start),
+                &self.setup,
+                client.touched,
+                &mut commands,
+            );
+            client.touched |= touched;
+            moved |= touched;
+            if let Some(code) = closed {
+                client.wire = None;
+                client.see(now - self.start, What::Closed(code));
+                client.browser.handle_socket_closed(now);
+                client.touched = true;
+            }
+        }
+        for (home, command) in commands {
+            self.turn(home.0 as usize, |shard| shard.handle_command(command, now));
+            moved = true;
+        }
+        moved
+    }
+
+    fn flush(&mut self) -> bool {
+        let mut moved = false;
+        for from in 0..self.shards.len() {
+            if !std::mem::take(&mut self.busy[from]) {
+                continue;
+            }
+            moved = true;
+            let now = self.now;
+            self.flushes += 1;
+            self.turn(from, |shard| shard.flush(now));
+            self.busy[from] = false;
+            self.held_most = self.held_most.max(self.held());
+            for transmit in self.shards[from].transmits() {
+                let Path::Udp(to) = transmit.path else { continue };
+                if let Some(batches) = &mut self.batches {
+                    batches.push((self.flushes, transmit.path, transmit.contents.len()));
+                }
+                for payload in transmit.contents.chunks(transmit.segment) {
+                    if to.ip() > CLIENTS_BELOW {
+                        self.strays.push((to, payload.to_vec()));
+                        continue;
+                    }
+                    let datagram =
+                        netsim::Datagram { from: shard_address(from), to, payload: payload.to_vec().into() };
+                    self.network.send(now, datagram);
+                }
+            }
+            self.shards[from].clear_transmits();
+            for to in 0..self.shards.len() {
+                let name = ShardId(to as u16);
+                while let Some(letter) = self.shards[from].poll_letter(name) {
+                    // A full queue now and then: the letter is given back and polled again.
+                    if self.rng.chance(0.02) {
+                        self.shards[from].return_letter(name, letter);
+                        self.busy[from] = true;
+                        break;
+                    }
+                    let delay = self.rng.below(self.setup.letters.as_nanos() as u64 + 1);
+                    let earliest = self.letters[to].back().map_or(now, |(at, _)| (*at).max(now));
+                    let at = (now + Duration::from_nanos(delay)).max(earliest);
+                    self.letters[to].push_back((at, letter));
+                }
+            }
+        }
+        moved
+    }
+
+    fn turn(&mut self, shard: usize, act: impl FnOnce(&mut Shard)) {
+        self.busy[shard] = true;
+        if self.turns.is_none() {
+            return act(&mut self.shards[shard]);
+        }
+        let begin = Instant::now();
+        act(&mut self.shards[shard]);
+        self.worked += begin.elapsed();
+    }
+
+    // ---- conditions
+
+    /// Whether these clients are in the room.
+    pub(crate) fn all_joined(&self, room: &str) -> bool {
+        self.clients.iter().all(|client| client.rooms.contains_key(room))
+    }
+
+    /// Whether everybody is on this pipe.
+    pub(crate) fn all_on(&self, pipe: Pipe) -> bool {
+        self.clients.iter().all(|client| client.browser.attached() == Some(pipe))
+    }
+
+    /// Whether nothing is on its way to or from anybody.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.held() == 0 && self.clients.iter().all(|client| client.browser.held_bytes() == 0)
+    }
+}
+
+/// The key of a room of the worlds' tenant.
+pub(crate) fn room_key(room: &str) -> RoomKey {
+    RoomKey { tenant: TENANT.into(), room: room.into() }
+}
+
+/// A room's name that lives on this shard.
+pub(crate) fn room_on(shard: u16, shards: u16) -> String {
+    (0..)
+        .map(|number| format!("room{number}"))
+        .find(|name| room_key(name).shard(shards) == ShardId(shard))
+        .unwrap()
+}
+
+/// Runs a world for each seed: `SEED` alone, else the first `SEEDS`, else the first few.
+pub(crate) fn for_seeds(few: u64, world: impl Fn(u64)) {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seeds: RangeInclusive<u64> = match (number("SEED"), number("SEEDS")) {
+        (Some(seed), _) => seed..=seed,
+        (None, Some(most)) => 1..=most,
+        (None, None) => 1..=few,
+    };
+    for seed in seeds {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world(seed)));
+        if let Err(panic) = result {
+            eprintln!("failed with seed {seed}; SEED={seed} runs it again");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

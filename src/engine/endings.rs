@@ -37,7 +37,7 @@ impl Shard {
     pub(super) fn peer_lost(&mut self, peer: u32, expired: bool, now: Instant) {
         let Some(entry) = self.peers.get(peer) else { return };
         let (slot, was_open, outcome) = (entry.session, entry.is_open, entry.outcome(expired));
-        tracing::debug!(peer, ?outcome, "peer ended");
+        tracing::debug!(peer, session = slot, ?outcome, "ended");
         self.note(outcome);
         self.drop_peer(slot, now);
         if was_open && let Some(entry) = self.entry(slot) {

@@ -316,9 +316,8 @@ impl Peer {
 
     /// Ends it; the polls yield what tells the client so.
     pub fn close(&mut self) {
-        match self.guarded(Protocol::close) {
-            Ok(Err(error)) => tracing::debug!(%error, "closing a peer"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = self.guarded(Protocol::close) {
+            tracing::debug!(%error, "closing a peer");
         }
     }
 

@@ -305,6 +305,7 @@ impl Peers {
                     }
                 }
                 if accepted.switched {
+                    tracing::debug!(peer = slot, path = ?datagram.path, "goes by another path");
                     self.counts.moved += u64::from(entry.is_open);
                     entry.local_ip = datagram.local_ip;
                 }

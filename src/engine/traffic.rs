@@ -90,11 +90,13 @@ impl Shard {
     }
 
     pub(super) fn read_peer(&mut self, peer: u32, now: Instant) {
+        let _span = tracing::debug_span!("peer", id = peer).entered();
         while let Some(entry) = self.peers.get(peer) {
             let slot = entry.session;
             match entry.peer.poll_event() {
                 Some(PeerEvent::Open) => {
                     entry.opened();
+                    tracing::debug!(session = slot, "data channels open");
                     self.note(Outcome::Opened);
                     self.mark_session(slot);
                 }

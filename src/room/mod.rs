@@ -189,6 +189,7 @@ impl Room {
 
     /// Takes an action of a session.
     pub fn handle(&mut self, session: SessionId, action: Action, now: Instant) {
+        let _span = tracing::debug_span!("room", id = %self.key.room, tenant = %self.key.tenant).entered();
         match action {
             Action::Join { handle, id, grant } => self.join(Receiver { session, handle }, id, grant, now),
             Action::Leave { reason, tell } => {
@@ -246,7 +247,6 @@ impl Room {
     }
 
     fn join(&mut self, receiver: Receiver, id: u32, grant: Grant, now: Instant) {
-        let _span = tracing::debug_span!("room", id = %self.key.room, tenant = %self.key.tenant).entered();
         if let Some(&number) = self.by_session.get(&receiver.session) {
             let member = self.members.get_mut(&number).expect("by_session names members");
             self.expiry.remove(&(member.grant.expires, number));
@@ -294,7 +294,7 @@ impl Room {
         let Some(member) = self.members.remove(&number) else {
             return;
         };
-        tracing::debug!(room = %self.key.room, member = number, user = %member.grant.user, %reason, "left");
+        tracing::debug!(member = number, user = %member.grant.user, %reason, "left");
         self.by_session.remove(&member.receiver.session);
         self.expiry.remove(&(member.grant.expires, number));
         remove_from(&mut self.by_user, &member.grant.user, number);

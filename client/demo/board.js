@@ -33,6 +33,10 @@ export class Board {
   /** @type {Map<number, { element: HTMLElement, seq: number, x: number, y: number, timer: ReturnType<typeof setTimeout> }>} */
   #cursors = new Map();
   #cursorAt = 0;
+  /** Where the pointer is and others have not been told yet. @type {{ x: number, y: number } | null} */
+  #cursorNext = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #pointing;
   /** Where the keyboard's pen is; null while the pointer is used. @type {{ x: number, y: number } | null} */
   #keyPen = null;
   #redrawing = false;
@@ -58,6 +62,7 @@ export class Board {
     signal.addEventListener('abort', () => {
       observer.disconnect();
       clearTimeout(this.#sending);
+      clearTimeout(this.#pointing);
       this.clear();
       for (const member of [...this.#cursors.keys()]) this.forget(member);
     });
@@ -127,7 +132,7 @@ export class Board {
     for (const name of /** @type {const} */ (['pointerup', 'pointercancel'])) {
       canvas.addEventListener(name, () => this.#keyPen ?? this.#lift(), { signal });
     }
-    canvas.addEventListener('pointerleave', () => this.#pointed(null), { signal });
+    canvas.addEventListener('pointerleave', () => this.#pointGone(), { signal });
     canvas.addEventListener('keydown', (event) => this.#key(event), { signal });
     canvas.addEventListener('blur', () => this.#putKeyPenAway(), { signal });
     this.#dark.addEventListener('change', () => this.#redraw(), { signal });
@@ -223,10 +228,20 @@ export class Board {
 
   /** @param {{ x: number, y: number }} at */
   #point({ x, y }) {
-    const now = performance.now();
-    if (now - this.#cursorAt < CURSOR_MS) return;
-    this.#cursorAt = now;
-    this.#pointed({ x: round(x), y: round(y) });
+    this.#cursorNext = { x: round(x), y: round(y) };
+    // Not each of them, but always the last.
+    this.#pointing ??= setTimeout(() => this.#tellPoint(), this.#cursorAt + CURSOR_MS - performance.now());
+  }
+
+  #tellPoint() {
+    this.#pointing = undefined;
+    this.#cursorAt = performance.now();
+    if (this.#cursorNext) this.#pointed(this.#cursorNext);
+  }
+
+  #pointGone() {
+    this.#cursorNext = null;
+    this.#pointed(null);
   }
 
   /** @param {import('/client/room.js').Member} member */

@@ -19,9 +19,11 @@ export function inkOf(colour, dark) {
   return (dark ? BRIGHT : SOLID)[colour] ?? SOLID[0];
 }
 
-/** Sets the colour that style.css uses. @param {HTMLElement} element @param {string} user */
+/** Sets the colours that style.css uses, under white text and on the page. @param {HTMLElement} element @param {string} user */
 export function paint(element, user) {
-  element.style.setProperty('--member', SOLID[colourOf(user)]);
+  const colour = colourOf(user);
+  element.style.setProperty('--member', SOLID[colour]);
+  element.style.setProperty('--member-bright', BRIGHT[colour]);
 }
 
 /** @param {string} name */

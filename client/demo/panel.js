@@ -43,7 +43,7 @@ export function showConnection(session, room, signal) {
     byId('stat-rung', HTMLElement).dataset.rung = stats.rung ?? '';
     set('stat-rtt', rtt);
     set('stat-waiting', size(stats.waitingBytes));
-    set('stat-unacknowledged', `${stats.unacknowledgedFrames} frames, ${size(stats.unacknowledgedBytes)}`);
+    set('stat-unacknowledged', `${count(stats.unacknowledgedFrames, 'frame')}, ${size(stats.unacknowledgedBytes)}`);
     const { websocket, reliable, lossy } = stats.buffered;
     set('stat-buffered', size(websocket + reliable + lossy));
     set('stat-lossy', `${stats.counters.lossyDropped}, ${room.counters.lossyMissing}`);
@@ -64,6 +64,11 @@ export function showConnection(session, room, signal) {
 function set(id, text) {
   const element = byId(id, HTMLElement);
   if (element.textContent !== text) element.textContent = text;
+}
+
+/** @param {number} things @param {string} name */
+function count(things, name) {
+  return `${things} ${name}${things === 1 ? '' : 's'}`;
 }
 
 /** @param {number} bytes */

@@ -28,6 +28,10 @@ pub const OVERHEAD_BYTES: usize = 64;
 /// Streams with untold gaps that are kept apart; beyond it gaps are told for the room as a whole.
 const GAPS_APART: usize = 256;
 
+/// Notices of gaps that may wait for acknowledgement. A receiver that takes everything and acknowledges nothing would
+/// else be told of each message that it misses, and every notice kept for it.
+const GAPS_SENT: usize = 1024;
+
 /// A whole message on its way to one or many receivers; shared between them.
 #[derive(Debug)]
 pub struct Message {
@@ -96,6 +100,8 @@ pub struct Sender {
     later: VecDeque<StreamKey>,
     since_bulk: usize,
     gaps: BTreeMap<StreamKey, u32>,
+    /// Notices of gaps in `sent`.
+    gaps_sent: usize,
     dropped: u64,
 }
 
@@ -128,6 +134,7 @@ impl Sender {
             later: VecDeque::new(),
             since_bulk: 0,
             gaps: BTreeMap::new(),
+            gaps_sent: 0,
             dropped: 0,
         }
     }
@@ -182,6 +189,8 @@ impl Sender {
         let bulk_is_due = !self.bulk.is_empty() && (self.small.is_empty() || self.since_bulk >= CHUNK_BYTES);
         let chunk = if let Some((handle, message)) = self.control.front() {
             (*handle, message.clone(), self.control_offset)
+        } else if self.gaps_wait() {
+            return Polled::Empty;
         } else if let Some((&stream, &count)) = self.gaps.first_key_value() {
             return self.send_gap(stream, count, (ack, room), out);
         } else if let Some(stream) =
@@ -201,9 +210,8 @@ impl Sender {
     pub fn is_ready(&self) -> bool {
         self.on_pipe < self.sent.len()
             || !self.control.is_empty()
-            || !self.small.is_empty()
-            || !self.turns.is_empty()
-            || !self.gaps.is_empty()
+            || (!self.gaps_wait()
+                && (!self.small.is_empty() || !self.turns.is_empty() || !self.gaps.is_empty()))
     }
 
     /// Forgets what the receiver has; an acknowledgement of what was never sent is ignored and `false` returned.
@@ -216,6 +224,7 @@ impl Sender {
         }
         for sent in self.sent.drain(..count as usize) {
             self.held -= sent.cost();
+            self.gaps_sent -= usize::from(matches!(sent, Sent::Gap { .. }));
         }
         self.on_pipe = self.on_pipe.saturating_sub(count as usize);
         true
@@ -278,6 +287,11 @@ impl Sender {
         self.dropped
     }
 
+    /// Whether gaps are untold and must wait; data waits behind them, for it must not overtake them.
+    fn gaps_wait(&self) -> bool {
+        !self.gaps.is_empty() && self.gaps_sent >= GAPS_SENT
+    }
+
     /// Whether a shorter message of the stream waits in front of the long ones.
     fn waits(&self, stream: &StreamKey) -> bool {
         self.small.iter().any(|(room, message)| (*room, message.sender, message.stream) == *stream)
@@ -306,6 +320,7 @@ impl Sender {
             return Polled::TooLong;
         }
         self.gaps.remove(&stream);
+        self.gaps_sent += 1;
         self.held += sent.cost();
         self.send(sent, ack, out);
         Polled::Frame
@@ -705,6 +720,29 @@ mod tests {
         drain(&mut sender);
         sender.handle_ack(sender.next_seq.wrapping_sub(1));
         assert_eq!(sender.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_receiver_that_acknowledges_nothing_costs_bounded_memory_and_is_told_in_the_end_what_it_missed() {
+        let mut sender = Sender::new(10_000);
+        let (mut pushed, mut told, mut received) = (0, 0, 0);
+        let mut count = |sender: &mut Sender| {
+            for (_, _, length) in drain(sender) {
+                told += if length < 0 { -length } else { 0 };
+                received += i64::from(length >= 0);
+            }
+            told + received
+        };
+        for _ in 0..10_000 {
+            sender.push(1, message(5, vec![0; 100])).unwrap();
+            pushed += 1;
+            count(&mut sender);
+            assert!(sender.held_bytes() <= 10_000 + GAPS_SENT * OVERHEAD_BYTES);
+        }
+        assert!(!sender.is_ready());
+        sender.handle_ack(sender.next_seq.wrapping_sub(1));
+        assert!(sender.is_ready());
+        assert_eq!(count(&mut sender), pushed);
     }
 
     #[test]

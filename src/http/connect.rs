@@ -24,13 +24,17 @@ use switchyard_signaling::{
     Code, limits,
     message::{self, ClientText, Description, Refusal, Resume, ServerText},
 };
-use tokio::time::{Instant as TokioInstant, sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant as TokioInstant, sleep_until, timeout},
+};
 
 use super::{
     App, problem, unix_now,
     wire::{ConnectionWire, Wire},
 };
 use crate::{
+    RETRY_AFTER,
     engine::{
         Command, JoinRequest, SocketId,
         outbox::{Outbox, Outgoing},
@@ -147,6 +151,7 @@ struct Connection {
 
 impl Connection {
     async fn run(&mut self, mut socket: WebSocket) -> End {
+        let (mut draining, mut told) = (self.app.draining.subscribe(), false);
         loop {
             let outbox = self.outbox.clone();
             let deadline = TokioInstant::from_std(self.deadline);
@@ -173,6 +178,12 @@ impl Connection {
                     }
                 }
                 () = sleep_until(deadline) => self.outbox.close(Code::Timeout),
+                // Those that have a session are told by its shard.
+                () = until_draining(&mut draining), if self.home.is_none() && !told => {
+                    told = true;
+                    self.say(&ServerText::Draining { retry_after_ms: RETRY_AFTER.as_millis() as u64 });
+                    self.outbox.close(Code::Draining);
+                }
             }
         }
     }
@@ -355,6 +366,12 @@ async fn close(socket: &mut WebSocket, code: Code) {
 fn is_too_large(error: axum::Error) -> bool {
     let error = error.into_inner().downcast::<tungstenite::Error>();
     error.is_ok_and(|error| matches!(*error, tungstenite::Error::Capacity(_)))
+}
+
+/// Ends when the server begins to drain.
+async fn until_draining(draining: &mut watch::Receiver<bool>) {
+    // It does not fail: the sender lives as long as the doors.
+    let _ = draining.wait_for(|is_draining| *is_draining).await;
 }
 
 fn request(id: u32, verified: Verified, offer: Option<Description>, now: Instant, unix: u64) -> JoinRequest {

@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -27,6 +27,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use switchyard_signaling::Code;
+use tokio::sync::watch;
 
 pub use self::serve::serve;
 use crate::{
@@ -53,7 +54,7 @@ pub struct App {
     pub shards: Shards,
     next_socket: AtomicU64,
     sockets: AtomicU64,
-    is_draining: AtomicBool,
+    draining: watch::Sender<bool>,
 }
 
 impl App {
@@ -66,13 +67,13 @@ impl App {
             shards,
             next_socket: AtomicU64::new(1),
             sockets: AtomicU64::new(0),
-            is_draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
         }
     }
 
     /// From now on `/readyz` says no and no new socket is accepted.
     pub fn begin_drain(&self) {
-        self.is_draining.store(true, Ordering::Relaxed);
+        self.draining.send_replace(true);
     }
 
     /// WebSockets that are open.
@@ -81,7 +82,7 @@ impl App {
     }
 
     fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
+        *self.draining.borrow()
     }
 }
 

@@ -19,8 +19,8 @@ const START_MS = 60_000;
 /** @typedef {import('puppeteer-core').Browser} Browser */
 
 /** @returns {Promise<Browser>} */
-export function chromium() {
-  return puppeteer.launch({
+export async function chromium() {
+  return guarded({
     executablePath: CHROMIUM,
     headless: true,
     pipe: true,
@@ -42,14 +42,26 @@ export function chromium() {
  * @param {{ loopback?: boolean }} [options]
  * @returns {Promise<Browser>}
  */
-export function firefox({ loopback = true } = {}) {
-  return puppeteer.launch({
+export async function firefox({ loopback = true } = {}) {
+  return guarded({
     browser: 'firefox',
     executablePath: FIREFOX,
     headless: true,
     timeout: START_MS,
     extraPrefsFirefox: loopback ? { 'media.peerconnection.ice.loopback': true } : {},
   });
+}
+
+/** Launches, and kills if the tests end before the browser was closed. @param {import('puppeteer-core').LaunchOptions} options */
+async function guarded(options) {
+  const browser = await puppeteer.launch({ ...options, handleSIGINT: false, handleSIGTERM: false, handleSIGHUP: false });
+  const pid = browser.process()?.pid;
+  const kill = atExit(() => {
+    // It is the leader of a process group of its own.
+    if (pid) process.kill(-pid, 'SIGKILL');
+  });
+  browser.process()?.once('exit', () => kill.cancel());
+  return browser;
 }
 
 /** Either of them by its name. @param {string} name */
@@ -110,7 +122,7 @@ export async function firefoxIn(inNamespace) {
       child.kill('SIGTERM');
       await exited;
     }
-    undo();
+    undo.now();
   };
   return browser;
 }

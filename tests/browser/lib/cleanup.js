@@ -7,21 +7,21 @@
 const pending = new Set();
 
 /**
- * Calls `undo` when the process ends, unless the function it returns, which does it at once, is called before.
+ * Calls `undo` when the process ends.
  * @param {() => void} undo must not wait
- * @returns {() => void}
+ * @returns {{ now: () => void, cancel: () => void }} to do it at once, or not at all
  */
 export function atExit(undo) {
-  const once = () => {
-    if (!pending.delete(once)) return;
+  const now = () => {
+    if (!pending.delete(now)) return;
     try {
       undo();
     } catch (error) {
       console.error(`clean-up failed: ${error}`);
     }
   };
-  pending.add(once);
-  return once;
+  pending.add(now);
+  return { now, cancel: () => pending.delete(now) };
 }
 
 process.on('exit', () => [...pending].reverse().forEach((undo) => undo()));

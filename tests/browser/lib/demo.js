@@ -89,7 +89,7 @@ export class Demo extends Window {
   /** Moves the pointer over the board, as far as shares of it go. @param {number} x @param {number} y */
   async point(x, y) {
     const at = await this.at(x, y);
-    await this.page.mouse.move(at.x, at.y);
+    await this.page.mouse.move(at.x, at.y, { steps: 5 });
   }
 
   /** Draws a line through shares of the board. @param {[number, number][]} points */
@@ -104,7 +104,7 @@ export class Demo extends Window {
     await this.page.mouse.up();
   }
 
-  /** Waits until somebody's cursor is about there. @param {string} name @param {number} x @param {number} y */
+  /** Waits until somebody's cursor is there. @param {string} name @param {number} x @param {number} y */
   async seesCursor(name, x, y) {
     await this.until(
       `the cursor of ${name} at ${x}, ${y}`,
@@ -114,7 +114,7 @@ export class Demo extends Window {
         if (!board || !cursor || /** @type {HTMLElement} */ (cursor).hidden) return false;
         const { left, top } = cursor.getBoundingClientRect();
         const off = Math.hypot(left - board.left - shareX * board.width, top - board.top - shareY * board.height);
-        return off < 40;
+        return off < 3;
       },
       name,
       x,

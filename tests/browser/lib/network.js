@@ -82,7 +82,7 @@ export class Network {
   }
 
   remove() {
-    this.#remove();
+    this.#remove.now();
   }
 
   /** @param {string} rules of the forward chain, in place of those before */

@@ -13,7 +13,6 @@ export class Server {
   #options;
   /** @type {import('node:child_process').ChildProcess | null} */
   #process = null;
-  #forget = () => {};
   /** @type {string[]} */
   #log = [];
   /** Host and port of HTTP. */
@@ -65,7 +64,8 @@ export class Server {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#process = child;
-    this.#forget = atExit(() => child.kill('SIGKILL'));
+    const kill = atExit(() => child.kill('SIGKILL'));
+    child.once('exit', kill.cancel);
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream }).on('line', (line) => {
         this.#log.push(line);
@@ -90,7 +90,6 @@ export class Server {
     const exited = once(child, 'exit');
     child.kill(signal);
     await exited;
-    this.#forget();
   }
 
   /** What it wrote last. */

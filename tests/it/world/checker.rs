@@ -83,6 +83,27 @@ pub(crate) fn check(clients: &[Client], sent: &Sent, complete: &[bool]) -> Resul
     check_histories(&histories, sent, complete)
 }
 
+/// The same, where members that are no clients sent as well; theirs is left out.
+pub(crate) fn check_without_strangers(
+    clients: &[Client],
+    sent: &Sent,
+    complete: &[bool],
+) -> Result<Verdict, String> {
+    let histories: Vec<&[Seen]> = clients.iter().map(|client| &client.history[..]).collect();
+    let owners = owners(&histories);
+    let known: BTreeSet<u32> = owners.iter().map(|(_, member, _)| *member).collect();
+    let of_clients = |history: &&[Seen]| {
+        let is = |seen: &&Seen| match &seen.what {
+            What::Message { member, .. } | What::Gap { member, .. } => known.contains(member),
+            _ => true,
+        };
+        history.iter().filter(is).cloned().collect::<Vec<Seen>>()
+    };
+    let histories: Vec<Vec<Seen>> = histories.iter().map(of_clients).collect();
+    let histories: Vec<&[Seen]> = histories.iter().map(|history| &history[..]).collect();
+    check_histories(&histories, sent, complete)
+}
+
 fn check_histories(histories: &[&[Seen]], sent: &Sent, complete: &[bool]) -> Result<Verdict, String> {
     let owners = owners(histories);
     let mut verdict = Verdict::default();

@@ -2,7 +2,8 @@
 //! does with its messages, for tokens that a world understands.
 
 use std::{
-    sync::Arc,
+    collections::VecDeque,
+    sync::{Arc, Mutex},
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use switchyard::{
     engine::{
         Command, JoinRequest, SocketId,
-        outbox::{Outbox, Outgoing},
+        outbox::{Direct, Outbox, Outgoing, Taken},
         welcome,
     },
     names::{SessionId, ShardId},
@@ -37,6 +38,8 @@ pub(crate) struct WireConfig {
     pub(crate) capacity: usize,
     /// What the client's offers are changed to.
     pub(crate) edit_offer: Option<fn(String) -> String>,
+    /// Whether the shard writes past the task while it can.
+    pub(crate) direct: bool,
 }
 
 impl Default for WireConfig {
@@ -46,6 +49,7 @@ impl Default for WireConfig {
             jitter: Duration::ZERO,
             capacity: 256 * 1024,
             edit_offer: None,
+            direct: false,
         }
     }
 }
@@ -54,7 +58,38 @@ impl Default for WireConfig {
 enum ToClient {
     Text(String),
     Binary(Bytes),
+    /// What was written directly and did not find room.
+    Kept,
     Close(Code),
+}
+
+/// The way past the task: as much as there is room for, and one message of which a part has left.
+#[derive(Debug, Default)]
+struct Past(Mutex<PastState>);
+
+#[derive(Debug, Default)]
+struct PastState {
+    room: usize,
+    written: VecDeque<Bytes>,
+    kept: Option<Bytes>,
+}
+
+impl Direct for Past {
+    fn write_message(&self, message: &[u8]) -> Taken {
+        let mut past = self.0.lock().unwrap();
+        if past.room == 0 || past.kept.is_some() {
+            return Taken::Nothing;
+        }
+        let fits = message.len() <= past.room;
+        past.room = past.room.saturating_sub(message.len());
+        let message = Bytes::copy_from_slice(message);
+        if fits {
+            past.written.push_back(message);
+            return Taken::Written;
+        }
+        past.kept = Some(message);
+        Taken::Kept
+    }
 }
 
 impl ToClient {
@@ -62,6 +97,7 @@ impl ToClient {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(message) => message.len(),
+            Self::Kept => 0,
             Self::Close(_) => 2,
         }
     }
@@ -72,6 +108,7 @@ pub(crate) struct Wire {
     /// The shard of the session.
     pub(crate) home: Option<ShardId>,
     outbox: Arc<Outbox>,
+    past: Arc<Past>,
     up: Link<SocketOutput>,
     down: Link<ToClient>,
     up_bytes: usize,
@@ -91,10 +128,13 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn new(id: SocketId, config: &WireConfig, seed: u64) -> Self {
         let link = LinkConfig { delay: config.delay, jitter: config.jitter, ..LinkConfig::default() };
+        let past = Arc::new(Past::default());
+        let outbox = if config.direct { Outbox::direct(past.clone()) } else { Outbox::default() };
         Self {
             id,
             home: None,
-            outbox: Arc::default(),
+            outbox: Arc::new(outbox),
+            past,
             up: Link::new(link.clone(), seed),
             down: Link::new(link, seed ^ 1),
             up_bytes: 0,
@@ -142,7 +182,15 @@ impl Wire {
             }
             moved = true;
         }
-        while let Some(message) = self.next_outgoing() {
+        let written: Vec<Bytes> = self.past.0.lock().unwrap().written.drain(..).collect();
+        for message in written {
+            self.down_bytes += message.len();
+            self.down.send(now, message.len(), ToClient::Binary(message));
+        }
+        while let Some(mut message) = self.next_outgoing() {
+            if let (ToClient::Kept, Some(kept)) = (&message, self.past.0.lock().unwrap().kept.take()) {
+                message = ToClient::Binary(kept);
+            }
             let length = message.len();
             let fits = self.down_bytes == 0 || self.down_bytes + length <= self.capacity;
             if !fits {
@@ -150,24 +198,20 @@ impl Wire {
                 break;
             }
             self.down_bytes += length;
-            match &message {
-                ToClient::Binary(_) => {
-                    if self.outbox.written()
-                        && let Some(home) = self.home
-                    {
-                        commands.push((home, Command::Writable(self.id)));
-                    }
+            if let ToClient::Close(_) = message {
+                self.is_closing = true;
+                if let Some(home) = self.home {
+                    let socket = self.id;
+                    commands.push((home, Command::Closed { socket, clean: false }));
                 }
-                ToClient::Close(_) => {
-                    self.is_closing = true;
-                    if let Some(home) = self.home {
-                        let socket = self.id;
-                        commands.push((home, Command::Closed { socket, clean: false }));
-                    }
-                }
-                ToClient::Text(_) => {}
+            } else if self.outbox.written()
+                && let Some(home) = self.home
+            {
+                commands.push((home, Command::Writable(self.id)));
             }
-            self.down.send(now, length, message);
+            if !matches!(message, ToClient::Kept) {
+                self.down.send(now, length, message);
+            }
         }
         while browser.reads_socket()
             && let Some(message) = self.down.poll(now)
@@ -186,9 +230,11 @@ impl Wire {
                     browser.handle_text(now, &text);
                 }
                 ToClient::Binary(message) => browser.handle_binary(now, message),
+                ToClient::Kept => {}
                 ToClient::Close(code) => return (true, Some(code)),
             }
         }
+        self.past.0.lock().unwrap().room = self.capacity.saturating_sub(self.down_bytes);
         (moved, None)
     }
 
@@ -205,7 +251,7 @@ impl Wire {
         Some(match outgoing {
             Outgoing::Text(text) => ToClient::Text(text),
             Outgoing::Frames(frames) => ToClient::Binary(frames.freeze()),
-            Outgoing::Drain => unreachable!("nothing is written past the task here"),
+            Outgoing::Drain => ToClient::Kept,
             Outgoing::Close(code) => ToClient::Close(code),
         })
     }

@@ -7,4 +7,4 @@
 mod rooms;
 mod slow;
 mod sockets;
-mod webrtc;
+pub(crate) mod webrtc;

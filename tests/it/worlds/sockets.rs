@@ -17,6 +17,7 @@ fn restless(seed: u64) -> World {
         kind.wire.delay = MS * (1 + world.rng.below(60) as u32);
         kind.wire.jitter = MS * world.rng.below(20) as u32;
         kind.wire.capacity = 2000 << world.rng.below(8);
+        kind.wire.direct = world.rng.chance(0.5);
         let client = world.add_client(&kind);
         let first = world.rng.below(2) as usize;
         world.join(client, &rooms[first]);

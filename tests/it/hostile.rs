@@ -229,7 +229,7 @@ fn a_thousand_validated_peers_that_stall_or_send_fragments_at_most_double_the_by
             // A quarter of them stalls after its first datagram.
             let peer = sent % validated.len();
             let round = sent / validated.len();
-            if peer % 4 != 0 || round == 0 {
+            if !peer.is_multiple_of(4) || round == 0 {
                 let flight =
                     &flights[if round == 0 { 0 } else { 1 + (peer * 7 + round) % (flights.len() - 1) }];
                 world.inject(0, validated[peer], flight);

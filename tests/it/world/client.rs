@@ -37,7 +37,7 @@ pub(crate) enum What {
     /// Messages are missing.
     Gap { room: u16, member: u32, stream: u16, count: u32 },
     /// The server closed the WebSocket.
-    Closed(Code),
+    Closed(#[expect(dead_code, reason = "for whoever prints the history")] Code),
     /// Anything else.
     Other(Event),
 }

@@ -377,11 +377,6 @@ impl World {
             .fold((0, 0, 0, 0), |a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2, a.3 + b.3))
     }
 
-    /// The shard where a room lives.
-    pub(crate) fn shard_of(&self, room: &str) -> ShardId {
-        room_key(room).shard(self.setup.shards)
-    }
-
     // ---- time
 
     /// Lets this much time pass.

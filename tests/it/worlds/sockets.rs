@@ -2,7 +2,11 @@
 
 use switchyard_loadtest::browser::Lane;
 
-use crate::world::{Kind, MS, SECOND, Setup, World, for_seeds, room_on};
+use crate::world::{
+    Kind, MS, SECOND, Setup, World, checker,
+    client::{Seen, What},
+    for_seeds, room_on,
+};
 
 /// Clients in one or two rooms on two shards, whose WebSockets break, are replaced and come back at random.
 fn restless(seed: u64) -> World {
@@ -89,4 +93,47 @@ fn a_world_of_modelled_pipes_is_a_function_of_its_seed() {
     };
     assert_eq!(tell(7), tell(7));
     assert_ne!(tell(7), tell(8));
+}
+
+#[test]
+fn the_checker_finds_each_fault_in_a_history() {
+    type Fault = fn(&mut Vec<Seen>, usize);
+    let faults: [(&str, Fault); 6] = [
+        ("lost", |history, at| drop(history.remove(at))),
+        ("doubled", |history, at| history.insert(at, history[at].clone())),
+        ("doubled much later", |history, at| history.push(history[at].clone())),
+        ("altered", |history, at| {
+            if let What::Message { intact, .. } = &mut history[at].what {
+                *intact = false;
+            }
+        }),
+        ("from another member", |history, at| {
+            if let What::Message { member, .. } = &mut history[at].what {
+                *member += 1;
+            }
+        }),
+        ("told missing and there", |history, at| {
+            if let What::Message { room, member, stream, .. } = history[at].what {
+                let gap = What::Gap { room, member, stream, count: 1 };
+                history.insert(at, Seen { at: history[at].at, what: gap });
+            }
+        }),
+    ];
+    let mut world = restless(3);
+    world.verdict();
+    let complete = vec![true; world.clients.len()];
+    let is_message = |seen: &Seen| matches!(seen.what, What::Message { lane: Lane::Reliable, .. });
+    for client in 0..world.clients.len() {
+        let whole = world.clients[client].history.clone();
+        let messages: Vec<usize> = (0..whole.len()).filter(|&at| is_message(&whole[at])).collect();
+        let last = whole.len() - 1;
+        for at in messages.into_iter().step_by(9).filter(|&at| at != last) {
+            for (name, fault) in faults {
+                fault(&mut world.clients[client].history, at);
+                let found = checker::check(&world.clients, &world.sent, &complete);
+                assert!(found.is_err(), "client {client}, {at}: {name}");
+                world.clients[client].history.clone_from(&whole);
+            }
+        }
+    }
 }

@@ -773,8 +773,7 @@ mod tests {
     fn numbers_wrap() {
         let mut sender = Sender::new(1 << 20);
         sender.next_seq = u32::MAX;
-        let mut receiver = Receiver::default();
-        receiver.last = u32::MAX - 1;
+        let mut receiver = Receiver { last: u32::MAX - 1, ..Receiver::default() };
         for _ in 0..3 {
             sender.push(1, message(5, vec![0; 1])).unwrap();
         }

@@ -71,7 +71,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         .await
         .with_context(|| format!("cannot listen on {address} (http.bind, http.port)"))?;
     let address = listener.local_addr().context("cannot ask for the address of HTTP")?;
-    let shards = Shards::start(&config, &metrics).await?;
+    let shards = Shards::start(&config, &metrics)?;
     let app = Arc::new(App::new(config, metrics, shards));
     let (stop_http, stopped) = watch::channel(false);
     let sockets = 2 * app.config.limits.sessions_max as usize;

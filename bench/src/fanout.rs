@@ -3,7 +3,7 @@
 //! A burst is handed over back to back, and the next one a moment after the last message of it has arrived: no arm is
 //! ever saturated, and each burst finds the arm asleep, as single messages do in life.
 
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -21,13 +21,12 @@ const PAUSE: Duration = Duration::from_micros(500);
 const SETTLE: Duration = Duration::from_millis(3);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Lossy messages that have not come after so long are lost.
-const LOST: Duration = Duration::from_millis(300);
+const LOST: Duration = Duration::from_secs(2);
 
-/// An arm and its clients: groups of them, one for each number of receivers. The first of a group sends.
+/// An arm and its clients, the first of which sends. There are no others: what idle clients cost is another row.
 struct Contender {
     arm: Arm,
     swarm: Swarm,
-    groups: Vec<Range<usize>>,
 }
 
 /// Over data channels.
@@ -36,50 +35,37 @@ pub(crate) async fn data(
     wanted: &impl Fn(&str) -> bool,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let receivers = receivers(depth);
-    let mut contenders =
-        [Contender::new(Kind::Switchyard), Contender::new(Kind::Engine), Contender::new(Kind::Datagrams)]
-            .into_iter()
-            .collect::<anyhow::Result<Vec<_>>>()?;
-    for (group, &count) in receivers.iter().enumerate() {
+    for &count in receivers(depth) {
+        let bursts = data_bursts(depth).into_iter().map(|burst| (name("data", count, burst), burst));
+        let bursts: Vec<_> = bursts.filter(|(name, _)| wanted(name)).collect();
+        if bursts.is_empty() {
+            continue;
+        }
+        let mut contenders = [
+            Contender::new(Kind::Switchyard)?,
+            Contender::new(Kind::Engine)?,
+            Contender::new(Kind::Datagrams)?,
+        ];
         for member in 0..=count {
-            let [switchyard, engine, floor] = &mut contenders[..] else {
-                bail!("three arms");
-            };
-            let room = format!("bench-{group}");
-            let browser = Browser::connect(switchyard.arm.port, &room, &format!("u{member}"), true).await?;
-            let bare = Bare::connect(&mut engine.arm, group)?;
-            let datagrams = Datagrams::connect(&mut floor.arm, group)?;
+            let [switchyard, engine, floor] = &mut contenders;
+            let user = format!("u{member}");
+            let browser = Browser::connect(switchyard.arm.port, "bench", &user, true).await?;
             switchyard.swarm.clients.push(Box::new(browser));
-            engine.swarm.clients.push(Box::new(bare));
-            floor.swarm.clients.push(Box::new(datagrams));
+            engine.swarm.clients.push(Box::new(Bare::connect(&mut engine.arm, 0)?));
+            floor.swarm.clients.push(Box::new(Datagrams::connect(&mut floor.arm, 0)?));
             glance(&mut contenders)?;
         }
-        ready(&mut contenders, count + 1).await?;
-    }
-    for (group, &count) in receivers.iter().enumerate() {
-        for (size, bursts) in sizes(depth) {
-            for lane in [Lane::Reliable, Lane::Lossy] {
-                for burst in bursts {
-                    // A lossy message is at most 15 KiB long.
-                    let size = if lane == Lane::Lossy { size.min(15 * 1024) } else { size };
-                    let burst = Burst { lane, size, count: burst };
-                    let lane = if lane == Lane::Lossy { "lossy" } else { "reliable" };
-                    let name = format!("data/{lane}/1-{count}/{}/burst-{}", bytes(size), burst.count);
-                    if !wanted(&name) {
-                        continue;
-                    }
-                    let cost = compare(depth, &mut contenders, group, burst).await?;
-                    report.add(Row {
-                        name,
-                        value: cost.microseconds[0],
-                        unit: "µs/delivery",
-                        engine_ratio: Some(cost.ratios[1]),
-                        floor_ratio: Some(cost.ratios[2]),
-                        peer_ratio: None,
-                    });
-                }
-            }
+        ready(&mut contenders).await?;
+        for (name, burst) in bursts {
+            let cost = compare(depth, &mut contenders, burst).await?;
+            report.add(Row {
+                name,
+                value: cost.microseconds[0],
+                unit: "µs/delivery",
+                engine_ratio: Some(cost.ratios[1]),
+                floor_ratio: Some(cost.ratios[2]),
+                peer_ratio: None,
+            });
         }
     }
     Ok(())
@@ -91,42 +77,32 @@ pub(crate) async fn websocket(
     wanted: &impl Fn(&str) -> bool,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let receivers = receivers(depth);
-    let mut contenders = [Contender::new(Kind::Switchyard), Contender::new(Kind::Writes)]
-        .into_iter()
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    for (group, &count) in receivers.iter().enumerate() {
+    for &count in receivers(depth) {
+        let bursts = socket_bursts(depth).into_iter().map(|burst| (name("websocket", count, burst), burst));
+        let bursts: Vec<_> = bursts.filter(|(name, _)| wanted(name)).collect();
+        if bursts.is_empty() {
+            continue;
+        }
+        let mut contenders = [Contender::new(Kind::Switchyard)?, Contender::new(Kind::Writes)?];
         for member in 0..=count {
-            let [switchyard, floor] = &mut contenders[..] else {
-                bail!("two arms");
-            };
-            let room = format!("bench-{group}");
-            let browser = Browser::connect(switchyard.arm.port, &room, &format!("u{member}"), false).await?;
-            let stream = Stream::connect(&floor.arm, group as u8).await?;
+            let [switchyard, floor] = &mut contenders;
+            let user = format!("u{member}");
+            let browser = Browser::connect(switchyard.arm.port, "bench", &user, false).await?;
             switchyard.swarm.clients.push(Box::new(browser));
-            floor.swarm.clients.push(Box::new(stream));
+            floor.swarm.clients.push(Box::new(Stream::connect(&floor.arm, 0).await?));
             glance(&mut contenders)?;
         }
-        ready(&mut contenders, count + 1).await?;
-    }
-    for (group, &count) in receivers.iter().enumerate() {
-        for (size, bursts) in websocket_sizes(depth) {
-            for &burst in bursts {
-                let burst = Burst { lane: Lane::Reliable, size, count: burst };
-                let name = format!("websocket/reliable/1-{count}/{}/burst-{}", bytes(size), burst.count);
-                if !wanted(&name) {
-                    continue;
-                }
-                let cost = compare(depth, &mut contenders, group, burst).await?;
-                report.add(Row {
-                    name,
-                    value: cost.microseconds[0],
-                    unit: "µs/delivery",
-                    engine_ratio: None,
-                    floor_ratio: Some(cost.ratios[1]),
-                    peer_ratio: None,
-                });
-            }
+        ready(&mut contenders).await?;
+        for (name, burst) in bursts {
+            let cost = compare(depth, &mut contenders, burst).await?;
+            report.add(Row {
+                name,
+                value: cost.microseconds[0],
+                unit: "µs/delivery",
+                engine_ratio: None,
+                floor_ratio: Some(cost.ratios[1]),
+                peer_ratio: None,
+            });
         }
     }
     Ok(())
@@ -139,21 +115,29 @@ fn receivers(depth: Depth) -> &'static [usize] {
     }
 }
 
-/// Sizes of messages and of bursts: singly, and as many as a busy room sends at once.
-fn sizes(depth: Depth) -> Vec<(usize, [usize; 2])> {
-    let all = vec![(64, [1, 16]), (1024, [1, 16]), (16 * 1024, [1, 4])];
-    match depth {
-        Depth::Full => all,
-        Depth::Quick => all[..2].to_vec(),
-    }
+/// Messages singly, and as many as a busy room sends at once.
+fn data_bursts(depth: Depth) -> Vec<Burst> {
+    let all = [(64, 1), (64, 16), (1024, 1), (1024, 16), (16 * 1024, 1), (16 * 1024, 4)];
+    let some = if depth == Depth::Full { &all[..] } else { &all[..4] };
+    let both = some.iter().flat_map(|&(size, count)| {
+        // A lossy message is at most 15 KiB long.
+        let lossy = Burst { lane: Lane::Lossy, size: size.min(15 * 1024), count };
+        [Burst { lane: Lane::Reliable, size, count }, lossy]
+    });
+    both.collect()
 }
 
-fn websocket_sizes(depth: Depth) -> Vec<(usize, &'static [usize])> {
-    let all: Vec<(usize, &[usize])> = vec![(64, &[1, 16, 256]), (1024, &[1, 16, 256]), (16 * 1024, &[1, 4])];
-    match depth {
-        Depth::Full => all,
-        Depth::Quick => all[..1].to_vec(),
-    }
+/// The same, and as many as make a server merge all that it can.
+fn socket_bursts(depth: Depth) -> Vec<Burst> {
+    let all =
+        [(64, 1), (64, 16), (64, 256), (1024, 1), (1024, 16), (1024, 256), (16 * 1024, 1), (16 * 1024, 4)];
+    let some = if depth == Depth::Full { &all[..] } else { &all[..3] };
+    some.iter().map(|&(size, count)| Burst { lane: Lane::Reliable, size, count }).collect()
+}
+
+fn name(rung: &str, receivers: usize, burst: Burst) -> String {
+    let lane = if burst.lane == Lane::Lossy { "lossy" } else { "reliable" };
+    format!("{rung}/{lane}/1-{receivers}/{}/burst-{}", bytes(burst.size), burst.count)
 }
 
 fn bytes(size: usize) -> String {
@@ -162,7 +146,7 @@ fn bytes(size: usize) -> String {
 
 impl Contender {
     fn new(kind: Kind) -> anyhow::Result<Self> {
-        Ok(Self { arm: Arm::start(kind)?, swarm: Swarm::new(), groups: Vec::new() })
+        Ok(Self { arm: Arm::start(kind)?, swarm: Swarm::new() })
     }
 }
 
@@ -171,8 +155,8 @@ fn glance(contenders: &mut [Contender]) -> anyhow::Result<()> {
     contenders.iter_mut().try_for_each(|contender| contender.swarm.glance())
 }
 
-/// Waits until everybody is ready; the last `count` clients of each are a group.
-async fn ready(contenders: &mut [Contender], count: usize) -> anyhow::Result<()> {
+/// Waits until everybody is ready.
+async fn ready(contenders: &mut [Contender]) -> anyhow::Result<()> {
     for _ in 0..600 {
         let mut all_ready = true;
         for contender in &mut *contenders {
@@ -180,9 +164,6 @@ async fn ready(contenders: &mut [Contender], count: usize) -> anyhow::Result<()>
             all_ready &= contender.swarm.drive(Duration::from_millis(50), all).await?;
         }
         if all_ready {
-            for Contender { swarm, groups, .. } in contenders {
-                groups.push(swarm.clients.len() - count..swarm.clients.len());
-            }
             return Ok(());
         }
     }
@@ -203,24 +184,18 @@ fn rounds(depth: Depth) -> usize {
 }
 
 /// Measures the contenders in turn, round by round.
-async fn compare(
-    depth: Depth,
-    contenders: &mut [Contender],
-    group: usize,
-    burst: Burst,
-) -> anyhow::Result<Cost> {
+async fn compare(depth: Depth, contenders: &mut [Contender], burst: Burst) -> anyhow::Result<Cost> {
     let rounds = rounds(depth);
     let mut costs = vec![Vec::new(); contenders.len()];
     for round in 0..=rounds {
         for (index, costs) in costs.iter_mut().enumerate() {
             glance(contenders)?;
             let contender = &mut contenders[index];
-            let receivers = contender.groups[group].len() - 1;
+            let receivers = contender.swarm.clients.len() - 1;
             let wanted = if burst.size > 4096 { 600 } else { 3000 };
             let bursts = if round == 0 { 2 } else { (wanted / (receivers * burst.count)).clamp(3, 60) };
-            let cost = measure(contender, group, burst, bursts)
-                .await
-                .with_context(|| format!("arm {index}, {burst:?}"))?;
+            let cost =
+                measure(contender, burst, bursts).await.with_context(|| format!("arm {index}, {burst:?}"))?;
             // The first round warms caches and windows.
             if round > 0 {
                 costs.push(cost);
@@ -238,25 +213,19 @@ async fn compare(
 }
 
 /// CPU time of the arm per delivered message, in microseconds.
-async fn measure(
-    contender: &mut Contender,
-    group: usize,
-    burst: Burst,
-    bursts: usize,
-) -> anyhow::Result<f64> {
-    let members = contender.groups[group].clone();
-    let receivers = members.len() - 1;
+async fn measure(contender: &mut Contender, burst: Burst, bursts: usize) -> anyhow::Result<f64> {
     let swarm = &mut contender.swarm;
+    let receivers = swarm.clients.len() - 1;
     let before = contender.arm.cpu()?;
     let mut lost = 0;
     for _ in 0..bursts {
-        let expected = swarm.clients[members.start].expects(burst) * receivers as u64;
-        let target = Swarm::received(&swarm.clients[members.clone()]) + expected;
-        swarm.clients[members.start].send(burst)?;
+        let expected = swarm.clients[0].expects(burst) * receivers as u64;
+        let target = Swarm::received(&swarm.clients) + expected;
+        swarm.clients[0].send(burst)?;
         let patience = if burst.lane == Lane::Lossy { LOST } else { PATIENCE };
-        let complete = |clients: &[Box<dyn Client>]| Swarm::received(&clients[members.clone()]) >= target;
+        let complete = |clients: &[Box<dyn Client>]| Swarm::received(clients) >= target;
         if !swarm.drive(patience, complete).await? {
-            let missing = target - Swarm::received(&swarm.clients[members.clone()]);
+            let missing = target - Swarm::received(&swarm.clients);
             ensure!(
                 burst.lane == Lane::Lossy,
                 "{missing} of {expected} did not arrive: a benchmark that drops is void"

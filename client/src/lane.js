@@ -30,6 +30,7 @@ export class Lane {
   #sentBytes = 0;
 
   #lastReceived;
+  #ackDelay;
   #owedFrames = 0;
   #owedBytes = 0;
   /** @type {number | null} */
@@ -37,14 +38,16 @@ export class Lane {
 
   /**
    * `sent` and `received` are the last numbers used, for a lane that does not begin at its beginning.
-   * @param {{ limit: number, sent?: number, received?: number }} options
+   * `ackDelay` is how long a received frame may wait for its acknowledgement, in milliseconds.
+   * @param {{ limit: number, sent?: number, received?: number, ackDelay?: number }} options
    */
-  constructor({ limit, sent = 0, received = 0 }) {
+  constructor({ limit, sent = 0, received = 0, ackDelay = ACK_DELAY_MS }) {
     /** Bytes held at most. */
     this.limit = limit;
     this.#lastSent = sent;
     this.#lastAcked = sent;
     this.#lastReceived = received;
+    this.#ackDelay = ackDelay;
   }
 
   /** Bytes held: sent and unacknowledged, and waiting. */
@@ -171,7 +174,7 @@ export class Lane {
     this.#owedFrames += 1;
     this.#owedBytes += length;
     if (this.#owedFrames >= ACK_FRAMES || this.#owedBytes >= ACK_BYTES) this.#ackDueAt = now;
-    else this.#ackDueAt ??= now + ACK_DELAY_MS;
+    else this.#ackDueAt ??= now + this.#ackDelay;
     return 'next';
   }
 

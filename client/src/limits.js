@@ -21,6 +21,8 @@ export const SIGNAL_BYTES = 16_384;
 export const ACK_FRAMES = 32;
 export const ACK_BYTES = 65_536;
 export const ACK_DELAY_MS = 100;
+/** A client lets the server wait longer: nobody watches for it, and each costs the server a message. */
+export const CLIENT_ACK_DELAY_MS = 400;
 /** Messages of several chunks that a sender has begun and not finished. */
 export const OPEN_MESSAGES = 16;
 /** Users that one message can name, and the longest name of a user and of a topic in bytes. */

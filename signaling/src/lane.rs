@@ -491,15 +491,28 @@ pub enum Arrival {
 }
 
 /// The receiving half.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Receiver {
+    delay: Duration,
     last: u32,
     frames: u32,
     bytes: usize,
     due: Option<Instant>,
 }
 
+impl Default for Receiver {
+    /// The server's.
+    fn default() -> Self {
+        Self::new(Duration::from_millis(ACK_DELAY_MS))
+    }
+}
+
 impl Receiver {
+    /// A receiver that has nothing yet and lets an acknowledgement wait for `delay` at most.
+    pub fn new(delay: Duration) -> Self {
+        Self { delay, last: 0, frames: 0, bytes: 0, due: None }
+    }
+
     /// Judges a frame by its number; `bytes` is its payload.
     pub fn handle(&mut self, lane_seq: u32, bytes: usize, now: Instant) -> Arrival {
         let ahead = lane_seq.wrapping_sub(self.last);
@@ -515,7 +528,7 @@ impl Receiver {
         self.frames += 1;
         self.bytes += bytes;
         let full = self.frames >= ACK_FRAMES || self.bytes >= ACK_BYTES;
-        let due = if full { now } else { self.due.unwrap_or(now + Duration::from_millis(ACK_DELAY_MS)) };
+        let due = if full { now } else { self.due.unwrap_or(now + self.delay) };
         self.due = Some(due);
         Arrival::Next
     }

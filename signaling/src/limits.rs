@@ -44,6 +44,9 @@ pub const ACK_FRAMES: u32 = 32;
 pub const ACK_BYTES: usize = 64 * 1024;
 /// Milliseconds after which an acknowledgement is sent alone.
 pub const ACK_DELAY_MS: u64 = 100;
+/// The same at a client, which lets the server wait longer: nobody watches for it there, and each acknowledgement of
+/// its own costs the server a message.
+pub const CLIENT_ACK_DELAY_MS: u64 = 400;
 
 /// What the operator sets and the server announces; see section 6 of the protocol's document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -159,7 +159,7 @@ impl Shard {
                 );
             }
             let template = entry.peer.answer().to_owned();
-            let local = self.peers.restart(peer, &offer.credentials, fresh).unwrap_or_else(|| unreachable!());
+            let local = self.peers.restart(peer, &offer.credentials, fresh).expect("found above");
             return Ok(sdp::answer(&template, &local, &self.config.candidates));
         }
         if current.is_none() && self.peers.len() >= self.config.max_peers {

@@ -111,17 +111,14 @@ impl Shard {
             };
             self.session_message(slot, Via::Channel, message, now);
         }
-        // Acknowledgements that came in may have made room in the channel.
-        if let Some(entry) = self.peers.get(peer)
-            && entry.room(Channel::Reliable) > 0
-        {
-            let slot = entry.session;
-            if self
-                .entry(slot)
-                .is_some_and(|entry| entry.session.attached == Via::Channel && entry.session.is_ready())
-            {
-                self.mark_session(slot);
-            }
+        // Acknowledgements that came in may have made room in the channel; its session is asked first, for it knows at
+        // once whether something waits.
+        let Some(slot) = self.peers.get(peer).map(|peer| peer.session) else { return };
+        let waits = self
+            .entry(slot)
+            .is_some_and(|entry| entry.session.attached == Via::Channel && entry.session.is_ready());
+        if waits && self.peers.get(peer).is_some_and(|peer| peer.room(Channel::Reliable) > 0) {
+            self.mark_session(slot);
         }
     }
 

@@ -54,6 +54,8 @@ const SILENCE: Duration = Duration::from_secs(35);
 const WRITE: Duration = Duration::from_secs(15);
 /// For the closing handshake.
 const CLOSING: Duration = Duration::from_secs(2);
+/// Bytes that an idle socket holds for reading; longer messages get room while they come.
+const READ_BUFFER: usize = 2048;
 /// The subprotocol, for clients that offer one.
 const SUBPROTOCOL: &str = "switchyard.v1";
 
@@ -81,7 +83,7 @@ pub(super) async fn upgrade(
     }
     socket
         .protocols([SUBPROTOCOL])
-        .read_buffer_size(4096)
+        .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_message_size(limits::SOCKET_MESSAGE_BYTES)
         .max_frame_size(limits::SOCKET_MESSAGE_BYTES)

@@ -4,7 +4,8 @@
 //! genuine. From then on frames are datagrams on a path like any other.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
@@ -43,36 +45,71 @@ const FRAME: usize = 4096;
 /// Batches that may wait to be written.
 const WRITES: usize = 32;
 
-/// The listener.
+/// The listeners.
 #[derive(Debug)]
 pub struct IceTcp {
-    /// The port it listens on.
-    pub port: u16,
-    task: JoinHandle<()>,
+    /// What they are bound to: one port, IPv4 and IPv6.
+    pub local: Vec<SocketAddr>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl IceTcp {
     /// Listens, and hands connections to the shards.
-    pub(super) async fn bind(config: &Config, shards: Vec<mpsc::Sender<Input>>) -> anyhow::Result<Self> {
-        let ip = config.rtc.bind.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let address = SocketAddr::new(ip, config.rtc.tcp_port);
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on TCP {address} for ICE-TCP (rtc.tcp_port, rtc.tcp_enabled)")
-        })?;
-        let port = listener.local_addr().context("cannot ask for the port of ICE-TCP")?.port();
+    pub(super) fn bind(config: &Config, shards: Vec<mpsc::Sender<Input>>) -> anyhow::Result<Self> {
+        let shards: Arc<[_]> = shards.into();
         let room = Arc::new(Semaphore::new(config.rtc.max_peers as usize));
-        Ok(Self { port, task: tokio::spawn(accept(listener, shards.into(), room)) })
+        let next = Arc::new(AtomicU64::new(1));
+        let mut bound = Self { local: Vec::new(), tasks: Vec::new() };
+        let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let is_configured = !config.rtc.bind.is_empty();
+        let ips = if is_configured { &config.rtc.bind[..] } else { &everywhere };
+        let mut port = config.rtc.tcp_port;
+        for (index, ip) in ips.iter().enumerate() {
+            let address = SocketAddr::new(*ip, port);
+            let listener = match listen(address) {
+                Ok(listener) => listener,
+                // A machine without IPv6 serves IPv4.
+                Err(_) if index > 0 && !is_configured => continue,
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("cannot listen on TCP {address} for ICE-TCP (rtc.tcp_port, rtc.tcp_enabled)")
+                    });
+                }
+            };
+            let local = listener.local_addr().context("cannot ask for the port of ICE-TCP")?;
+            port = local.port();
+            bound.local.push(local);
+            let accepting = accept(listener, shards.clone(), room.clone(), next.clone());
+            bound.tasks.push(tokio::spawn(accepting));
+        }
+        Ok(bound)
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
 }
 
 impl Drop for IceTcp {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-async fn accept(listener: TcpListener, shards: Arc<[mpsc::Sender<Input>]>, room: Arc<Semaphore>) {
-    let next = AtomicU64::new(1);
+async fn accept(
+    listener: TcpListener,
+    shards: Arc<[mpsc::Sender<Input>]>,
+    room: Arc<Semaphore>,
+    next: Arc<AtomicU64>,
+) {
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else {
             return;

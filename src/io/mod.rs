@@ -68,13 +68,13 @@ pub struct Shards {
 
 impl Shards {
     /// Binds all sockets, then starts all threads.
-    pub async fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+    pub fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
         let count = usize::from(config.shards().max(1));
         let sessions = Arc::new(session_limits(config));
         let identity = config.rtc.enabled.then(Identity::generate).transpose()?;
         let (inputs, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INPUTS)).unzip();
         let ice_tcp = if config.rtc.enabled && config.rtc.tcp_enabled {
-            Some(IceTcp::bind(config, inputs.clone()).await?)
+            Some(IceTcp::bind(config, inputs.clone())?)
         } else {
             None
         };
@@ -89,11 +89,11 @@ impl Shards {
         let mut threads = Vec::new();
         letter_receivers.reverse();
         for ((index, inputs), sockets) in receivers.into_iter().enumerate().zip(sockets) {
-            let udp_ports = sockets.iter().map(|socket| socket.local).collect::<Vec<_>>();
+            let udp = sockets.iter().map(|socket| socket.local).collect::<Vec<_>>();
             let shard = ShardConfig {
                 shard: ShardId(index as u16),
                 shards: count as u16,
-                candidates: candidates(&addresses, &udp_ports, ice_tcp.as_ref().map(|tcp| tcp.port)),
+                candidates: candidates(&addresses, &udp, ice_tcp.as_ref().map_or(&[], |tcp| &tcp.local)),
                 identity: identity.clone(),
                 timeouts: PeerTimeouts {
                     handshake: config.rtc.handshake_timeout,
@@ -205,19 +205,19 @@ fn is_link_local(ip: &IpAddr) -> bool {
     }
 }
 
-fn candidates(addresses: &[IpAddr], udp: &[SocketAddr], tcp: Option<u16>) -> Vec<HostCandidate> {
-    let listens = |ip: &IpAddr, local: &SocketAddr| {
-        local.ip() == *ip || (local.ip().is_unspecified() && local.is_ipv4() == ip.is_ipv4())
+fn candidates(addresses: &[IpAddr], udp: &[SocketAddr], tcp: &[SocketAddr]) -> Vec<HostCandidate> {
+    let reached = |bound: &[SocketAddr], tcp| -> Vec<HostCandidate> {
+        let port_of = |ip: &IpAddr| {
+            let same_family = || bound.iter().filter(|local| local.is_ipv4() == ip.is_ipv4());
+            let exact = same_family().find(|local| local.ip() == *ip || local.ip().is_unspecified());
+            // An address outside this machine (1:1 NAT, a container's host) leads to whichever has its family.
+            exact.or_else(|| same_family().next()).map(SocketAddr::port)
+        };
+        let candidate =
+            |ip: &IpAddr| Some(HostCandidate { address: SocketAddr::new(*ip, port_of(ip)?), tcp });
+        addresses.iter().filter_map(candidate).collect()
     };
-    // An address outside this machine (1:1 NAT, a container's host) leads to whichever socket has its family.
-    let port_of = |ip: &IpAddr| {
-        let exact = udp.iter().find(|local| listens(ip, local));
-        exact.or_else(|| udp.iter().find(|local| local.is_ipv4() == ip.is_ipv4())).map(SocketAddr::port)
-    };
-    let udp = addresses.iter().filter_map(|ip| Some(SocketAddr::new(*ip, port_of(ip)?)));
-    let udp = udp.map(|address| HostCandidate { address, tcp: false });
-    let tcp = tcp.into_iter().flat_map(|port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port)));
-    udp.chain(tcp.map(|address| HostCandidate { address, tcp: true })).collect()
+    [reached(udp, false), reached(tcp, true)].concat()
 }
 
 fn session_limits(config: &Config) -> SessionLimits {
@@ -258,3 +258,27 @@ fn random() -> impl FnMut() -> u64 + Send {
 
 /// A letter on its way between threads.
 type Letters = mpsc::Sender<Letter>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_is_a_candidate_where_a_socket_of_its_family_listens() {
+        let addresses = ["203.0.113.5", "2001:db8::5"].map(|ip| ip.parse().unwrap());
+        let bound = |list: &[&str]| list.iter().map(|address| address.parse().unwrap()).collect::<Vec<_>>();
+        let told = |udp: &[&str], tcp: &[&str]| {
+            let candidates = candidates(&addresses, &bound(udp), &bound(tcp));
+            candidates
+                .iter()
+                .map(|candidate| (candidate.address.to_string(), candidate.tcp))
+                .collect::<Vec<_>>()
+        };
+        let both = told(&["0.0.0.0:7882", "[::]:7882"], &["0.0.0.0:7881"]);
+        let expected =
+            [("203.0.113.5:7882", false), ("[2001:db8::5]:7882", false), ("203.0.113.5:7881", true)];
+        assert_eq!(both, expected.map(|(address, tcp)| (address.to_owned(), tcp)));
+        // Behind 1:1 NAT the address told is not the one bound.
+        assert_eq!(told(&["10.0.0.7:7882"], &[]), [("203.0.113.5:7882".to_owned(), false)]);
+    }
+}

@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// SPDX identifiers.
-const ALLOWED: [&str; 7] = ["Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "Unicode-3.0", "Zlib"];
+const ALLOWED: [&str; 8] =
+    ["0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "Unicode-3.0", "Zlib"];
 
 fn findings(packages: &[Package]) -> Vec<String> {
     let refused = packages.iter().filter(|package| !package.licence.as_deref().is_some_and(is_allowed));

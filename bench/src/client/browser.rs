@@ -4,7 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
@@ -28,6 +28,8 @@ use crate::{
 
 /// Receive calls in one turn.
 const RECEIVES: usize = 4;
+/// While another arm is measured nobody listens here; after so long the silence must not be blamed on the server.
+const AWAY: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub(crate) struct Browser {
@@ -42,6 +44,7 @@ pub(crate) struct Browser {
     last: u32,
     due: Option<Instant>,
     has_sent: bool,
+    turned: Instant,
 }
 
 impl Browser {
@@ -72,6 +75,7 @@ impl Browser {
             last: 0,
             due: None,
             has_sent: true,
+            turned: now,
         })
     }
 
@@ -158,6 +162,10 @@ impl Browser {
 
 impl Client for Browser {
     fn turn(&mut self, cx: &mut Context<'_>, receive: &mut ReceiveBuffer) -> anyhow::Result<()> {
+        let now = Instant::now();
+        if now.duration_since(std::mem::replace(&mut self.turned, now)) > AWAY {
+            self.browser.set_stalled(now, false);
+        }
         let mut has_work = self.read(cx, receive)? | std::mem::take(&mut self.has_sent) | self.is_unflushed;
         if self.due.is_some_and(|due| due <= Instant::now()) {
             self.browser.handle_timeout(Instant::now());

@@ -77,7 +77,6 @@ impl Shard {
             socket: Some((socket, outbox)),
             peer: None,
             is_going: false,
-            awaits_attach: false,
             is_dirty: false,
             timer: None,
         };
@@ -87,7 +86,14 @@ impl Shard {
         slot
     }
 
-    pub(super) fn resume(&mut self, socket: SocketId, outbox: Arc<Outbox>, session: SessionId, key: &str) {
+    pub(super) fn resume(
+        &mut self,
+        socket: SocketId,
+        outbox: Arc<Outbox>,
+        session: SessionId,
+        key: &str,
+        now: Instant,
+    ) {
         let limits = self.config.sessions.announced.clone();
         let entry = self.sessions.get_mut(session.slot as usize).and_then(Option::as_mut);
         let entry = entry.filter(|entry| {
@@ -102,12 +108,19 @@ impl Shard {
         };
         outbox.push_text(message::to_json(&welcome(true, limits)));
         entry.is_going = false;
-        entry.awaits_attach = true;
         if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
             old.close(Code::Replaced);
             self.sockets.remove(&replaced);
         }
         self.sockets.insert(socket, session.slot);
+        if entry.session.attached == Via::Socket {
+            // What the client has is not known before its ATTACH; what it has not acknowledged is a safe guess, for it
+            // drops what it has.
+            entry.session.alone_since = None;
+            entry.session.fall_back(Via::Socket);
+            self.mark_session(session.slot);
+            self.schedule_session(session.slot, now);
+        }
     }
 
     pub(super) fn offer(&mut self, slot: u32, offer: &Description, now: Instant) {

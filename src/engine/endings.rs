@@ -59,7 +59,6 @@ impl Shard {
     pub(super) fn leave_channel(&mut self, slot: u32, now: Instant) {
         let Some(entry) = self.entry(slot) else { return };
         if entry.socket.is_some() {
-            entry.awaits_attach = false;
             entry.session.fall_back(Via::Socket);
         } else if entry.peer.is_none() && entry.is_going {
             return self.end_session(slot, Code::Left, Code::Bye, now);

@@ -226,8 +226,6 @@ struct Entry {
     peer: Option<u32>,
     /// The WebSocket's last words were that the page goes away, while the data channel was in use.
     is_going: bool,
-    /// The socket resumed the session, and the client has not said ATTACH on it yet: what it has is not known.
-    awaits_attach: bool,
     is_dirty: bool,
     timer: Option<Instant>,
 }
@@ -278,7 +276,9 @@ impl Shard {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Join { socket, outbox, request } => self.join(socket, outbox, request, now),
-            Command::Resume { socket, outbox, session, key } => self.resume(socket, outbox, session, &key),
+            Command::Resume { socket, outbox, session, key } => {
+                self.resume(socket, outbox, session, &key, now)
+            }
             Command::Offer(socket, offer) => {
                 if let Some(slot) = self.slot_of(socket, None) {
                     self.offer(slot, &offer, now);
@@ -491,7 +491,7 @@ impl Shard {
 impl Entry {
     fn has_pipe(&self) -> bool {
         match self.session.attached {
-            Via::Socket => self.socket.is_some() && !self.awaits_attach,
+            Via::Socket => self.socket.is_some(),
             Via::Channel => self.peer.is_some(),
         }
     }

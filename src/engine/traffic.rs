@@ -42,7 +42,6 @@ impl Shard {
                 Event::Attached => {
                     if let Some(entry) = self.entry(slot) {
                         entry.session.alone_since = None;
-                        entry.awaits_attach = false;
                     }
                 }
                 Event::Problem(code, sentence) => {
@@ -201,9 +200,7 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         let gaps = entry.session.gaps();
         match (entry.session.attached, &entry.socket, entry.peer) {
-            (Via::Socket, Some((_, outbox)), _) if !entry.awaits_attach => {
-                fill_socket(&mut entry.session, outbox, now, &mut buffer);
-            }
+            (Via::Socket, Some((_, outbox)), _) => fill_socket(&mut entry.session, outbox, now, &mut buffer),
             (Via::Channel, _, Some(peer)) => {
                 if let Some(peer_entry) = self.peers.get(peer) {
                     fill_channels(&mut entry.session, peer_entry, now, &mut buffer);

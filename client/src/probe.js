@@ -54,14 +54,14 @@ export class Probe {
   }
 
   /**
-   * Nothing heard for `ms`, though a PING has been waiting for an answer for a second at least.
+   * Nothing heard for `ms` since a PING that waits for its answer. Time before the PING does not count: a lost one is
+   * sent again beneath, by SCTP after a second, and that must not look like a dead pipe.
    * @param {number} now
    * @param {number} ms
    */
   silent(now, ms) {
-    if (now - this.#heardAt < ms) return false;
     const [oldest] = this.#outstanding.values();
-    return oldest !== undefined && now - oldest >= 1000;
+    return oldest !== undefined && now - Math.max(oldest, this.#heardAt) >= ms;
   }
 
   /** The page slept: silence before `now` says nothing. @param {number} now */

@@ -109,13 +109,15 @@ test('silence counts only while a PING waits for its answer', () => {
   const probe = new Probe(0);
   assert.equal(probe.silent(10_000, 3_000), false);
   const nonce = probe.ping(10_000);
-  assert.equal(probe.silent(10_900, 3_000), false);
-  assert.equal(probe.silent(11_000, 3_000), true);
-  probe.heard(11_000);
-  assert.equal(probe.silent(11_500, 3_000), false);
-  assert.equal(probe.pong(nonce, 11_600), true);
-  assert.equal(probe.rtt, 1_600);
-  assert.equal(probe.pong(nonce, 11_700), false);
+  assert.equal(probe.silent(12_900, 3_000), false);
+  assert.equal(probe.silent(13_000, 3_000), true);
+  probe.heard(13_000);
+  assert.equal(probe.silent(15_900, 3_000), false);
+  assert.equal(probe.silent(16_000, 3_000), true);
+  assert.equal(probe.pong(nonce, 16_100), true);
+  assert.equal(probe.rtt, 6_100);
+  assert.equal(probe.pong(nonce, 16_200), false);
+  assert.equal(probe.silent(20_000, 3_000), false);
 });
 
 test('the rung is read from the reports of Chromium and of Firefox', () => {

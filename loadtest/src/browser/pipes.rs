@@ -25,6 +25,8 @@ pub(super) struct Pipes {
     nonce: u32,
     /// The pipe and number of the last probe, and when it was sent, until it is answered.
     unanswered: Option<(Pipe, u32, Instant)>,
+    /// When the first probe of the attached pipe was sent after which nothing came.
+    unanswered_since: Option<Instant>,
     round_trip: Option<Duration>,
 }
 
@@ -46,6 +48,7 @@ impl Pipes {
             last_ping: now,
             nonce: 0,
             unanswered: None,
+            unanswered_since: None,
             round_trip: None,
         }
     }
@@ -89,13 +92,18 @@ impl Pipes {
             self.attached = None;
         }
         self.moving.take_if(|moving| moving.to == pipe);
-        self.unanswered.take_if(|(on, _, _)| *on == pipe);
+        if self.unanswered.take_if(|(on, _, _)| *on == pipe).is_some() {
+            self.unanswered_since = None;
+        }
     }
 
     pub(super) fn heard(&mut self, now: Instant, pipe: Pipe) {
         match pipe {
             Pipe::Socket => self.heard_socket = now,
             Pipe::Channel => self.heard_channel = now,
+        }
+        if self.attached == Some(pipe) {
+            self.unanswered_since = None;
         }
     }
 
@@ -104,6 +112,7 @@ impl Pipes {
         self.heard_socket = now;
         self.heard_channel = now;
         self.unanswered = None;
+        self.unanswered_since = None;
     }
 
     pub(super) fn pong(&mut self, now: Instant, nonce: u32) {
@@ -126,6 +135,7 @@ impl Pipes {
         self.last_ping = now;
         self.nonce = self.nonce.wrapping_add(1);
         self.unanswered = Some((pipe, self.nonce, now));
+        self.unanswered_since = self.unanswered_since.or(Some(now));
         Some((pipe, self.nonce))
     }
 
@@ -140,6 +150,7 @@ impl Pipes {
     fn attach(&mut self, now: Instant, pipe: Pipe) {
         self.attached = Some(pipe);
         self.unanswered = None;
+        self.unanswered_since = None;
         self.last_ping = now;
         self.heard(now, pipe);
     }
@@ -148,9 +159,10 @@ impl Pipes {
         self.last_ping + if waiting { PING_EVERY_WAITING } else { PING_EVERY }
     }
 
-    /// When the data channel will have been silent too long, if a probe is out.
+    /// When the data channel will have been silent too long, if a probe is out: counted from the first one that was not
+    /// answered, for what it asks may have to be sent again beneath (SCTP waits a second before it does).
     fn silent_at(&self) -> Option<Instant> {
-        let probed = matches!(self.unanswered, Some((Pipe::Channel, _, _)));
-        (self.attached == Some(Pipe::Channel) && probed).then(|| self.heard_channel + SILENCE)
+        let since = self.unanswered_since.filter(|_| self.attached == Some(Pipe::Channel))?;
+        Some(since.max(self.heard_channel) + SILENCE)
     }
 }

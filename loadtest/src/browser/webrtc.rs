@@ -15,6 +15,12 @@ impl Browser {
     /// A new peer connection and its offer.
     pub(super) fn make_peer(&mut self, now: Instant) -> Option<Description> {
         let address = self.config.address?;
+        // The server lets go of the old peer connection when the offer comes, with whatever is on its way there.
+        let was_attached = self.pipes.attached() == Some(Pipe::Channel);
+        self.pipes.lost(Pipe::Channel);
+        if was_attached {
+            self.attach(now, Pipe::Socket);
+        }
         self.peer_number += 1;
         self.open = (false, false);
         self.deadline = Some(now + CONNECT_TIMEOUT);

@@ -172,6 +172,19 @@ struct Position {
     missing: u32,
 }
 
+impl Position {
+    /// How many are missing up to this message that nobody told of. What was sent `before` the receiver came in may
+    /// have come too late for it, or not.
+    fn hole(&self, up_to: u32, before: u32) -> Result<i64, String> {
+        let missing = i64::from(up_to) - i64::from(self.last) - i64::from(self.missing);
+        if missing < 0 {
+            return Err(format!("{} were told missing that are not", -missing));
+        }
+        let excused = if self.last == 0 { i64::from(before) } else { 0 };
+        Ok((missing - excused).max(0))
+    }
+}
+
 impl Receiver<'_> {
     fn take(&mut self, seen: &Seen) -> Result<(), String> {
         match &seen.what {
@@ -247,22 +260,16 @@ impl Receiver<'_> {
                 stamp.seq, position.last
             ));
         }
-        // What was sent before it came in may have come too late for it, or not.
-        let known = if position.last == 0 { before.min(stamp.seq - 1) } else { position.last };
-        let hole = (stamp.seq - 1 - known) as i64 - i64::from(position.missing);
-        if position.last != 0 && hole < 0 {
-            return Err(format!(
-                "before message {} of {key:?} {} were told missing that are not",
-                stamp.seq, -hole
-            ));
-        }
+        let hole = position
+            .hole(stamp.seq - 1, before)
+            .map_err(|reason| format!("before message {} of {key:?} {reason}", stamp.seq))?;
         if hole > i64::from(membership.missing) {
             return Err(format!(
-                "message {} of {key:?} came after {known}, and {hole} between are silently missing",
-                stamp.seq
+                "message {} of {key:?} came after {}, and {hole} between are silently missing",
+                stamp.seq, position.last
             ));
         }
-        membership.missing -= hole.max(0) as u32;
+        membership.missing -= hole as u32;
         *position = Position { last: stamp.seq, missing: 0 };
         Ok(())
     }
@@ -298,8 +305,9 @@ impl Receiver<'_> {
                 let none = Position::default();
                 let position = self.streams.get(&(handle, key.client, key.stream)).unwrap_or(&none);
                 let before = before(self.sent, key, membership.since);
-                let known = if position.last == 0 { before } else { position.last };
-                let hole = (times.len() as u32 - known) as i64 - i64::from(position.missing);
+                let hole = position
+                    .hole(times.len() as u32, before)
+                    .map_err(|reason| format!("at the end of {key:?} {reason}"))?;
                 if hole > i64::from(membership.missing) {
                     return Err(format!(
                         "of {key:?} the last one is {}, {} were told missing, and {} were sent",
@@ -308,10 +316,7 @@ impl Receiver<'_> {
                         times.len()
                     ));
                 }
-                if hole < 0 && position.last != 0 {
-                    return Err(format!("of {key:?} {} were told missing that are not", -hole));
-                }
-                silently += hole.max(0);
+                silently += hole;
             }
             if silently != i64::from(membership.missing) {
                 return Err(format!(

@@ -68,6 +68,9 @@ pub enum PeerError {
     /// The engine's ICE agent could not be connected.
     #[error(transparent)]
     Activation(#[from] ice::ActivationError),
+    /// The engine has passed over the offer's media section, as it does with what it cannot make sense of.
+    #[error("the offer's media section is not understood")]
+    NoSection,
     /// The engine has panicked.
     #[error("the engine has panicked")]
     Panicked,
@@ -179,6 +182,9 @@ impl Peer {
         let lossy = engine.create_data_channel("", Some(unordered))?.id();
         engine.set_remote_description(now, RTCSessionDescription::offer(offer.for_engine.clone())?)?;
         let answer = engine.create_answer(None)?;
+        if !answer.sdp.lines().any(|line| line.starts_with("a=ice-ufrag:")) {
+            return Err(PeerError::NoSection);
+        }
         engine.set_local_description(now, answer.clone())?;
         let host = CandidateHostConfig {
             base_config: CandidateConfig {

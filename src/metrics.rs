@@ -81,9 +81,9 @@ pub struct Signalling {
 }
 
 impl Signalling {
-    /// Counts a message; `kind` is a message type of the protocol.
-    pub fn message(&self, direction: Direction, kind: &'static str) {
-        self.messages.with_label_values(&[direction.as_str(), kind]).inc();
+    /// Counts a client's message; `kind` is a message type of the protocol.
+    pub fn message(&self, kind: &'static str) {
+        self.messages.with_label_values(&[kind]).inc();
     }
 }
 
@@ -131,7 +131,6 @@ struct Messages {
     count: IntCounterVec,
     bytes: IntCounterVec,
     drops: IntCounterVec,
-    gaps: IntCounter,
     delivery: Histogram,
 }
 
@@ -164,8 +163,8 @@ impl Metrics {
             messages: counters(
                 r,
                 "switchyard_signals_total",
-                "Messages on the signalling socket, by direction and type.",
-                &["direction", "type"],
+                "Messages that clients sent on the signalling socket, by type.",
+                &["type"],
             ),
             malformed: counter(
                 r,
@@ -220,7 +219,6 @@ impl Metrics {
                 "Data messages that did not reach a receiver, by lane and cause.",
                 &["lane", "cause"],
             ),
-            gaps: counter(r, "switchyard_gaps_total", "Receivers told that reliable messages are missing."),
             delivery: histogram(
                 r,
                 "switchyard_delivery_seconds",

@@ -40,7 +40,6 @@ use crate::{
         outbox::{Outbox, Outgoing},
         welcome,
     },
-    metrics::Direction,
     names::{RoomKey, SessionId, ShardId},
     room::Grant,
     token::{self, Verified},
@@ -263,7 +262,7 @@ impl Connection {
                 return;
             }
         };
-        self.app.metrics.signalling.message(Direction::In, kind_of(&message));
+        self.app.metrics.signalling.message(kind_of(&message));
         if let Err(retry) = self.signals.take(now) {
             let mut refusal =
                 Refusal::new(id_of(&message), Code::RateLimited, "too many signalling messages");

@@ -62,16 +62,12 @@ label! {
 label! {
     /// Why a message reached somebody not.
     DropCause {
-        /// The receiver was too slow, and its queue full.
+        /// The receiver was too slow, and its queue full; of reliable messages it was told by a gap.
         ReceiverSlow = "receiver_slow",
-        /// The receiver had no pipe, or none that carries the lane.
-        NoPipe = "no_pipe",
         /// The queue to another shard was full.
         ShardBusy = "shard_busy",
         /// The sender sent faster than its limit.
         RateLimited = "rate_limited",
-        /// A chunk of a lossy message did not arrive, or did not fit.
-        Incomplete = "incomplete",
     }
 }
 
@@ -82,8 +78,6 @@ label! {
         Shards = "shards",
         /// Work from HTTP.
         Http = "http",
-        /// Datagrams ready to be sent.
-        Datagrams = "datagrams",
     }
 }
 

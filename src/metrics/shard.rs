@@ -13,7 +13,6 @@ pub struct ShardCounters {
     messages: [[LocalCounter; Direction::COUNT]; Lane::COUNT],
     bytes: [[LocalCounter; Direction::COUNT]; Lane::COUNT],
     drops: [[LocalCounter; DropCause::COUNT]; Lane::COUNT],
-    gaps: LocalCounter,
     delivery: LocalHistogram,
     turn: LocalHistogram,
     datagrams: [LocalCounter; Direction::COUNT],
@@ -29,7 +28,7 @@ pub struct ShardCounters {
 impl ShardCounters {
     pub(super) fn new(metrics: &Metrics, index: usize) -> Self {
         let shard = &*index.to_string();
-        let Messages { count, bytes, drops, gaps, delivery } = &metrics.messages;
+        let Messages { count, bytes, drops, delivery } = &metrics.messages;
         let of_shard = |vec: &IntGaugeVec| LocalGauge::new(vec.with_label_values(&[shard]));
         Self {
             messages: by(Lane::ALL, |lane| {
@@ -41,7 +40,6 @@ impl ShardCounters {
             drops: by(Lane::ALL, |lane| {
                 by(DropCause::ALL, |cause| local(drops, &[lane.as_str(), cause.as_str()]))
             }),
-            gaps: LocalCounter::new(gaps.clone()),
             delivery: delivery.local(),
             turn: metrics.shards.turn.with_label_values(&[shard]).local(),
             datagrams: by(Direction::ALL, |way| local(&metrics.shards.datagrams, &[shard, way.as_str()])),
@@ -86,12 +84,6 @@ impl ShardCounters {
     #[inline]
     pub fn dropped(&mut self, lane: Lane, cause: DropCause, count: usize) {
         self.drops[lane as usize][cause as usize].add(count as u64);
-    }
-
-    /// Counts a receiver that was told of missing reliable messages.
-    #[inline]
-    pub fn gap(&mut self) {
-        self.gaps.add(1);
     }
 
     /// Counts a batch of datagrams.
@@ -143,7 +135,7 @@ impl ShardCounters {
     /// Shows everybody what was counted since the last time: once a second is often enough.
     pub fn publish(&mut self) {
         let counters = self.messages.iter_mut().chain(&mut self.bytes).flatten();
-        let counters = counters.chain(self.drops.iter_mut().flatten()).chain([&mut self.gaps]);
+        let counters = counters.chain(self.drops.iter_mut().flatten());
         let counters = counters.chain(&mut self.datagrams).chain(&mut self.datagram_bytes);
         for counter in counters.chain(&mut self.datagram_drops) {
             counter.publish();

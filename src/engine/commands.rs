@@ -56,7 +56,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn new_session(
+    fn new_session(
         &mut self,
         socket: SocketId,
         outbox: Arc<Outbox>,
@@ -152,7 +152,7 @@ impl Shard {
     }
 
     /// The answer to an offer: of the peer that is there for an ICE restart, else of a new one.
-    pub(super) fn answer(
+    fn answer(
         &mut self,
         slot: u32,
         pc: u32,

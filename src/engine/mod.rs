@@ -207,6 +207,9 @@ pub struct Shard {
     random: Box<dyn FnMut() -> u64 + Send>,
     counts: ShardCounts,
     latencies: Vec<Duration>,
+    /// Sessions too far behind to go on; they end when what is being delivered has been.
+    behind: Vec<u32>,
+    is_settling: bool,
     outcomes: Tallies<Outcome>,
     events: Vec<Event>,
     buffer: BytesMut,
@@ -252,6 +255,8 @@ impl Shard {
             random,
             counts: ShardCounts::default(),
             latencies: Vec::new(),
+            behind: Vec::new(),
+            is_settling: false,
             outcomes: Tallies::new(),
             events: Vec::new(),
             buffer: BytesMut::new(),
@@ -482,7 +487,11 @@ impl Shard {
         };
         let alone = entry.session.alone_since.map(|since| since + grace);
         // What was due and could not be sent now waits for the pipe, which says when it has room.
-        let due = entry.session.poll_timeout().filter(|_| entry.has_pipe()).map(|due| due.max(now + RETRY));
+        let due = entry
+            .session
+            .poll_timeout(entry.socket.is_some())
+            .filter(|_| entry.has_pipe())
+            .map(|due| due.max(now + RETRY));
         let due = [alone, due].into_iter().flatten().min();
         self.timers.schedule(Timer::Session(slot), due, &mut entry.timer);
     }

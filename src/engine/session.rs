@@ -374,11 +374,6 @@ impl Session {
         self.out.is_ready() || !self.lossy.is_empty() || self.pong.is_some() || self.say_attached
     }
 
-    /// Whether frames wait, or an acknowledgement or probe is due.
-    pub fn has_something(&self, now: Instant) -> bool {
-        self.is_ready() || self.poll_timeout().is_some_and(|due| due <= now)
-    }
-
     /// Whether the client may do something costly now, such as make an offer.
     pub fn take_offer(&mut self, now: Instant) -> Result<(), Duration> {
         self.offers.take(OFFERS_PER_SECOND, OFFERS, now)
@@ -402,9 +397,9 @@ impl Session {
         self.silent_from().is_some_and(|from| from <= now)
     }
 
-    /// When an acknowledgement, a probe or a check of the channel is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let silence = self.silent_from();
+    /// When an acknowledgement or a probe is due, or, if there `is_another` pipe to go to, a check of the channel.
+    pub fn poll_timeout(&self, is_another: bool) -> Option<Instant> {
+        let silence = self.silent_from().filter(|_| is_another);
         let probe = self.next_probe.filter(|_| self.out.unacknowledged() > 0);
         [self.arrivals.poll_timeout(), probe, silence].into_iter().flatten().min()
     }

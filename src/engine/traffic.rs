@@ -121,23 +121,39 @@ impl Shard {
         }
     }
 
-    /// Brings what rooms say to the sessions of this shard.
+    /// Brings what rooms say to the sessions of this shard. What that makes rooms say goes the same way: one loop, not
+    /// a call within a call for each session that ends.
     pub(super) fn settle(&mut self, now: Instant) {
-        while let Some(arrival) = self.router.poll_arrival() {
-            match arrival {
-                Arrival::Deliver(delivery) => self.deliver(&delivery, now),
-                Arrival::Missed(missed) => self.missed(&missed),
-                Arrival::Admitted(receiver, place) => self.admitted(receiver, place, now),
-                Arrival::Dismissed(receiver) => {
-                    if let Some(entry) = self.session(receiver.session) {
-                        entry.session.dismissed(receiver.handle);
-                    }
+        if std::mem::replace(&mut self.is_settling, true) {
+            return;
+        }
+        loop {
+            if let Some(arrival) = self.router.poll_arrival() {
+                self.take_arrival(arrival, now);
+            } else if let Some(slot) = self.behind.pop() {
+                self.counts.overflows += 1;
+                self.end_session(slot, Code::Timeout, Code::Overloaded, now);
+            } else {
+                break;
+            }
+        }
+        self.is_settling = false;
+    }
+
+    fn take_arrival(&mut self, arrival: Arrival, now: Instant) {
+        match arrival {
+            Arrival::Deliver(delivery) => self.deliver(&delivery),
+            Arrival::Missed(missed) => self.missed(&missed),
+            Arrival::Admitted(receiver, place) => self.admitted(receiver, place, now),
+            Arrival::Dismissed(receiver) => {
+                if let Some(entry) = self.session(receiver.session) {
+                    entry.session.dismissed(receiver.handle);
                 }
             }
         }
     }
 
-    pub(super) fn admitted(&mut self, receiver: Receiver, place: RoomPlace, now: Instant) {
+    fn admitted(&mut self, receiver: Receiver, place: RoomPlace, now: Instant) {
         let known = self
             .session(receiver.session)
             .is_some_and(|entry| entry.session.admitted(receiver.handle, place));
@@ -159,9 +175,8 @@ impl Shard {
         }
     }
 
-    pub(super) fn deliver(&mut self, delivery: &Delivery, now: Instant) {
+    fn deliver(&mut self, delivery: &Delivery) {
         let Delivery { receivers, except, lane, message } = delivery;
-        let mut behind = Vec::new();
         for receiver in receivers.iter() {
             let session = receiver.session;
             if session.shard != self.config.shard || Some(session) == *except {
@@ -176,7 +191,7 @@ impl Shard {
             match lane {
                 Lane::Reliable => {
                     if entry.session.push(receiver.handle, message).is_err() {
-                        behind.push(session.slot);
+                        self.behind.push(session.slot);
                     }
                 }
                 Lane::Lossy { seq } => entry.session.push_lossy(receiver.handle, *seq, message),
@@ -185,10 +200,6 @@ impl Shard {
                 entry.is_dirty = true;
                 self.dirty_sessions.push(session.slot);
             }
-        }
-        for slot in behind {
-            self.counts.overflows += 1;
-            self.end_session(slot, Code::Timeout, Code::Overloaded, now);
         }
     }
 
@@ -215,7 +226,7 @@ impl Shard {
         self.after_fill(slot, gaps, now);
     }
 
-    pub(super) fn after_fill(&mut self, slot: u32, gaps: u64, now: Instant) {
+    fn after_fill(&mut self, slot: u32, gaps: u64, now: Instant) {
         if let Some(entry) = self.entry(slot) {
             let more = entry.session.gaps() - gaps;
             let sample = entry.session.take_sample();

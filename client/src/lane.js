@@ -8,7 +8,7 @@
  */
 
 import { Flag, encodeFrame, stampAck } from './frame.js';
-import { ACK_BYTES, ACK_DELAY_MS, ACK_FRAMES, OVERHEAD_BYTES } from './limits.js';
+import { OVERHEAD_BYTES, SERVER_ACKS } from './limits.js';
 import { Queue } from './queue.js';
 import { Scheduler, messageCost } from './scheduler.js';
 
@@ -30,7 +30,7 @@ export class Lane {
   #sentBytes = 0;
 
   #lastReceived;
-  #ackDelay;
+  #acks;
   #owedFrames = 0;
   #owedBytes = 0;
   /** @type {number | null} */
@@ -38,16 +38,15 @@ export class Lane {
 
   /**
    * `sent` and `received` are the last numbers used, for a lane that does not begin at its beginning.
-   * `ackDelay` is how long a received frame may wait for its acknowledgement, in milliseconds.
-   * @param {{ limit: number, sent?: number, received?: number, ackDelay?: number }} options
+   * @param {{ limit: number, sent?: number, received?: number, acks?: import('./limits.js').Acks }} options
    */
-  constructor({ limit, sent = 0, received = 0, ackDelay = ACK_DELAY_MS }) {
+  constructor({ limit, sent = 0, received = 0, acks = SERVER_ACKS }) {
     /** Bytes held at most. */
     this.limit = limit;
     this.#lastSent = sent;
     this.#lastAcked = sent;
     this.#lastReceived = received;
-    this.#ackDelay = ackDelay;
+    this.#acks = acks;
   }
 
   /** Bytes held: sent and unacknowledged, and waiting. */
@@ -173,8 +172,9 @@ export class Lane {
     this.#lastReceived = seq;
     this.#owedFrames += 1;
     this.#owedBytes += length;
-    if (this.#owedFrames >= ACK_FRAMES || this.#owedBytes >= ACK_BYTES) this.#ackDueAt = now;
-    else this.#ackDueAt ??= now + this.#ackDelay;
+    const { frames, bytes, delay } = this.#acks;
+    if (this.#owedFrames >= frames || this.#owedBytes >= bytes) this.#ackDueAt = now;
+    else this.#ackDueAt ??= now + delay;
     return 'next';
   }
 

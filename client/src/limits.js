@@ -17,12 +17,14 @@ export const OVERHEAD_BYTES = 64;
 export const UNFINISHED_BYTES = 16_777_216;
 /** Bytes of the data of a signal, as JSON. */
 export const SIGNAL_BYTES = 16_384;
-/** A lone acknowledgement goes out after this many frames, this many bytes, or this many milliseconds. */
-export const ACK_FRAMES = 32;
-export const ACK_BYTES = 65_536;
-export const ACK_DELAY_MS = 100;
-/** A client lets the server wait longer: nobody watches for it, and each costs the server a message. */
-export const CLIENT_ACK_DELAY_MS = 400;
+/**
+ * When a lone acknowledgement goes out: after so many frames, bytes or milliseconds.
+ * @typedef {{ frames: number, bytes: number, delay: number }} Acks
+ */
+/** @type {Acks} */
+export const SERVER_ACKS = { frames: 32, bytes: 65_536, delay: 100 };
+/** A client lets the server wait longer: nobody watches for it, and each costs the server a message. @type {Acks} */
+export const CLIENT_ACKS = { frames: 128, bytes: 262_144, delay: 400 };
 /** Messages of several chunks that a sender has begun and not finished. */
 export const OPEN_MESSAGES = 16;
 /** Users that one message can name, and the longest name of a user and of a topic in bytes. */

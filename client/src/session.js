@@ -10,7 +10,7 @@ import { environment } from './environment.js';
 import { SwitchyardError } from './errors.js';
 import { Flag, FrameError, decodeText, encodeFrame } from './frame.js';
 import { Lane } from './lane.js';
-import { CLIENT_ACK_DELAY_MS, DEFAULT_LIMITS } from './limits.js';
+import { CLIENT_ACKS, DEFAULT_LIMITS } from './limits.js';
 import { Link } from './link.js';
 import { LossyQueue } from './lossy.js';
 import { Room } from './room.js';
@@ -104,7 +104,7 @@ export class Session extends Emitter {
     this.#env = environment(given);
     if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
     this.#getToken = getToken;
-    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, ackDelay: CLIENT_ACK_DELAY_MS });
+    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, acks: CLIENT_ACKS });
     const options = { url: endpoint(url), webRtc: transport !== 'websocket' };
     this.#link = new Link(this.#env, options, this.#linkOwner());
     this.#followPage();
@@ -343,7 +343,7 @@ export class Session extends Emitter {
   }
 
   #newLane() {
-    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, ackDelay: CLIENT_ACK_DELAY_MS });
+    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, acks: CLIENT_ACKS });
     this.#assembly = new Assembly(this.#limits.max_message_bytes);
     this.#lossy.clear();
     this.#lossySeqs.clear();

@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     frame::{self, Kind, Target},
-    limits::{ACK_BYTES, ACK_DELAY_MS, ACK_FRAMES, CHUNK_BYTES, OPEN_MESSAGES},
+    limits::{Acks, CHUNK_BYTES, OPEN_MESSAGES, SERVER_ACKS},
 };
 
 /// Bytes that a held frame or message counts beyond its payload, so that empty ones are bounded too.
@@ -493,7 +493,7 @@ pub enum Arrival {
 /// The receiving half.
 #[derive(Debug)]
 pub struct Receiver {
-    delay: Duration,
+    acks: Acks,
     last: u32,
     frames: u32,
     bytes: usize,
@@ -503,14 +503,14 @@ pub struct Receiver {
 impl Default for Receiver {
     /// The server's.
     fn default() -> Self {
-        Self::new(Duration::from_millis(ACK_DELAY_MS))
+        Self::new(SERVER_ACKS)
     }
 }
 
 impl Receiver {
-    /// A receiver that has nothing yet and lets an acknowledgement wait for `delay` at most.
-    pub fn new(delay: Duration) -> Self {
-        Self { delay, last: 0, frames: 0, bytes: 0, due: None }
+    /// A receiver that has nothing yet.
+    pub fn new(acks: Acks) -> Self {
+        Self { acks, last: 0, frames: 0, bytes: 0, due: None }
     }
 
     /// Judges a frame by its number; `bytes` is its payload.
@@ -527,8 +527,9 @@ impl Receiver {
         self.last = lane_seq;
         self.frames += 1;
         self.bytes += bytes;
-        let full = self.frames >= ACK_FRAMES || self.bytes >= ACK_BYTES;
-        let due = if full { now } else { self.due.unwrap_or(now + self.delay) };
+        let full = self.frames >= self.acks.frames || self.bytes >= self.acks.bytes;
+        let due =
+            if full { now } else { self.due.unwrap_or(now + Duration::from_millis(self.acks.delay_ms)) };
         self.due = Some(due);
         Arrival::Next
     }
@@ -791,18 +792,18 @@ mod tests {
         let mut receiver = Receiver::default();
         let start = Instant::now();
         assert_eq!(receiver.handle(1, 10, start), Arrival::Next);
-        assert_eq!(receiver.poll_timeout(), Some(start + Duration::from_millis(ACK_DELAY_MS)));
+        assert_eq!(receiver.poll_timeout(), Some(start + Duration::from_millis(SERVER_ACKS.delay_ms)));
         assert_eq!(receiver.handle(3, 10, start), Arrival::Ahead);
         assert_eq!(receiver.handle(1, 10, start), Arrival::Duplicate);
         assert_eq!(receiver.poll_timeout(), Some(start));
         receiver.acknowledged();
         assert_eq!(receiver.poll_timeout(), None);
-        for lane_seq in 2..=ACK_FRAMES + 1 {
+        for lane_seq in 2..=SERVER_ACKS.frames + 1 {
             receiver.handle(lane_seq, 0, start);
         }
         assert_eq!(receiver.poll_timeout(), Some(start));
         receiver.acknowledged();
-        receiver.handle(ACK_FRAMES + 2, ACK_BYTES, start);
+        receiver.handle(SERVER_ACKS.frames + 2, SERVER_ACKS.bytes, start);
         assert_eq!(receiver.poll_timeout(), Some(start));
     }
 }

@@ -38,15 +38,21 @@ pub const SIGNAL_BYTES: usize = 16 * 1024;
 /// Bytes that may wait in a pipe's own queue (SCTP or socket) before the scheduler above it holds back.
 pub const PIPE_BYTES: usize = 64 * 1024;
 
-/// Frames received after which an acknowledgement is sent alone.
-pub const ACK_FRAMES: u32 = 32;
-/// Bytes received after which an acknowledgement is sent alone.
-pub const ACK_BYTES: usize = 64 * 1024;
-/// Milliseconds after which an acknowledgement is sent alone.
-pub const ACK_DELAY_MS: u64 = 100;
-/// The same at a client, which lets the server wait longer: nobody watches for it there, and each acknowledgement of
-/// its own costs the server a message.
-pub const CLIENT_ACK_DELAY_MS: u64 = 400;
+/// When an acknowledgement is sent alone: after so many frames, so many bytes or so many milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acks {
+    /// Frames received and not acknowledged.
+    pub frames: u32,
+    /// Bytes of payload in them.
+    pub bytes: usize,
+    /// How long the first of them has waited.
+    pub delay_ms: u64,
+}
+
+/// The server's acknowledgements: a client may be waiting for them.
+pub const SERVER_ACKS: Acks = Acks { frames: 32, bytes: 64 * 1024, delay_ms: 100 };
+/// A client's: nobody waits for them, and each costs the server a message. A quarter of the replay limit.
+pub const CLIENT_ACKS: Acks = Acks { frames: 128, bytes: 256 * 1024, delay_ms: 400 };
 
 /// What the operator sets and the server announces; see section 6 of the protocol's document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

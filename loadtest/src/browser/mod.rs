@@ -116,7 +116,7 @@ impl Browser {
             losses: 0,
             pipes: Pipes::new(now),
             sender: Sender::new(limits.replay_limit_bytes),
-            receiver: Receiver::new(Duration::from_millis(limits::CLIENT_ACK_DELAY_MS)),
+            receiver: Receiver::new(limits::CLIENT_ACKS),
             assembly: Assembly::new(limits.max_message_bytes, ASSEMBLY_BYTES),
             limits,
             urgent_socket: BytesMut::new(),

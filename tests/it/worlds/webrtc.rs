@@ -133,7 +133,7 @@ fn a_stall_across_pipe_changes_beyond_the_limit_is_told_exactly() {
     let mut world = on_channels(setup(3), &link(10, 0.0), 3, "room");
     let now = world.now;
     world.on(0, |browser| browser.set_stalled(now, true));
-    for number in 0..400 {
+    for number in 0..600 {
         world.send(1, "room", Lane::Reliable, number % 4, 4000).unwrap();
         world.run(5 * MS);
     }

@@ -121,6 +121,8 @@ export class Room extends Emitter {
    * @param {SendOptions} [options]
    */
   sendLossy(data, options = {}) {
+    // Lossy is at once or not at all, and there is no more "at once" for a room that is being left.
+    if (this.active && this.#leaving) return;
     const { payload, text, stream, target } = this.#prepare(data, options);
     this.#core.sendLossy(this, payload, text, stream, target);
   }

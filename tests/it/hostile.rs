@@ -187,7 +187,7 @@ fn bad_flights(hello: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_thousand_validated_peers_that_stall_or_send_fragments_at_most_double_the_bystanders_p99() {
+fn a_thousand_validated_peers_that_stall_or_send_fragments_slow_bystanders_within_a_bound() {
     const PEERS: u64 = 1000;
     let mut world = bystanders(coarse(2), 10);
     let hello = world.client_hello.clone().unwrap();
@@ -243,6 +243,9 @@ fn a_thousand_validated_peers_that_stall_or_send_fragments_at_most_double_the_by
         "bystanders' p99: {calm:?} alone, {attacked:?} with {PEERS} such peers and {sent} of their datagrams"
     );
     // A shared machine is not quiet to the microsecond.
+    // The aim is at most double, and it is not met at every rate: turns of some tens of microseconds come out at about
+    // double here, and above it with more datagrams. This bound catches what would be noticed, such as work that grows
+    // with the number of fragments.
     assert!(attacked <= 2 * calm.max(Duration::from_micros(100)) + Duration::from_micros(100));
     for attacker in &attackers {
         attacker.read(&mut world);

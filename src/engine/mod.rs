@@ -31,7 +31,7 @@ mod traffic;
 pub mod transmit;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -48,7 +48,7 @@ use self::{
     outbox::Outbox,
     path::Path,
     peer::Identity,
-    peers::{Datagram, Outcome, PeerCounts, PeerTimeouts, Peers},
+    peers::{Datagram, Handled, Outcome, PeerCounts, PeerTimeouts, Peers},
     sdp::HostCandidate,
     session::{Counts, Event, Session, SessionLimits, Via},
     timers::{Timer, Timers},
@@ -191,7 +191,7 @@ pub struct Rungs {
 ///
 /// Order of calls: any number of `handle_*`, then [`flush`](Self::flush), then [`transmits`](Self::transmits) and
 /// [`poll_letter`](Self::poll_letter) until empty. Flushing once after many inputs is what makes datagrams of one
-/// peer leave together.
+/// peer leave together. [`handle_handshake`](Self::handle_handshake) has rounds of its own behind those.
 pub struct Shard {
     config: ShardConfig,
     router: Router,
@@ -213,7 +213,17 @@ pub struct Shard {
     outcomes: Tallies<Outcome>,
     events: Vec<Event>,
     buffer: BytesMut,
+    /// What waits until everybody who is connected has been served.
+    handshakes: VecDeque<Handshake>,
     draining: bool,
+}
+
+/// Something to do for a peer that is not connected yet.
+#[derive(Debug)]
+enum Handshake {
+    Datagram(Datagram),
+    /// The timer of the peer in this slot has come up.
+    Due(u32),
 }
 
 impl fmt::Debug for Shard {
@@ -235,6 +245,8 @@ struct Entry {
 
 /// A session that could not do what was due is looked at again after this time at the latest.
 const RETRY: Duration = Duration::from_millis(10);
+/// Datagrams of handshakes that wait at the same time: a second's work.
+const HANDSHAKES: usize = 4096;
 /// Sampled deliveries whose latency is kept until it is asked for.
 const LATENCIES: usize = 4096;
 
@@ -260,6 +272,7 @@ impl Shard {
             outcomes: Tallies::new(),
             events: Vec::new(),
             buffer: BytesMut::new(),
+            handshakes: VecDeque::new(),
             draining: false,
             config,
         }
@@ -267,13 +280,10 @@ impl Shard {
 
     /// Takes a datagram from the network.
     pub fn handle_datagram(&mut self, datagram: Datagram, now: Instant) {
-        if let Some(slot) = self.peers.handle(datagram, now, &mut self.transmits) {
-            self.mark_peer(slot);
-            // The engine opens its channels when it is asked for events, and drops what comes on them before that: the
-            // end of the handshake and the first message may lie in one batch.
-            if self.peers.get(slot).is_some_and(|peer| !peer.is_open) {
-                self.read_peer(slot, now);
-            }
+        match self.peers.handle(datagram, now, &mut self.transmits) {
+            Handled::Done => {}
+            Handled::Peer(slot) => self.mark_peer(slot),
+            Handled::Handshake(datagram) => self.put_off(Handshake::Datagram(datagram)),
         }
     }
 
@@ -317,6 +327,41 @@ impl Shard {
         self.settle(now);
     }
 
+    /// Does a little of what handshakes have waiting: one datagram or timer of a peer that is not connected yet.
+    /// Called while [`has_handshakes`](Self::has_handshakes), each time after everybody else has been served, so that
+    /// neither a storm of joins nor clients that never finish hold up those who talk.
+    pub fn handle_handshake(&mut self, now: Instant) {
+        match self.handshakes.pop_front() {
+            Some(Handshake::Datagram(datagram)) => {
+                if let Handled::Peer(slot) = self.peers.handle_handshake(datagram, now) {
+                    self.mark_peer(slot);
+                    // The engine opens its channels when it is asked for events, and drops what comes on them before
+                    // that: the first message may come before the next flush.
+                    if self.peers.get(slot).is_some_and(|peer| !peer.is_open) {
+                        self.read_peer(slot, now);
+                    }
+                }
+            }
+            Some(Handshake::Due(slot)) => self.peer_due(slot, now),
+            None => {}
+        }
+        self.settle(now);
+    }
+
+    /// Whether there is something for [`handle_handshake`](Self::handle_handshake).
+    pub fn has_handshakes(&self) -> bool {
+        !self.handshakes.is_empty()
+    }
+
+    fn put_off(&mut self, work: Handshake) {
+        // Timers are as many as there are peers; datagrams come again, as after any loss.
+        if self.handshakes.len() < HANDSHAKES || matches!(work, Handshake::Due(_)) {
+            self.handshakes.push_back(work);
+        } else {
+            self.peers.counts.refused_handshake += 1;
+        }
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((at, timer)) = self.timers.pop(now) {
@@ -334,7 +379,11 @@ impl Shard {
                         && entry.timer == Some(at)
                     {
                         entry.timer = None;
-                        self.peer_due(slot, now);
+                        if entry.is_open {
+                            self.peer_due(slot, now);
+                        } else {
+                            self.put_off(Handshake::Due(slot));
+                        }
                     }
                 }
             }

@@ -62,6 +62,17 @@ pub enum Outcome {
     BadOffer,
 }
 
+/// What is to be done about a datagram.
+#[derive(Debug)]
+pub(super) enum Handled {
+    /// Nothing more.
+    Done,
+    /// The peer in this slot has something to do now.
+    Peer(u32),
+    /// It belongs to a handshake, which can wait until others are served.
+    Handshake(Datagram),
+}
+
 /// What became of datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerCounts {
@@ -207,46 +218,63 @@ impl Peers {
         Some(entry.local.clone())
     }
 
-    /// Takes a datagram; returns the slot of the peer that has something to do now.
+    /// Takes a datagram.
     pub(super) fn handle(
         &mut self,
         datagram: Datagram,
         now: Instant,
         transmits: &mut TransmitQueue,
-    ) -> Option<u32> {
+    ) -> Handled {
         self.counts.received += 1;
         self.counts.received_bytes += datagram.contents.len() as u64;
         match demux::classify(&datagram.contents) {
             Kind::Stun => {
                 self.check(&datagram, now, transmits);
-                None
+                Handled::Done
             }
             Kind::Dtls => {
                 let Some(&slot) = self.by_path.get(&datagram.path) else {
                     self.counts.unknown += 1;
-                    return None;
+                    return Handled::Done;
                 };
-                let entry = self.slots[slot as usize].as_mut().expect("by_path names peers");
-                let contents = match entry.guard.admit(&datagram.contents) {
-                    Ok(Admission::AsIs) => datagram.contents,
-                    Ok(Admission::Rewritten(contents)) => BytesMut::from(&contents[..]),
-                    Ok(Admission::Held) => return None,
-                    Err(reason) => {
-                        self.counts.refused_handshake += 1;
-                        tracing::trace!(%reason, "refused a DTLS datagram");
-                        return None;
-                    }
-                };
-                if let Err(error) = entry.peer.handle_datagram(contents, now) {
-                    tracing::debug!(%error, "the engine refused a datagram");
+                let entry = self.slots[slot as usize].as_ref().expect("by_path names peers");
+                if entry.is_open {
+                    self.feed(slot, datagram.contents, now)
+                } else {
+                    Handled::Handshake(datagram)
                 }
-                Some(slot)
             }
             _ => {
                 self.counts.other += 1;
-                None
+                Handled::Done
             }
         }
+    }
+
+    /// Takes a datagram that was put off before, if its path still belongs to a peer.
+    pub(super) fn handle_handshake(&mut self, datagram: Datagram, now: Instant) -> Handled {
+        match self.by_path.get(&datagram.path) {
+            Some(&slot) => self.feed(slot, datagram.contents, now),
+            None => Handled::Done,
+        }
+    }
+
+    fn feed(&mut self, slot: u32, datagram: BytesMut, now: Instant) -> Handled {
+        let entry = self.slots[slot as usize].as_mut().expect("by_path names peers");
+        let contents = match entry.guard.admit(&datagram) {
+            Ok(Admission::AsIs) => datagram,
+            Ok(Admission::Rewritten(contents)) => BytesMut::from(&contents[..]),
+            Ok(Admission::Held) => return Handled::Done,
+            Err(reason) => {
+                self.counts.refused_handshake += 1;
+                tracing::trace!(%reason, "refused a DTLS datagram");
+                return Handled::Done;
+            }
+        };
+        if let Err(error) = entry.peer.handle_datagram(contents, now) {
+            tracing::debug!(%error, "the engine refused a datagram");
+        }
+        Handled::Peer(slot)
     }
 
     /// The path is gone; its peer goes on with another one, if it has one.

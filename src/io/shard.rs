@@ -96,7 +96,14 @@ impl Shell {
                 is_stopping: false,
             };
             while !shard.is_stopping {
-                shard.wait().await;
+                if shard.shard.has_handshakes() {
+                    // The runtime looks what has become readable, and does not wait for it. Then a little of what handshakes
+                    // have waiting, and a turn for everybody else again.
+                    tokio::task::yield_now().await;
+                    shard.shard.handle_handshake(Instant::now());
+                } else {
+                    shard.wait().await;
+                }
                 shard.turn();
             }
         });

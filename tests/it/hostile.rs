@@ -27,7 +27,7 @@ use switchyard_signaling::{
 };
 
 use crate::{
-    world::{Kind, MS, SECOND, Setup, World, room_key},
+    world::{Kind, MS, SECOND, Setup, Waits, World, room_key},
     worlds::webrtc::{credentials, with_credentials},
 };
 
@@ -62,11 +62,6 @@ fn talk(world: &mut World, span: Duration, mut meanwhile: impl FnMut(&mut World)
         turn += 1;
     }
     world.run(500 * MS);
-}
-
-fn p99(turns: &mut [Duration]) -> Duration {
-    turns.sort();
-    turns[turns.len() * 99 / 100]
 }
 
 /// A WebSocket of ours to shard 0, and its session.
@@ -187,13 +182,13 @@ fn bad_flights(hello: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_thousand_validated_peers_that_stall_or_send_fragments_slow_bystanders_within_a_bound() {
+fn a_thousand_validated_peers_that_stall_or_send_fragments_at_most_double_what_bystanders_wait() {
     const PEERS: u64 = 1000;
     let mut world = bystanders(coarse(2), 10);
     let hello = world.client_hello.clone().unwrap();
-    world.turns = Some(Vec::new());
+    world.waits = Some(Waits::default());
     talk(&mut world, 4 * SECOND, |_| {});
-    let calm = p99(&mut world.turns.take().unwrap());
+    let calm = world.waits.take().unwrap().p99();
 
     let template = world.clients[0].wire.as_ref().unwrap().offer.clone().unwrap();
     let mut validated: Vec<SocketAddr> = Vec::new();
@@ -222,10 +217,10 @@ fn a_thousand_validated_peers_that_stall_or_send_fragments_slow_bystanders_withi
     assert_eq!(world.strays.iter().filter(|(_, datagram)| datagram[..2] == [1, 1]).count(), PEERS as usize);
 
     let flights = bad_flights(&hello);
-    world.turns = Some(Vec::new());
+    world.waits = Some(Waits::default());
     let mut sent = 0;
     talk(&mut world, 4 * SECOND, |world| {
-        for _ in 0..2 {
+        for _ in 0..5 {
             // A quarter of them stalls after its first datagram.
             let peer = sent % validated.len();
             let round = sent / validated.len();
@@ -238,15 +233,12 @@ fn a_thousand_validated_peers_that_stall_or_send_fragments_slow_bystanders_withi
         }
         world.strays.clear();
     });
-    let attacked = p99(&mut world.turns.take().unwrap());
+    let attacked = world.waits.take().unwrap().p99();
     println!(
-        "bystanders' p99: {calm:?} alone, {attacked:?} with {PEERS} such peers and {sent} of their datagrams"
+        "bystanders' p99: {calm:?} alone, {attacked:?} ({:.2} times) with {PEERS} such peers and {sent} of their datagrams",
+        attacked.as_secs_f64() / calm.as_secs_f64()
     );
-    // A shared machine is not quiet to the microsecond.
-    // The aim is at most double, and it is not met at every rate: turns of some tens of microseconds come out at about
-    // double here, and above it with more datagrams. This bound catches what would be noticed, such as work that grows
-    // with the number of fragments.
-    assert!(attacked <= 2 * calm.max(Duration::from_micros(100)) + Duration::from_micros(100));
+    assert!(attacked <= 2 * calm, "more than double");
     for attacker in &attackers {
         attacker.read(&mut world);
     }

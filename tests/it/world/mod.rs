@@ -1,6 +1,6 @@
 //! A world: shards with letters between them, simulated browsers, their WebSockets and the network, under one clock.
 //!
-//! Nothing in it reads the real clock but [`World::turns`], which measures what a shard's work costs. Whoever
+//! Nothing in it reads the real clock but [`World::waits`], which measures what a shard's work costs. Whoever
 //! drives a world commands its clients and lets time pass with [`World::run`]; [`checker`] judges what they received.
 
 pub(crate) mod checker;
@@ -103,8 +103,8 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) network: Network,
     pub(crate) sent: Sent,
-    /// Real time that shards took at each instant at which they had a client's datagram to handle, if measured.
-    pub(crate) turns: Option<Vec<Duration>>,
+    /// How long clients' datagrams waited for shards to be done with them, in real time, if measured.
+    pub(crate) waits: Option<Waits>,
     /// The most that shards have held for receivers at any time.
     pub(crate) held_most: usize,
     /// Every batch that left, if they are watched: in which flush, on which path, its bytes.
@@ -123,6 +123,32 @@ pub(crate) struct World {
     ghosts: Vec<(Instant, ShardId, SocketId)>,
     next_socket: u64,
     busy: Vec<bool>,
+}
+
+/// How long datagrams of clients waited, in real time, for a shard's work.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    waits: Vec<Duration>,
+    /// What the shard did for handshakes at the instant before, piece by piece.
+    handshakes: Vec<Duration>,
+}
+
+impl Waits {
+    /// Notes a turn that served clients. In the real world what they sent could have come at any instant since the turn
+    /// before, and have found the shard busy with a piece of a handshake, the rest of which it had to wait for.
+    fn push(&mut self, turn: Duration, instant: Duration) {
+        let mut end = Duration::ZERO;
+        let rest = self.handshakes.iter().find_map(|piece| {
+            end += *piece;
+            end.checked_sub(instant).filter(|rest| rest <= piece)
+        });
+        self.waits.push(turn + rest.unwrap_or_default());
+    }
+
+    pub(crate) fn p99(mut self) -> Duration {
+        self.waits.sort();
+        self.waits[self.waits.len() * 99 / 100]
+    }
 }
 
 /// Clients of a world have lower addresses; what comes from higher ones is injected.
@@ -166,7 +192,7 @@ impl World {
             clients: Vec::new(),
             network,
             sent: Sent::default(),
-            turns: None,
+            waits: None,
             held_most: 0,
             batches: None,
             strays: Vec::new(),
@@ -456,10 +482,20 @@ impl World {
 
     /// Moves everything that can move at this instant.
     fn settle(&mut self) {
+        let mut served = None;
+        let mut handshakes = Vec::new();
         for round in 0.. {
             assert!(round < 10_000, "seed {}: the world does not come to rest", self.setup.seed);
             let arrived = self.carry_datagrams() | self.carry_letters();
-            if !(arrived | self.carry_wires() | self.flush()) {
+            if arrived | self.carry_wires() | self.flush() {
+                continue;
+            }
+            let worked = std::mem::take(&mut self.worked);
+            match served {
+                None => served = Some(worked),
+                Some(_) => handshakes.push(worked),
+            }
+            if !self.shake_hands() {
                 break;
             }
         }
@@ -468,12 +504,26 @@ impl World {
                 client.due = client.browser.poll_timeout();
             }
         }
-        let worked = std::mem::take(&mut self.worked);
-        if std::mem::take(&mut self.serves)
-            && let Some(turns) = &mut self.turns
-        {
-            turns.push(worked);
+        let serves = std::mem::take(&mut self.serves);
+        if let Some(waits) = &mut self.waits {
+            if serves {
+                let instant = self.rng.below(self.setup.step.as_nanos() as u64);
+                waits.push(served.unwrap_or_default(), Duration::from_nanos(instant));
+            }
+            waits.handshakes = handshakes;
         }
+    }
+
+    /// Lets each shard do a little for its handshakes, as the shell does between its turns.
+    fn shake_hands(&mut self) -> bool {
+        let (mut moved, now) = (false, self.now);
+        for shard in 0..self.shards.len() {
+            if self.shards[shard].has_handshakes() {
+                moved = true;
+                self.turn(shard, |shard| shard.handle_handshake(now));
+            }
+        }
+        moved
     }
 
     fn carry_datagrams(&mut self) -> bool {
@@ -590,7 +640,7 @@ impl World {
 
     fn turn(&mut self, shard: usize, act: impl FnOnce(&mut Shard)) {
         self.busy[shard] = true;
-        if self.turns.is_none() {
+        if self.waits.is_none() {
             return act(&mut self.shards[shard]);
         }
         let (waited, begin) = (waited(), Instant::now());

@@ -10,10 +10,12 @@
 //! - [`frame`]: binary frames and pipe messages;
 //! - [`lane`]: the reliable lane: numbering, acknowledgement, replay, interleaving of chunks, gaps;
 //! - [`assembly`]: chunks back to messages;
+//! - [`event`]: what a room's log is made of;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
 pub mod assembly;
 pub mod code;
+pub mod event;
 pub mod frame;
 pub mod lane;
 pub mod limits;

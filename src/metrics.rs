@@ -237,8 +237,8 @@ impl Metrics {
             events: counters(
                 r,
                 "switchyard_log_events_total",
-                "Events committed to logs, by kind.",
-                &["kind"],
+                "Events committed to logs, by type.",
+                &["type"],
             ),
             submissions: counters(
                 r,
@@ -256,7 +256,7 @@ impl Metrics {
                 r,
                 "switchyard_log_incidents_total",
                 "Logs loaded, writes that failed, acknowledged submissions lost with a restored backup.",
-                &["incident"],
+                &["cause"],
             ),
         };
         let messages = Messages {

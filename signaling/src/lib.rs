@@ -11,6 +11,7 @@
 //! - [`lane`]: the reliable lane: numbering, acknowledgement, replay, interleaving of chunks, gaps;
 //! - [`assembly`]: chunks back to messages;
 //! - [`event`], [`record`]: what a room's log is made of, and how LOG frames carry it;
+//! - [`writer`], [`reader`]: the delivery rules of the log, a client's half;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
 pub mod assembly;
@@ -20,6 +21,8 @@ pub mod frame;
 pub mod lane;
 pub mod limits;
 pub mod message;
+pub mod reader;
 pub mod record;
+pub mod writer;
 
 pub use code::Code;

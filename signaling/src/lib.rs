@@ -12,6 +12,7 @@
 //! - [`assembly`]: chunks back to messages;
 //! - [`event`], [`record`]: what a room's log is made of, and how LOG frames carry it;
 //! - [`writer`], [`reader`]: the delivery rules of the log, a client's half;
+//! - [`origin`]: the server's half of writing to a log;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
 pub mod assembly;
@@ -21,6 +22,7 @@ pub mod frame;
 pub mod lane;
 pub mod limits;
 pub mod message;
+pub mod origin;
 pub mod reader;
 pub mod record;
 pub mod writer;

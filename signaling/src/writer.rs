@@ -136,7 +136,8 @@ impl Writer {
 
     /// What has to be kept. An answer that came out of order is forgotten; it comes again.
     pub fn outbox(&self) -> Outbox {
-        let unanswered = |queued: &Queued| Unanswered { nonce: queued.nonce, content: queued.content.clone() };
+        let unanswered =
+            |queued: &Queued| Unanswered { nonce: queued.nonce, content: queued.content.clone() };
         Outbox {
             origin: self.origin,
             base: self.base,
@@ -217,7 +218,8 @@ impl Writer {
             ServerRecord::Conflict { origin, .. } if self.is_mine(*origin) => {
                 self.is_silent = true;
                 let unanswered = self.queue.drain(..).filter(|queued| !queued.is_answered);
-                let unanswered = unanswered.map(|Queued { nonce, content, .. }| Unanswered { nonce, content });
+                let unanswered =
+                    unanswered.map(|Queued { nonce, content, .. }| Unanswered { nonce, content });
                 let unanswered = unanswered.collect();
                 (self.sent, self.sent_bytes, self.heard) = (0, 0, None);
                 Some(Told::Conflict(unanswered))
@@ -293,7 +295,9 @@ impl Writer {
             return false;
         };
         let is_news = !std::mem::replace(&mut queued.is_answered, true);
-        while let Some(first) = self.queue.pop_front_if(|queued| queued.is_answered) {
+        while self.queue.front().is_some_and(|queued| queued.is_answered)
+            && let Some(first) = self.queue.pop_front()
+        {
             self.base += 1;
             if self.sent > 0 {
                 self.sent -= 1;

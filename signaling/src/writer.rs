@@ -87,6 +87,8 @@ pub enum Told {
     Accepted {
         /// Which.
         cseq: u32,
+        /// The number that was drawn for it.
+        nonce: u32,
         /// The event.
         seq: u64,
     },
@@ -94,6 +96,8 @@ pub enum Told {
     Refused {
         /// Which.
         cseq: u32,
+        /// The number that was drawn for it.
+        nonce: u32,
         /// Why.
         code: String,
         /// Why, for people.
@@ -201,14 +205,14 @@ impl Writer {
             ServerRecord::Event(event) => self.handle_event(now, event),
             ServerRecord::Accepted { origin, cseq, seq } if self.is_mine(*origin) => {
                 self.heard = Some(now);
-                let is_news = self.answer(*cseq);
-                is_news.then_some(Told::Accepted { cseq: *cseq, seq: *seq })
+                let nonce = self.answer(*cseq)?;
+                Some(Told::Accepted { cseq: *cseq, nonce, seq: *seq })
             }
             ServerRecord::Refused { origin, cseq, code, sentence } if self.is_mine(*origin) => {
                 self.heard = Some(now);
+                let nonce = self.answer(*cseq)?;
                 let (code, sentence) = (code.clone(), sentence.clone());
-                let is_news = self.answer(*cseq);
-                is_news.then_some(Told::Refused { cseq: *cseq, code, sentence })
+                Some(Told::Refused { cseq: *cseq, nonce, code, sentence })
             }
             ServerRecord::Expected { origin, cseq, retry_after_ms, code } if self.is_mine(*origin) => {
                 self.heard = Some(now);
@@ -280,21 +284,18 @@ impl Writer {
             return None;
         }
         self.heard = Some(now);
-        let is_news = self.answer(event.cseq);
-        is_news.then_some(Told::Accepted { cseq: event.cseq, seq: event.seq })
+        let nonce = self.answer(event.cseq)?;
+        Some(Told::Accepted { cseq: event.cseq, nonce, seq: event.seq })
     }
 
     fn is_mine(&self, origin: Origin) -> bool {
         self.origin == origin && !self.is_silent
     }
 
-    /// Whether this is the first answer.
-    fn answer(&mut self, cseq: u32) -> bool {
-        let place = cseq.checked_sub(self.base).map(|place| place as usize);
-        let Some(queued) = place.and_then(|place| self.queue.get_mut(place)) else {
-            return false;
-        };
-        let is_news = !std::mem::replace(&mut queued.is_answered, true);
+    /// The nonce of what is answered, if this is the first answer.
+    fn answer(&mut self, cseq: u32) -> Option<u32> {
+        let queued = self.queue.get_mut(cseq.checked_sub(self.base)? as usize)?;
+        let nonce = (!std::mem::replace(&mut queued.is_answered, true)).then_some(queued.nonce);
         while self.queue.front().is_some_and(|queued| queued.is_answered)
             && let Some(first) = self.queue.pop_front()
         {
@@ -304,7 +305,7 @@ impl Writer {
                 self.sent_bytes -= first.content.body.len();
             }
         }
-        is_news
+        nonce
     }
 
     /// Returns where it begins again, if that is news.
@@ -430,7 +431,7 @@ mod tests {
         };
         assert_eq!(writer.handle(now, &event("another")), None);
         assert_eq!(writer.base(), 1);
-        assert_eq!(writer.handle(now, &event("1")), Some(Told::Accepted { cseq: 1, seq: 9 }));
+        assert_eq!(writer.handle(now, &event("1")), Some(Told::Accepted { cseq: 1, nonce: 1, seq: 9 }));
     }
 
     #[test]

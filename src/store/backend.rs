@@ -74,11 +74,11 @@ pub trait Writer: Send {
     /// If nothing was removed.
     fn retain(&mut self, retention: &Retention, now: u64) -> Result<bool, StoreError>;
 
-    /// Keeps the files in shape. Cheap if there is nothing to do; `is_last` before the connection is closed for good.
+    /// Ends the connection, with everything where it belongs.
     ///
     /// # Errors
-    /// If the database cannot be reached.
-    fn tidy(&mut self, is_last: bool) -> Result<(), StoreError>;
+    /// If something is left for the next one to do.
+    fn close(self: Box<Self>) -> Result<(), StoreError>;
 
     /// [`try_commit`](Self::try_commit); where the database refuses what some batch says, each is committed alone, so
     /// that one batch's fault is not another's. `now` is in milliseconds since 1970.
@@ -142,6 +142,12 @@ pub trait Reader: Send {
     /// # Errors
     /// If the database cannot be read.
     fn page(&mut self, query: &PageQuery) -> Result<Page, StoreError>;
+
+    /// Keeps files in shape while others write; called a few times a second, and cheap if there is nothing to do.
+    ///
+    /// # Errors
+    /// If the database cannot be reached.
+    fn tidy(&mut self) -> Result<(), StoreError>;
 }
 
 /// What may go.

@@ -9,10 +9,13 @@ pub mod backend;
 mod form;
 mod page;
 mod plan;
+mod queue;
 mod sqlite;
+mod threads;
 
 pub use backend::{Backend, Reader, Retention, Writer};
 pub use sqlite::Sqlite;
+pub use threads::{Replies, Store};
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! [`Backend`] over SQLite, in one file with its write-ahead log and a lock file beside it.
 //!
 //! `synchronous=FULL`: a transaction is on disk when `COMMIT` returns. Readers have connections of their own, which the
-//! write-ahead log lets read while the writer writes. Checkpoints, which move the log into the file, happen in
-//! [`Writer::tidy`] and, should that not come, when the log has 64 MiB; never with each commit, because a commit that
-//! touches hundreds of rooms touches a page of each.
+//! write-ahead log lets read while the writer writes. Checkpoints, which move the log into the file, are
+//! a reader's work between its answers ([`Reader::tidy`]), since a commit that touches hundreds of rooms touches a page of
+//! each. The writer moves the rest and begins the log anew when it has 64 MiB.
 
 mod read;
 mod write;
@@ -96,13 +96,16 @@ impl Backend for Sqlite {
             )));
         }
         connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+        connection.pragma_update(None, "journal_size_limit", i64::from(LOG_PAGES) * 4096)?;
         migrate(&mut connection, &self.path)?;
-        Ok(Box::new(SqliteWriter::new(connection, beside(&self.path, "-wal"))))
+        Ok(Box::new(SqliteWriter::new(connection)))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, StoreError> {
-        let connection = self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        Ok(Box::new(SqliteReader::new(connection)))
+        // One that may only read could not move the log into the file.
+        let connection = self.connect(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(Box::new(SqliteReader::new(connection, beside(&self.path, "-wal"))))
     }
 
     fn size(&self) -> Option<u64> {

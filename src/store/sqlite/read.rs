@@ -1,6 +1,6 @@
 //! What is read: each question under one snapshot, which the write-ahead log gives to a transaction.
 
-use std::sync::Arc;
+use std::{fs, path::PathBuf, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use switchyard_signaling::event::Origin;
@@ -16,13 +16,17 @@ use crate::{
     },
 };
 
+/// Bytes of the write-ahead log at which it is worth the work to move it into the file.
+const LOG_BYTES: u64 = 8 << 20;
+
 pub(super) struct SqliteReader {
     connection: Connection,
+    log: PathBuf,
 }
 
 impl SqliteReader {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection }
+    pub(super) fn new(connection: Connection, log: PathBuf) -> Self {
+        Self { connection, log }
     }
 
     /// What several statements read under it fits together.
@@ -109,6 +113,14 @@ impl Reader for SqliteReader {
         let fields = if query.fields { Some(fields(&transaction, room)?) } else { None };
         drop(transaction);
         Ok(page::render(query, &rows, has_more, reactions, fields.as_deref()))
+    }
+
+    fn tidy(&mut self) -> Result<(), StoreError> {
+        if fs::metadata(&self.log).is_ok_and(|log| log.len() > LOG_BYTES) {
+            // Moves what it can of the log into the file, while the writer goes on.
+            self.connection.pragma_update_and_check(None, "wal_checkpoint", "PASSIVE", |_| Ok(()))?;
+        }
+        Ok(())
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::{
     collections::{BTreeMap, btree_map},
-    fs,
-    path::PathBuf,
     sync::Arc,
 };
 
@@ -23,19 +21,15 @@ use crate::{
     },
 };
 
-/// Bytes of the write-ahead log at which it is moved into the file at the next opportunity.
-const LOG_BYTES: u64 = 16 << 20;
-
 pub(super) struct SqliteWriter {
     connection: Connection,
-    log: PathBuf,
     /// The room that retention looked at last.
     retained: i64,
 }
 
 impl SqliteWriter {
-    pub(super) fn new(connection: Connection, log: PathBuf) -> Self {
-        Self { connection, log, retained: 0 }
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection, retained: 0 }
     }
 
     fn begin(&mut self) -> rusqlite::Result<Transaction<'_>> {
@@ -103,14 +97,10 @@ impl Writer for SqliteWriter {
         Ok(has_more)
     }
 
-    fn tidy(&mut self, is_last: bool) -> Result<(), StoreError> {
-        let how = match fs::metadata(&self.log) {
-            _ if is_last => "TRUNCATE",
-            Ok(log) if log.len() > LOG_BYTES => "PASSIVE",
-            _ => return Ok(()),
-        };
-        // Answers whether somebody was in the way, which is no harm.
-        Ok(self.connection.pragma_update_and_check(None, "wal_checkpoint", how, |_| Ok(()))?)
+    fn close(self: Box<Self>) -> Result<(), StoreError> {
+        // Moves the log into the file, and answers whether somebody was in the way, which is no harm.
+        self.connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))?;
+        self.connection.close().map_err(|(_, error)| error.into())
     }
 }
 

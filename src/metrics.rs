@@ -54,6 +54,8 @@ pub struct Metrics {
     pub http: Http,
     /// What survives.
     pub store: Store,
+    /// Rooms' logs.
+    pub logs: Logs,
     messages: Messages,
     shards: Shards,
     sessions: IntGaugeVec,
@@ -131,6 +133,37 @@ impl Http {
         };
         self.requests.with_label_values(&[door.as_str(), class]).inc();
         self.seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// What becomes of submissions to logs, and of those who read them.
+#[derive(Debug)]
+pub struct Logs {
+    events: IntCounterVec,
+    submissions: IntCounterVec,
+    snapshots: IntCounterVec,
+    incidents: IntCounterVec,
+}
+
+impl Logs {
+    /// Counts events that were committed, by kind.
+    pub fn committed(&self, kind: &'static str, count: u64) {
+        self.events.with_label_values(&[kind]).inc_by(count);
+    }
+
+    /// Counts submissions that became no event now, by outcome and code.
+    pub fn submission(&self, outcome: &'static str, code: &'static str, count: u64) {
+        self.submissions.with_label_values(&[outcome, code]).inc_by(count);
+    }
+
+    /// Counts snapshots sent, by reason.
+    pub fn snapshot(&self, reason: &'static str, count: u64) {
+        self.snapshots.with_label_values(&[reason]).inc_by(count);
+    }
+
+    /// Counts what happens to a log as a whole.
+    pub fn incident(&self, incident: &'static str, count: u64) {
+        self.incidents.with_label_values(&[incident]).inc_by(count);
     }
 }
 
@@ -257,6 +290,32 @@ impl Metrics {
             ),
             websockets: gauge(r, "switchyard_websockets", "Open WebSockets."),
         };
+        let logs = Logs {
+            events: counters(
+                r,
+                "switchyard_log_events_total",
+                "Events committed to logs, by kind.",
+                &["kind"],
+            ),
+            submissions: counters(
+                r,
+                "switchyard_log_submissions_total",
+                "Submissions that became no event: refused, put off, repeated, in conflict; by code.",
+                &["outcome", "code"],
+            ),
+            snapshots: counters(
+                r,
+                "switchyard_log_snapshots_total",
+                "Snapshots sent in place of events, by reason.",
+                &["reason"],
+            ),
+            incidents: counters(
+                r,
+                "switchyard_log_incidents_total",
+                "Logs loaded, writes that failed, acknowledged submissions lost with a restored backup.",
+                &["incident"],
+            ),
+        };
         let store = Store {
             commits: counter(
                 r,
@@ -369,7 +428,8 @@ impl Metrics {
             "Sessions, by the way through the network that they use now.",
             &["rung"],
         );
-        let metrics = Self { registry, rooms, signalling, webrtc, http, store, messages, shards, sessions };
+        let metrics =
+            Self { registry, rooms, signalling, webrtc, http, store, logs, messages, shards, sessions };
         metrics.show_from_the_start();
         metrics
     }
@@ -400,6 +460,9 @@ impl Metrics {
         }
         for code in switchyard_signaling::Code::ALL {
             self.rooms.refusals.with_label_values(&[code.as_str()]);
+        }
+        for incident in ["abandoned", "failed", "loaded"] {
+            self.logs.incidents.with_label_values(&[incident]);
         }
     }
 }

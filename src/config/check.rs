@@ -78,6 +78,7 @@ impl Rules<'_> {
             ("rtc.consent_timeout", rtc.consent_timeout, second * 5),
             ("rtc.handshake_timeout", rtc.handshake_timeout, second),
             ("limits.resume_grace", limits.resume_grace, Duration::ZERO),
+            ("limits.idle_room", limits.idle_room, second),
             ("drain.timeout", self.config.drain.timeout, Duration::ZERO),
         ] {
             if value < least || value > hour {

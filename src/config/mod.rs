@@ -179,6 +179,16 @@ pub struct Limits {
     pub messages_per_second: u32,
     /// Data messages a session may send at once. Default: 2000.
     pub messages_burst: u32,
+    /// Chat messages, comments, edits, reactions and other writes to the log that one user may make per
+    /// minute in a room, in the long run; 0 is no limit. Default: 100.
+    pub writes_per_minute: u32,
+    /// Writes that one user may make at once; what is queued offline comes back at this rate. Default: 50.
+    pub write_burst: u32,
+    /// A reader of the log who is more events behind gets a snapshot in their place. Default: 1000.
+    pub resync_events: u32,
+    /// A room in which nobody has been for so long is closed: its log leaves memory. Default: 30m.
+    #[serde(with = "units::duration")]
+    pub idle_room: Duration,
     /// Messages that do not parse, before the connection is closed as abuse. Default: 20.
     pub malformed_before_close: u32,
     /// How long a session outlives its last pipe, so that a reconnecting client resumes it. Default: 10s.
@@ -200,6 +210,10 @@ impl Default for Limits {
             signals_burst: 100,
             messages_per_second: 1000,
             messages_burst: 2000,
+            writes_per_minute: 100,
+            write_burst: 50,
+            resync_events: 1000,
+            idle_room: Duration::from_secs(30 * 60),
             malformed_before_close: 20,
             resume_grace: Duration::from_secs(10),
         }

@@ -1,8 +1,10 @@
-//! The TCP connection beneath a WebSocket, written to from two threads.
+//! The TCP connection beneath a WebSocket, written to by two: the socket's task and the session's shard.
 //!
-//! Most of what a session sends are frames that are ready on its shard's thread. Waking the socket's task for each of
-//! them costs more than the write itself, so [`Wire`] lets the shard write a WebSocket message at once when nothing is
-//! in the way; everything else, and what the connection does not take at once, is the task's, through [`WireIo`].
+//! Most of what a session sends are frames that are ready on its shard. Waking the socket's task for each of them costs
+//! more than the write itself, so [`Wire`] lets the shard write a WebSocket message at once when nothing is in the way;
+//! everything else, and what the connection does not take at once, is the task's, through [`WireIo`].
+//!
+//! A connection is watched by one runtime at a time, and [`Wire::move_to`] gives it to another one.
 //!
 //! Messages never mix because a write is all or nothing here: what the kernel does not take is kept, and nobody else
 //! writes before it has left. It never parses what it carries.
@@ -18,16 +20,20 @@ use bytes::{Buf as _, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    runtime::Handle,
 };
 
 use crate::engine::outbox::{Direct, Taken};
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct Wire(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     stream: TcpStream,
     /// What the kernel has not taken yet of a message that counts as written.
-    rest: Mutex<BytesMut>,
+    rest: BytesMut,
 }
 
 /// The connection as HTTP and the WebSocket library see it.
@@ -39,13 +45,23 @@ pub(super) struct WireIo(Arc<Wire>);
 pub(super) struct ConnectionWire(pub(super) Arc<Wire>);
 
 impl Wire {
+    /// Lets this runtime watch the connection. Whoever waits for it has to ask again, there.
+    pub(super) fn move_to(&self, runtime: &Handle) -> io::Result<()> {
+        let mut inner = self.lock();
+        // By a second descriptor: there is a connection at any time, and if this fails it stays where it is.
+        let stream = socket2::SockRef::from(&inner.stream).try_clone()?;
+        let _entered = runtime.enter();
+        inner.stream = TcpStream::from_std(stream.into())?;
+        Ok(())
+    }
+
     /// Takes all of these bytes, or none if others have to leave first.
     fn take(&self, parts: [&[u8]; 2]) -> io::Result<Taken> {
-        let mut rest = self.lock();
+        let Inner { stream, rest } = &mut *self.lock();
         if !rest.is_empty() {
             return Ok(Taken::Nothing);
         }
-        let written = match self.stream.try_write_vectored(&parts.map(IoSlice::new)) {
+        let written = match stream.try_write_vectored(&parts.map(IoSlice::new)) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
@@ -62,14 +78,14 @@ impl Wire {
     /// Ready when nothing is kept any more.
     pub(super) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let mut rest = self.lock();
+            let Inner { stream, rest } = &mut *self.lock();
             if rest.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            match self.stream.try_write(&rest) {
+            match stream.try_write(rest) {
                 Ok(count) => rest.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream.poll_write_ready(cx))?;
+                    ready!(stream.poll_write_ready(cx))?;
                 }
                 Err(error) => {
                     rest.clear();
@@ -83,8 +99,8 @@ impl Wire {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BytesMut> {
-        self.rest.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -119,7 +135,7 @@ impl WireIo {
     pub(super) fn new(stream: TcpStream) -> Self {
         // Frames are merged before they are written, and must not wait after that.
         let _ = stream.set_nodelay(true);
-        Self(Arc::new(Wire { stream, rest: Mutex::default() }))
+        Self(Arc::new(Wire(Mutex::new(Inner { stream, rest: BytesMut::new() }))))
     }
 
     /// The other way in.
@@ -134,15 +150,7 @@ impl AsyncRead for WireIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let stream = &self.0.stream;
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read_buf(buffer) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        Pin::new(&mut self.0.lock().stream).poll_read(cx, buffer)
     }
 }
 
@@ -162,7 +170,7 @@ impl AsyncWrite for WireIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.0.poll_drain(cx))?;
-        Poll::Ready(socket2::SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(socket2::SockRef::from(&self.0.lock().stream).shutdown(std::net::Shutdown::Write))
     }
 }
 
@@ -187,7 +195,7 @@ mod tests {
         let wire = near.0.clone();
         let message = vec![7; 60_000];
         let mut written = 0;
-        while wire.lock().is_empty() {
+        while wire.lock().rest.is_empty() {
             assert_ne!(wire.write_message(&message), Taken::Nothing);
             written += 1;
         }

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
     Code,
     assembly::{Assembly, AssemblyError, Complete},
-    frame::{self, ChunkHeader, Frame, Frames, Kind, LossyHeader, Reliable, Target},
+    frame::{self, ChunkHeader, Frame, Frames, Kind, LossyHeader, Out, Reliable, Target},
     lane,
     limits::Limits,
     message::{ClientControl, ServerControl},
@@ -317,8 +317,8 @@ impl Session {
 
     /// Appends the next pipe message of reliable and lane-less frames to the empty `out`: frames until `enough`
     /// bytes, and a single longer one of at most `most`. Returns whether there was anything.
-    pub fn fill(&mut self, (enough, most): (usize, usize), now: Instant, out: &mut BytesMut) -> bool {
-        self.put_words(now, out);
+    pub fn fill(&mut self, (enough, most): (usize, usize), now: Instant, out: &mut impl Out) -> bool {
+        self.put_words(now, out.buffer());
         let ack = self.arrivals.ack();
         loop {
             let room = if out.is_empty() { most } else { enough.saturating_sub(out.len()) };
@@ -447,7 +447,9 @@ impl Session {
             self.arrivals.acknowledged();
         }
         if self.out.unacknowledged() == 0 {
-            self.next_probe = self.out.is_ready().then_some(now);
+            // However often everything is acknowledged in between: a probe costs the client an answer.
+            let earliest = self.probe.map_or(now, |(_, sent)| now.max(sent + PROBE_INTERVAL));
+            self.next_probe = self.out.is_ready().then_some(earliest);
         } else if self.next_probe.is_none_or(|due| due <= now) {
             let nonce = self.probe.map_or(1, |(nonce, _)| nonce.wrapping_add(1));
             frame::put_ping(out, nonce);

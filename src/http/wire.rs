@@ -36,6 +36,9 @@ struct Inner {
     rest: BytesMut,
 }
 
+/// A message of at most so many bytes is written as one part.
+const SHORT: usize = 1536;
+
 /// The connection as HTTP and the WebSocket library see it.
 #[derive(Debug)]
 pub(super) struct WireIo(Arc<Wire>);
@@ -56,12 +59,12 @@ impl Wire {
     }
 
     /// Takes all of these bytes, or none if others have to leave first.
-    fn take(&self, parts: [&[u8]; 2]) -> io::Result<Taken> {
+    fn take(&self, parts: &[&[u8]]) -> io::Result<Taken> {
         let Inner { stream, rest } = &mut *self.lock();
         if !rest.is_empty() {
             return Ok(Taken::Nothing);
         }
-        let written = match stream.try_write_vectored(&parts.map(IoSlice::new)) {
+        let written = match write(stream, parts) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
@@ -105,12 +108,36 @@ impl Wire {
 }
 
 impl Direct for Wire {
-    fn write_message(&self, message: &[u8]) -> Taken {
+    fn write_message(&self, parts: &[&[u8]]) -> Taken {
         let mut header = [0; 10];
-        let header = binary_header(message.len(), &mut header);
+        let header = binary_header(parts.iter().map(|part| part.len()).sum(), &mut header);
         // An error shows to the task as well, which ends the connection.
-        self.take([header, message]).unwrap_or(Taken::Nothing)
+        let taken = match parts {
+            [message] => self.take(&[header, message]),
+            _ => self.take(&[&[header], parts].concat()),
+        };
+        taken.unwrap_or(Taken::Nothing)
     }
+}
+
+/// Writes as much as the kernel takes at once.
+fn write(stream: &TcpStream, parts: &[&[u8]]) -> io::Result<usize> {
+    if let [only] = parts {
+        return stream.try_write(only);
+    }
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    if length > SHORT {
+        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        return stream.try_write_vectored(&slices);
+    }
+    // Putting a short message together takes less than the kernel needs for parts.
+    let mut whole = [0; SHORT];
+    let mut end = 0;
+    for part in parts {
+        whole[end..end + part.len()].copy_from_slice(part);
+        end += part.len();
+    }
+    stream.try_write(&whole[..end])
 }
 
 /// The header of an unfragmented, unmasked binary message (RFC 6455 §5.2).
@@ -158,7 +185,7 @@ impl AsyncWrite for WireIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_drain(cx))?;
-            if self.0.take([bytes, &[]])? != Taken::Nothing {
+            if self.0.take(&[bytes])? != Taken::Nothing {
                 return Poll::Ready(Ok(bytes.len()));
             }
         }
@@ -196,10 +223,10 @@ mod tests {
         let message = vec![7; 60_000];
         let mut written = 0;
         while wire.lock().rest.is_empty() {
-            assert_ne!(wire.write_message(&message), Taken::Nothing);
+            assert_ne!(wire.write_message(&[&message]), Taken::Nothing);
             written += 1;
         }
-        assert_eq!(wire.write_message(&message), Taken::Nothing);
+        assert_eq!(wire.write_message(&[&message]), Taken::Nothing);
         let reader = tokio::spawn(async move {
             let mut all = Vec::new();
             far.read_to_end(&mut all).await.unwrap();

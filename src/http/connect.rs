@@ -28,7 +28,7 @@ use switchyard_signaling::{
 use tokio::{
     sync::watch,
     task::yield_now,
-    time::{Instant as TokioInstant, sleep_until, timeout},
+    time::{sleep_until, timeout},
 };
 
 use super::{
@@ -166,13 +166,14 @@ impl Connection {
         let (mut draining, mut told) = (self.app.draining.subscribe(), false);
         let is_home = self.home.is_some();
         let mut read = 0;
+        let silence = sleep_until(self.deadline.into());
+        tokio::pin!(silence);
         while is_home || self.home.is_none() {
             if read == READS {
                 read = 0;
                 yield_now().await;
             }
             let outbox = self.outbox.clone();
-            let deadline = TokioInstant::from_std(self.deadline);
             tokio::select! {
                 biased;
                 outgoing = poll_fn(|cx| outbox.poll(cx.waker())) => {
@@ -196,7 +197,13 @@ impl Connection {
                         None => return Some(End::Broken),
                     }
                 }
-                () = sleep_until(deadline) => self.outbox.close(Code::Timeout),
+                // Every message puts it off, which is looked at only here.
+                () = &mut silence => {
+                    if self.deadline <= Instant::now() {
+                        self.outbox.close(Code::Timeout);
+                    }
+                    silence.as_mut().reset(self.deadline.into());
+                }
                 // Those that have a session are told by its shard.
                 () = until_draining(&mut draining), if self.home.is_none() && !told => {
                     told = true;

@@ -17,8 +17,9 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
     runtime::Handle,
 };
@@ -52,7 +53,7 @@ impl Wire {
     pub(super) fn move_to(&self, runtime: &Handle) -> io::Result<()> {
         let mut inner = self.lock();
         // By a second descriptor: there is a connection at any time, and if this fails it stays where it is.
-        let stream = socket2::SockRef::from(&inner.stream).try_clone()?;
+        let stream = SockRef::from(&inner.stream).try_clone()?;
         let _entered = runtime.enter();
         inner.stream = TcpStream::from_std(stream.into())?;
         Ok(())
@@ -128,7 +129,8 @@ fn write(stream: &TcpStream, parts: &[&[u8]]) -> io::Result<usize> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     if length > SHORT {
         let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        return stream.try_write_vectored(&slices);
+        // Not `writev`, which takes a detour through the kernel's file system.
+        return stream.try_io(Interest::WRITABLE, || SockRef::from(stream).send_vectored(&slices));
     }
     // Putting a short message together takes less than the kernel needs for parts.
     let mut whole = [0; SHORT];
@@ -197,7 +199,7 @@ impl AsyncWrite for WireIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.0.poll_drain(cx))?;
-        Poll::Ready(socket2::SockRef::from(&self.0.lock().stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(SockRef::from(&self.0.lock().stream).shutdown(std::net::Shutdown::Write))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     future::poll_fn,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,6 +19,7 @@ use tokio::{
     runtime::Handle,
     sync::mpsc::{self, error::TrySendError},
     task::yield_now,
+    time::{Sleep, sleep_until},
 };
 
 use super::{
@@ -111,6 +113,8 @@ impl Shell {
             published: Instant::now(),
             is_stopping: false,
         };
+        let sleep = sleep_until(shard.published.into());
+        tokio::pin!(sleep);
         while !shard.is_stopping {
             if shard.shard.has_handshakes() {
                 // The runtime looks what has become readable, and does not wait for it. Then a little of what handshakes
@@ -118,7 +122,7 @@ impl Shell {
                 yield_now().await;
                 shard.shard.handle_handshake(Instant::now());
             } else {
-                shard.wait().await;
+                shard.wait(sleep.as_mut()).await;
             }
             if shard.turn() == Left::Something {
                 // However much comes in by one way, the WebSockets' tasks have their turns too.
@@ -143,11 +147,12 @@ enum Woken {
 }
 
 impl Loop {
-    async fn wait(&mut self) {
+    async fn wait(&mut self, mut sleep: Pin<&mut Sleep>) {
         let publish = self.published + PUBLISH;
         let due = self.shard.poll_timeout().map_or(publish, |due| due.min(publish));
-        let sleep = tokio::time::sleep_until(due.into());
-        tokio::pin!(sleep);
+        if sleep.deadline().into_std() != due {
+            sleep.as_mut().reset(due.into());
+        }
         let Self { inputs, letters_in, sockets, .. } = self;
         let woken = poll_fn(|cx| {
             if sockets.iter().any(|socket| socket.poll_readable(cx).is_ready()) {

@@ -651,3 +651,48 @@ impl Bucket {
         Err(Duration::from_secs_f64((1.0 - self.tokens) / per_second))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::ShardId;
+
+    #[test]
+    fn a_client_is_probed_every_two_seconds_at_most_however_often_it_acknowledges() {
+        let start = Instant::now();
+        let limits = SessionLimits {
+            announced: Limits::default(),
+            lossy_queue_bytes: 0,
+            messages_per_second: 0,
+            message_burst: 1,
+            problems: 1,
+        };
+        let id = SessionId { shard: ShardId(0), slot: 0, serial: 1 };
+        let mut session = Session::new(id, ("t".into(), "u".into()), "key".into(), Arc::new(limits), start);
+        let control = ServerControl::Refused {
+            id: None,
+            stream: None,
+            code: Code::RateLimited,
+            message: String::new(),
+            retry_after_ms: None,
+        };
+        let mut probed = Vec::new();
+        for step in 0..100 {
+            let now = start + Duration::from_millis(100) * step;
+            // Two messages, and only then the acknowledgement of both.
+            for _ in 0..2 {
+                session.tell(0, &control, now).unwrap();
+                let mut out = BytesMut::new();
+                session.fill((1000, 1000), now, &mut out);
+                let mut frames = Frames::new(out.freeze());
+                probed
+                    .extend(frames.by_ref().filter(|frame| matches!(frame, Ok(Frame::Ping(_)))).map(|_| now));
+            }
+            let mut ack = BytesMut::new();
+            frame::put_ack(&mut ack, 2 * (step + 1));
+            session.handle_message(Via::Socket, ack.freeze(), now, &mut Vec::new());
+        }
+        assert_eq!(probed.len(), 5);
+        assert!(probed.windows(2).all(|two| two[1] - two[0] >= PROBE_INTERVAL));
+    }
+}

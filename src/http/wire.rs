@@ -244,6 +244,45 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_has_moved_needs_its_first_runtime_no_more() {
+        let [first, second] =
+            [(); 2].map(|()| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+        let (mut near, mut far) = first.block_on(async {
+            let (near, far) = connection().await;
+            (near, far.into_std().unwrap())
+        });
+        io::Write::write_all(&mut far, b"before").unwrap();
+        near.0.move_to(second.handle()).unwrap();
+        drop(first);
+        io::Write::write_all(&mut far, b" and after").unwrap();
+        second.block_on(async {
+            let mut read = [0; 16];
+            near.read_exact(&mut read).await.unwrap();
+            assert_eq!(&read, b"before and after");
+            near.write_all(b"back").await.unwrap();
+        });
+        far.set_nonblocking(false).unwrap();
+        let mut read = [0; 4];
+        io::Read::read_exact(&mut far, &mut read).unwrap();
+        assert_eq!(&read, b"back");
+    }
+
+    #[tokio::test]
+    async fn a_message_in_many_parts_arrives_whole() {
+        let (near, mut far) = connection().await;
+        for long in [3, 2 * SHORT] {
+            let long = vec![9; long];
+            assert_eq!(near.0.write_message(&[b"one", &long, b"", b"two"]), Taken::Written);
+            let whole = [b"one", &long[..], b"two"].concat();
+            let mut header = [0; 10];
+            let header = binary_header(whole.len(), &mut header);
+            let mut read = vec![0; header.len() + whole.len()];
+            far.read_exact(&mut read).await.unwrap();
+            assert_eq!(read, [header, &whole[..]].concat());
+        }
+    }
+
+    #[test]
     fn a_header_has_the_shortest_form_for_its_length() {
         let header = |length| binary_header(length, &mut [0; 10]).to_vec();
         assert_eq!(header(125), [0x82, 125]);

@@ -15,7 +15,6 @@ mod server;
 #[expect(dead_code, reason = "the worlds of tests/it use all of it")]
 mod history;
 #[path = "../it/world/verdict.rs"]
-#[expect(dead_code, reason = "the worlds of tests/it use all of it")]
 mod verdict;
 
 use std::time::{Duration, Instant};

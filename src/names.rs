@@ -1,4 +1,4 @@
-//! Names of things that cross shards: shards, sessions and rooms. No state, no behaviour beyond hashing a room to its
+//! Names of things that cross shards: shards, sessions, rooms and where they are. No state, no behaviour beyond hashing a room to its
 //! shard.
 
 use std::{fmt, sync::Arc};
@@ -42,6 +42,17 @@ impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.shard.0, self.slot, self.serial)
     }
+}
+
+/// Where a room lives, once a session has been admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomPlace {
+    /// The room's shard.
+    pub shard: ShardId,
+    /// Its slot there, and the serial number of the slot's occupant.
+    pub slot: u32,
+    /// See `slot`.
+    pub serial: u32,
 }
 
 /// A room of a tenant (ACL10).

@@ -14,7 +14,7 @@ use std::{
 use switchyard_signaling::{Code, frame::Kind};
 
 use crate::{
-    names::{RoomKey, SessionId, ShardId},
+    names::{RoomKey, RoomPlace, SessionId, ShardId},
     room::{Action, Delivery, Lane, Output, Receiver, Room, RoomLimits},
 };
 
@@ -23,17 +23,6 @@ use crate::{
 const LETTERS: usize = 65_536;
 /// Such notices that are kept apart by stream; beyond it they are for the room as a whole.
 const MISSED_APART: usize = 4096;
-
-/// Where a room lives, once a session has been admitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RoomPlace {
-    /// The room's shard.
-    pub shard: ShardId,
-    /// Its slot there, and the serial number of the slot's occupant.
-    pub slot: u32,
-    /// See `slot`.
-    pub serial: u32,
-}
 
 /// What one shard tells another.
 #[derive(Debug)]

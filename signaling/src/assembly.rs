@@ -19,7 +19,7 @@ const UNFINISHED: usize = 64;
 /// A whole message as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complete {
-    /// Data or control.
+    /// Data, control or log.
     pub kind: Kind,
     /// The payload is UTF-8 (checked).
     pub text: bool,
@@ -82,10 +82,10 @@ impl Assembly {
                 self.pass_over(key, last);
                 return Err(AssemblyError::Contradiction);
             }
-            let limit = if kind == Kind::Data {
-                self.max_message
-            } else {
-                limits::CONTROL_BYTES.max(self.max_message)
+            let limit = match kind {
+                Kind::Data => self.max_message,
+                Kind::Control => limits::CONTROL_BYTES.max(self.max_message),
+                Kind::Log => limits::LOG_BYTES,
             };
             if total > limit {
                 self.pass_over(key, last);
@@ -121,7 +121,7 @@ impl Assembly {
         let keys: Vec<_> = self
             .unfinished
             .keys()
-            .filter(|(kind, stream)| *kind == Kind::Data && stream.0 == room)
+            .filter(|(kind, stream)| *kind != Kind::Control && stream.0 == room)
             .copied()
             .collect();
         for key in keys {

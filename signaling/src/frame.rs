@@ -13,6 +13,7 @@ pub const LENGTH_BYTES: usize = 2;
 const DATA: u8 = 0x01;
 const CONTROL: u8 = 0x02;
 const GAP: u8 = 0x03;
+const LOG: u8 = 0x04;
 const LOSSY: u8 = 0x10;
 const ACK: u8 = 0x20;
 const PING: u8 = 0x21;
@@ -100,12 +101,24 @@ pub enum Kind {
     Data,
     /// A control message, JSON.
     Control,
+    /// Records of a room's log.
+    Log,
+}
+
+impl Kind {
+    fn to_wire(self) -> u8 {
+        match self {
+            Self::Data => DATA,
+            Self::Control => CONTROL,
+            Self::Log => LOG,
+        }
+    }
 }
 
 /// A chunk of a reliable message, without the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkHeader {
-    /// Data or control.
+    /// Data, control or log.
     pub kind: Kind,
     /// The payload is UTF-8.
     pub text: bool,
@@ -243,7 +256,7 @@ impl Iterator for Frames {
 pub fn decode(frame: Bytes) -> Result<Option<Frame>, FrameError> {
     let mut reader = Reader { rest: frame };
     let frame = match reader.u8()? {
-        kind @ (DATA | CONTROL) => {
+        kind @ (DATA | CONTROL | LOG) => {
             let flags = reader.flags(TEXT | FIRST | LAST)?;
             let (lane_seq, ack) = (reader.u32()?, reader.u32()?);
             let (room, sender, stream) = (reader.u16()?, reader.u32()?, reader.u16()?);
@@ -264,7 +277,11 @@ pub fn decode(frame: Bytes) -> Result<Option<Frame>, FrameError> {
             {
                 return Err(FrameError::Length);
             }
-            let kind = if kind == DATA { Kind::Data } else { Kind::Control };
+            let kind = match kind {
+                DATA => Kind::Data,
+                CONTROL => Kind::Control,
+                _ => Kind::Log,
+            };
             let header = ChunkHeader { kind, text: flags & TEXT != 0, room, sender, stream, first, last };
             Frame::Reliable { lane_seq, ack, body: Reliable::Chunk(header, reader.rest) }
         }
@@ -319,7 +336,7 @@ pub fn put_chunk(
     }
     out.reserve(LENGTH_BYTES + length);
     out.put_u16(length as u16);
-    out.put_u8(if kind == Kind::Data { DATA } else { CONTROL });
+    out.put_u8(kind.to_wire());
     out.put_u8(flags);
     out.put_u32(lane_seq);
     out.put_u32(ack);

@@ -10,13 +10,16 @@
 //! - [`frame`]: binary frames and pipe messages;
 //! - [`lane`]: the reliable lane: numbering, acknowledgement, replay, interleaving of chunks, gaps;
 //! - [`assembly`]: chunks back to messages;
+//! - [`event`], [`record`]: what a room's log is made of, and how LOG frames carry it;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
 pub mod assembly;
 pub mod code;
+pub mod event;
 pub mod frame;
 pub mod lane;
 pub mod limits;
 pub mod message;
+pub mod record;
 
 pub use code::Code;

@@ -35,6 +35,22 @@ pub const TARGET_USERS: usize = 16;
 pub const CONTROL_BYTES: usize = 20 * 1024;
 /// Bytes of the `data` of a signal, as JSON text.
 pub const SIGNAL_BYTES: usize = 16 * 1024;
+/// Bytes of a LOG message, either way.
+pub const LOG_BYTES: usize = 256 * 1024;
+/// Bytes of an event's body in a submission.
+pub const EVENT_BYTES: usize = 64 * 1024;
+/// Bytes of a streamed message's text.
+pub const STREAM_BYTES: usize = 192 * 1024;
+/// Submissions of one origin that may be unanswered.
+pub const SUBMISSIONS: usize = 64;
+/// Bytes of body in them.
+pub const SUBMISSION_BYTES: usize = 128 * 1024;
+/// Bytes of an emoji.
+pub const EMOJI_BYTES: usize = 32;
+/// Messages in a snapshot, and in a page at most.
+pub const SNAPSHOT_MESSAGES: usize = 50;
+/// See [`SNAPSHOT_MESSAGES`].
+pub const PAGE_MESSAGES: usize = 100;
 /// Bytes that may wait in a pipe's own queue (SCTP or socket) before the scheduler above it holds back.
 pub const PIPE_BYTES: usize = 64 * 1024;
 

@@ -22,9 +22,8 @@ use switchyard_signaling::{
 };
 
 use crate::{
-    names::{RoomKey, SessionId},
+    names::{RoomKey, RoomPlace, SessionId},
     room::{Action, Lane, Outbound, control_message},
-    router::RoomPlace,
 };
 
 /// While frames wait for acknowledgement, the receiver is probed this often.

@@ -14,8 +14,9 @@ use super::{
     timers::Timer,
 };
 use crate::{
+    names::RoomPlace,
     room::{Action, Delivery, Lane, Receiver},
-    router::{Arrival, Missed, RoomPlace},
+    router::{Arrival, Missed},
 };
 
 impl Shard {

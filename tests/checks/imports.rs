@@ -8,19 +8,26 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 12] = [
+const MODULES: [(&str, &[&str]); 13] = [
     ("names", &[]),
     ("metrics", &[]),
     ("config", &[]),
     ("log", &["config"]),
     ("token", &["config", "room"]),
     ("cli", &["config", "room", "token"]),
-    ("room", &["names"]),
-    ("router", &["names", "room"]),
-    ("engine", &["names", "room", "router"]),
-    ("io", &["config", "engine", "metrics", "names", "room", "router"]),
-    ("http", &["config", "engine", "io", "metrics", "names", "room", "token"]),
-    ("lib", &["cli", "config", "engine", "http", "io", "log", "metrics", "names", "room", "router", "token"]),
+    ("store", &["config", "metrics", "names"]),
+    ("room", &["names", "store"]),
+    ("router", &["names", "room", "store"]),
+    ("engine", &["names", "room", "router", "store"]),
+    ("io", &["config", "engine", "metrics", "names", "room", "router", "store"]),
+    ("http", &["config", "engine", "io", "metrics", "names", "room", "store", "token"]),
+    (
+        "lib",
+        &[
+            "cli", "config", "engine", "http", "io", "log", "metrics", "names", "room", "router", "store",
+            "token",
+        ],
+    ),
 ];
 
 /// Modules that are state machines: no sockets, threads or clocks, and nothing that brings them.

@@ -137,7 +137,7 @@ function showRoom(session, room, name) {
  * @param {AbortSignal} place.signal
  */
 function listen({ session, room, board, chat, self, signal }) {
-  room.on('message', (event) => receive(room, board, chat, event), { signal });
+  room.on('data', (event) => receive(room, board, chat, event), { signal });
   room.on(
     'memberjoined',
     (member) => {
@@ -173,7 +173,7 @@ function listen({ session, room, board, chat, self, signal }) {
  * @param {Room} room
  * @param {Board} board
  * @param {Chat} chat
- * @param {import('/client/room.js').MessageEvent} event
+ * @param {import('/client/room.js').DataEvent} event
  */
 function receive(room, board, chat, event) {
   const message = readMessage(event);

@@ -16,7 +16,7 @@ export const Streams = Object.freeze({ CHAT: 0, BOARD: 1, CURSOR: 2, HISTORY: 3 
 const POINTS = 4_000;
 
 /**
- * @param {import('/client/room.js').MessageEvent} event
+ * @param {import('/client/room.js').DataEvent} event
  * @returns {Message | null} null for what is no message of the demo
  */
 export function readMessage({ data, sender }) {

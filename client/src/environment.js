@@ -1,3 +1,5 @@
+import { browserStorage } from './store.js';
+
 /**
  * What the client needs from its surroundings. Tests give their own clock, sockets and peer connections; applications
  * give nothing.
@@ -9,6 +11,8 @@
  * @property {(callback: () => void, ms: number) => unknown} setTimeout
  * @property {(timer: any) => void} clearTimeout
  * @property {() => number} random in [0, 1)
+ * @property {() => Promise<import('./store.js').Storage | null>} storage where messages wait that are not sent; null: in
+ *   memory
  */
 
 /**
@@ -23,6 +27,7 @@ export function environment(given = {}) {
     setTimeout: (callback, ms) => globalThis.setTimeout(callback, ms),
     clearTimeout: (timer) => globalThis.clearTimeout(timer),
     random: () => Math.random(),
+    storage: browserStorage,
     ...given,
   };
 }

@@ -99,8 +99,8 @@ export function encodeRecords(records) {
   return message;
 }
 
-/** Bytes of a submission in a message, without its body. */
-export const SUBMIT_BYTES = 36;
+/** Bytes that a record from a client takes at most, without its body or text. */
+export const OVERHEAD = 64;
 
 /** @param {number} kind @returns {KindName | undefined} */
 export function kindName(kind) {

@@ -8,7 +8,6 @@
  */
 
 import { WRITER_WINDOW, WRITER_WINDOW_BYTES } from './limits.js';
-import { SUBMIT_BYTES } from './record.js';
 
 /**
  * @typedef {{ cseq: number, nonce: number } & import('./record.js').Content} Submission
@@ -29,6 +28,7 @@ export class Writer {
   /** The next submission to send. */
   #cursor;
   #next;
+  #waiting = 0;
   #inFlight = 0;
   #inFlightBytes = 0;
   /** How many may be in flight: few after the server has asked for patience. */
@@ -59,11 +59,22 @@ export class Writer {
     return this.#next;
   }
 
-  /** Submissions without an answer. */
-  get unanswered() {
-    return [...this.#entries.values()].filter((entry) => !entry.answered).map((entry) => entry.submission);
+  /** How many have no answer. */
+  get waiting() {
+    return this.#waiting;
   }
 
+  /** Whether this one has no answer. @param {number} cseq */
+  waits(cseq) {
+    return this.#entries.get(cseq)?.answered === false;
+  }
+
+  /** Whether there is a session to send in. */
+  get attached() {
+    return this.#attached;
+  }
+
+  /** Whether somebody else uses the origin: nothing more is sent. */
   get conflicted() {
     return this.#conflicted;
   }
@@ -73,6 +84,7 @@ export class Writer {
     if (submission.cseq !== this.#next) throw new RangeError(`submission ${submission.cseq}, expected ${this.#next}`);
     this.#entries.set(submission.cseq, { submission, answered: false });
     this.#next += 1;
+    this.#waiting += 1;
   }
 
   /** A session that has not heard of this origin: everything without an answer goes out from `base` on. @param {number} now */
@@ -154,15 +166,16 @@ export class Writer {
     }
   }
 
-  /** Storage has forgotten an answered submission. @param {number} cseq */
+  /** The last number up to which everything is answered. */
+  get answeredTo() {
+    let cseq = this.base;
+    while (this.#entries.get(cseq)?.answered) cseq += 1;
+    return cseq - 1;
+  }
+
+  /** Storage has forgotten what was answered up to here. @param {number} cseq at most `answeredTo` */
   release(cseq) {
-    const entry = this.#entries.get(cseq);
-    if (!entry?.answered) return;
-    this.#released.add(cseq);
-    while (this.#released.delete(this.base)) {
-      this.#entries.delete(this.base);
-      this.base += 1;
-    }
+    for (; this.base <= cseq; this.base += 1) this.#entries.delete(this.base);
     this.#cursor = Math.max(this.#cursor, this.base);
   }
 
@@ -171,9 +184,6 @@ export class Writer {
     const entry = this.#entries.get(submission.cseq);
     if (entry && !entry.answered) entry.submission = submission;
   }
-
-  /** Answered and forgotten by storage, but not all before them. @type {Set<number>} */
-  #released = new Set();
 
   /** Whether there is something to send, and room for it. */
   #fits() {
@@ -188,6 +198,7 @@ export class Writer {
     const entry = this.#entries.get(cseq);
     if (!entry || entry.answered) return false;
     entry.answered = true;
+    this.#waiting -= 1;
     this.#progressAt = now;
     if (cseq < this.#cursor) {
       this.#inFlight -= 1;
@@ -229,5 +240,5 @@ const OUT_OF_ORDER = 'out_of_order';
 
 /** @param {Entry} entry */
 function size({ submission }) {
-  return submission.body.length + SUBMIT_BYTES;
+  return submission.body.length;
 }

@@ -87,6 +87,30 @@ pub enum Code {
     RoomClosed,
     /// The peer connection is dead.
     PipeLost,
+    /// A submission came before the one that is expected.
+    OutOfOrder,
+    /// What is needed to decide is being read.
+    Loading,
+    /// The store does not take writes now.
+    StorageUnavailable,
+    /// The end of a streamed message came before its text.
+    StreamBehind,
+    /// The origin belongs to another user.
+    BadOrigin,
+    /// The body is not what its kind asks for.
+    BadBody,
+    /// The target is no message, or was deleted.
+    NoSuchMessage,
+    /// Only the author may do this.
+    NotAuthor,
+    /// The join did not ask for the log.
+    NotFollowing,
+    /// The member has opened no such stream.
+    NoSuchStream,
+    /// As many streamed messages are open as may be.
+    TooManyStreams,
+    /// A snapshot has taken the place of events.
+    SyncRequired,
 }
 
 impl Code {
@@ -132,6 +156,18 @@ impl Code {
         Code::Removed,
         Code::RoomClosed,
         Code::PipeLost,
+        Code::OutOfOrder,
+        Code::Loading,
+        Code::StorageUnavailable,
+        Code::StreamBehind,
+        Code::BadOrigin,
+        Code::BadBody,
+        Code::NoSuchMessage,
+        Code::NotAuthor,
+        Code::NotFollowing,
+        Code::NoSuchStream,
+        Code::TooManyStreams,
+        Code::SyncRequired,
     ];
 
     /// The code as it stands on the wire.
@@ -177,7 +213,24 @@ impl Code {
             Code::Removed => "removed",
             Code::RoomClosed => "room_closed",
             Code::PipeLost => "pipe_lost",
+            Code::OutOfOrder => "out_of_order",
+            Code::Loading => "loading",
+            Code::StorageUnavailable => "storage_unavailable",
+            Code::StreamBehind => "stream_behind",
+            Code::BadOrigin => "bad_origin",
+            Code::BadBody => "bad_body",
+            Code::NoSuchMessage => "no_such_message",
+            Code::NotAuthor => "not_author",
+            Code::NotFollowing => "not_following",
+            Code::NoSuchStream => "no_such_stream",
+            Code::TooManyStreams => "too_many_streams",
+            Code::SyncRequired => "sync_required",
         }
+    }
+
+    /// The code with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == name)
     }
 
     /// The WebSocket close code for a connection that ends with this code.

@@ -2,6 +2,7 @@
 //! on the wire is [`crate::record`]'s, and what becomes of them is decided by the server's `room::log`.
 
 use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A writer of one room, named by the server. On the wire in JSON: 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +17,34 @@ impl Origin {
     /// Reads what [`to_hex`](Self::to_hex) wrote.
     pub fn from_hex(hex: &str) -> Option<Self> {
         from_hex(hex).map(Self)
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        hex::serialize(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        hex::deserialize(deserializer).map(Self)
+    }
+}
+
+/// For `#[serde(with)]`: a number of 64 bits that is no count.
+mod hex {
+    use serde::de::Error as _;
+
+    use super::{Deserialize, Deserializer, Serializer, from_hex, to_hex};
+
+    pub(super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&to_hex(*number))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        from_hex(&text).ok_or_else(|| D::Error::custom("not 16 hexadecimal digits"))
     }
 }
 
@@ -153,14 +182,16 @@ pub struct Event {
 }
 
 /// A place in the log, as a reader remembers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Position {
     /// Counts restored backups.
     pub epoch: u32,
     /// The last event.
     pub seq: u64,
     /// Sums up the log to there.
+    #[serde(with = "hex")]
     pub digest: u64,
     /// Shows that the server said so.
+    #[serde(with = "hex")]
     pub proof: u64,
 }

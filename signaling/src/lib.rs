@@ -11,6 +11,7 @@
 //! - [`lane`]: the reliable lane: numbering, acknowledgement, replay, interleaving of chunks, gaps;
 //! - [`assembly`]: chunks back to messages;
 //! - [`event`], [`record`]: what a room's log is made of, and how LOG frames carry it;
+//! - [`origin`]: the server's half of writing to a log;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
 pub mod assembly;
@@ -20,6 +21,7 @@ pub mod frame;
 pub mod lane;
 pub mod limits;
 pub mod message;
+pub mod origin;
 pub mod record;
 
 pub use code::Code;

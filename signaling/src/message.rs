@@ -7,7 +7,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{code::Code, limits, limits::Limits};
+use crate::{
+    code::Code,
+    event::{Origin, Position},
+    limits,
+    limits::Limits,
+};
 
 /// A text message from a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +40,9 @@ pub enum ClientText {
         /// The first offer, bound to the join.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         offer: Option<Description>,
+        /// The room's log is wanted, from here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        follow: Option<Follow>,
     },
     /// Offer for a new peer connection, a renegotiation or an ICE restart.
     Offer(Description),
@@ -52,6 +60,38 @@ pub enum ClientText {
     },
     /// The session ends now.
     Bye,
+}
+
+/// From where the log is wanted: `{}` by a new reader, else the members of its position.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Follow {
+    /// Behind this event.
+    From(Position),
+    /// With a snapshot.
+    #[default]
+    #[serde(with = "empty")]
+    New,
+}
+
+/// An object without members; those that it has are ignored.
+mod empty {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::IgnoredAny, ser::SerializeMap as _};
+
+    pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_map(Some(0))?.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+        std::collections::BTreeMap::<String, IgnoredAny>::deserialize(deserializer).map(|_| ())
+    }
+}
+
+/// What a room tells a new follower of its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// For a new writer.
+    pub origin: Origin,
 }
 
 /// An SDP for a peer connection.
@@ -187,6 +227,18 @@ pub enum ServerControl {
         topics: Vec<String>,
         /// The others.
         members: Vec<Member>,
+        /// If the log was wanted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log: Option<Log>,
+    },
+    /// A writer may begin.
+    Writer {
+        /// The request.
+        id: u32,
+        /// With which it writes.
+        origin: Origin,
+        /// The submission that is expected next.
+        next: u32,
     },
     /// Topics were added or removed.
     Subscribed {
@@ -275,6 +327,48 @@ pub enum ClientControl {
         /// At most [`limits::SIGNAL_BYTES`].
         data: Value,
     },
+    /// Begins to write with an origin of before, or with a fresh one.
+    Writer {
+        /// Chosen by the client.
+        id: u32,
+        /// The origin of before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<Origin>,
+        /// The first submission of it that has no answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<u32>,
+    },
+    /// The events behind this one are wanted.
+    Pull {
+        /// Chosen by the client.
+        id: u32,
+        /// The last event that the reader has.
+        after: u64,
+    },
+    /// A page of messages is wanted.
+    History {
+        /// Chosen by the client.
+        id: u32,
+        /// Those before this `seq`; the newest if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<u64>,
+        /// At most so many.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+        /// Those of one thread.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<u64>,
+    },
+    /// A span of the log is wanted, beside what is live.
+    Replay {
+        /// Chosen by the client.
+        id: u32,
+        /// The first event.
+        from: u64,
+        /// The last; the end of the log if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<u64>,
+    },
 }
 
 /// Why a text could not be taken.
@@ -335,7 +429,11 @@ impl ClientControl {
             Self::Leave { id }
             | Self::Subscribe { id, .. }
             | Self::Unsubscribe { id, .. }
-            | Self::Signal { id, .. } => *id,
+            | Self::Signal { id, .. }
+            | Self::Writer { id, .. }
+            | Self::Pull { id, .. }
+            | Self::History { id, .. }
+            | Self::Replay { id, .. } => *id,
         }
     }
 
@@ -372,8 +470,26 @@ mod tests {
             room: "r".into(),
             token: "t".into(),
             offer: Some(Description { pc: 1, sdp: "v=0".into() }),
+            follow: None,
         };
         assert_eq!(ClientText::parse(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_join_follows_the_log_from_the_beginning_or_from_a_position() {
+        let follow = |json: &str| {
+            let text = format!(r#"{{"type":"join","id":7,"room":"r","token":"t","follow":{json}}}"#);
+            match ClientText::parse(&text) {
+                Ok(ClientText::Join { follow, .. }) => follow,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(follow("{}"), Some(Follow::New));
+        let json = r#"{"epoch":1,"seq":5,"digest":"00000000000000ff","proof":"ffffffffffffffff"}"#;
+        let position = Position { epoch: 1, seq: 5, digest: 255, proof: u64::MAX };
+        assert_eq!(follow(json), Some(Follow::From(position)));
+        assert_eq!(to_json(&Follow::From(position)), json);
+        assert_eq!(to_json(&Follow::New), "{}");
     }
 
     #[test]

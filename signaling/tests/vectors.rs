@@ -192,7 +192,11 @@ fn describe(frame: &Frame, raw: &Bytes) -> Value {
     match frame {
         Frame::Reliable { lane_seq, ack, body: Reliable::Chunk(header, payload) } => {
             let mut value = serde_json::json!({
-                "kind": if header.kind == Kind::Data { "data" } else { "control" },
+                "kind": match header.kind {
+                    Kind::Data => "data",
+                    Kind::Control => "control",
+                    Kind::Log => "log",
+                },
                 "flags": raw[1], "lane_seq": lane_seq, "ack": ack, "room": header.room,
                 "sender": header.sender, "stream": header.stream, "payload": hex(payload),
             });

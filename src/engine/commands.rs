@@ -24,7 +24,7 @@ use crate::{names::SessionId, room::Action};
 
 impl Shard {
     pub(super) fn join(&mut self, socket: SocketId, outbox: Arc<Outbox>, request: JoinRequest, now: Instant) {
-        let JoinRequest { id, room, grant, offer } = request;
+        let JoinRequest { id, room, grant, offer, follow } = request;
         let slot = match self.sockets.get(&socket) {
             Some(&slot) => slot,
             None if self.draining || self.sessions.len() - self.free.len() >= self.config.max_sessions => {
@@ -46,7 +46,7 @@ impl Shard {
         match entry.session.handle_for(&room) {
             Ok(handle) => {
                 let session = entry.session.id;
-                self.router.join(session, room, Action::Join { handle, id, grant }, now);
+                self.router.join(session, room, Action::Join { handle, id, grant, follow }, now);
                 self.settle(now);
                 if let Some(offer) = offer {
                     self.offer(slot, &offer, now);

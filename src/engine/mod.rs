@@ -41,7 +41,7 @@ use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
     Code,
     limits::{Limits, VERSION},
-    message::{self, Description, Refusal, ServerText},
+    message::{self, Description, Follow, Refusal, ServerText},
 };
 
 use self::{
@@ -105,6 +105,8 @@ pub struct JoinRequest {
     pub grant: Grant,
     /// The offer bound to the join.
     pub offer: Option<Description>,
+    /// Whether the room's log is wanted, and from where.
+    pub follow: Option<Follow>,
 }
 
 /// What a WebSocket's task tells the shard of its session.

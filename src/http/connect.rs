@@ -22,7 +22,7 @@ use axum::{
 use bytes::Bytes;
 use switchyard_signaling::{
     Code, limits,
-    message::{self, ClientText, Description, Refusal, Resume, ServerText},
+    message::{self, ClientText, Description, Follow, Refusal, Resume, ServerText},
 };
 use tokio::{
     sync::watch,
@@ -277,7 +277,9 @@ impl Connection {
         }
         match message {
             ClientText::Hello { v, resume, .. } => self.hello(v, resume, now).await,
-            ClientText::Join { id, room, token, offer } => self.join(id, room, &token, offer, now).await,
+            ClientText::Join { id, room, token, offer, follow } => {
+                self.join(id, room, &token, (offer, follow), now).await;
+            }
             ClientText::Offer(offer) => {
                 if let Some(home) = self.session_shard() {
                     self.app.shards.send(home, Command::Offer(self.id, offer)).await;
@@ -319,7 +321,14 @@ impl Connection {
         self.app.shards.send(session.shard, command).await;
     }
 
-    async fn join(&mut self, id: u32, room: String, token: &str, offer: Option<Description>, now: Instant) {
+    async fn join(
+        &mut self,
+        id: u32,
+        room: String,
+        token: &str,
+        wanted: (Option<Description>, Option<Follow>),
+        now: Instant,
+    ) {
         if room.is_empty() || room.len() > limits::ROOM_NAME_BYTES || room.chars().any(char::is_control) {
             let sentence =
                 format!("a room's name has 1 to {} bytes and no control characters", limits::ROOM_NAME_BYTES);
@@ -333,7 +342,7 @@ impl Connection {
                 return self.refuse(Some(id), error.code(), &error.to_string());
             }
         };
-        let request = request(id, verified, offer, now, unix);
+        let request = request(id, verified, wanted, now, unix);
         let home = self.home.unwrap_or_else(|| request.room.shard(self.app.shards.count()));
         self.home = Some(home);
         self.deadline = now + SILENCE;

@@ -138,7 +138,13 @@ impl Browser {
     /// request's number, which `joined` or a refusal repeats.
     pub fn join(&mut self, now: Instant, room: &str, token: &str) -> u32 {
         let id = self.request();
-        let join = ClientText::Join { id, room: room.to_owned(), token: token.to_owned(), offer: None };
+        let join = ClientText::Join {
+            id,
+            room: room.to_owned(),
+            token: token.to_owned(),
+            offer: None,
+            follow: None,
+        };
         self.joins.push_back(join);
         self.send_joins(now);
         id

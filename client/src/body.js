@@ -132,13 +132,12 @@ export function readMessage(sent) {
  * The JSON of a snapshot or page; waits where it is compressed.
  * @param {number} encoding
  * @param {Uint8Array} bytes
+ * @param {(bytes: Uint8Array) => Promise<Uint8Array>} inflate
  * @returns {Promise<any>}
  */
-export async function readJson(encoding, bytes) {
-  if (encoding === 0) return JSON.parse(new TextDecoder().decode(bytes));
-  if (encoding !== 1) throw new SwitchyardError('malformed', 'unknown encoding');
-  const whole = new Blob([bytes.slice()]).stream().pipeThrough(new DecompressionStream('deflate-raw'));
-  return JSON.parse(await new Response(whole).text());
+export async function readJson(encoding, bytes, inflate) {
+  if (encoding > 1) throw new SwitchyardError('malformed', 'unknown encoding');
+  return JSON.parse(new TextDecoder().decode(encoding === 1 ? await inflate(bytes) : bytes));
 }
 
 /** @param {Uint8Array} body */

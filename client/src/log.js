@@ -118,6 +118,7 @@ export class Log {
       scope,
       storage: env.storage,
       now: env.now,
+      date: env.date,
       random: env.random,
       owner: {
         adopted: (items) => this.#adopted(items),
@@ -427,7 +428,7 @@ export class Log {
     for (const record of records) {
       if (!hasJson(record)) continue;
       try {
-        values.set(record, await readJson(record.encoding, record.json));
+        values.set(record, await readJson(record.encoding, record.json, this.#env.inflate));
       } catch {
         // As if it had not come: what is missing is asked for again.
         this.#reader.gap();
@@ -502,7 +503,7 @@ export class Log {
         break;
       case 'stream': {
         if (this.#outgoing.has(record.key)) break;
-        const message = this.#incoming.begin(record);
+        const message = this.#incoming.begin(record, this.#env.date());
         if (message) this.#messages.stream(message);
         break;
       }
@@ -574,7 +575,7 @@ export class Log {
   #add(what, out) {
     if (this.#closed) throw new SwitchyardError('not_in_room', 'the room was left');
     /** @type {import('./outbox.js').Draft} */
-    const draft = { ...what, nonce: this.#outbox.newNumber(), at: Date.now() };
+    const draft = { ...what, nonce: this.#outbox.newNumber(), at: this.#env.date() };
     if (out) draft.stream = { ...out.content, text: out.text.slice() };
     this.#outbox.add(draft);
     this.#tell();
@@ -588,7 +589,7 @@ export class Log {
    * @returns {import('./messages.js').Change}
    */
   #change(id, kind, target, body) {
-    return { id, kind, target, body, at: Date.now(), version: 0, opaque: false, seq: null, ...this.#core.self() };
+    return { id, kind, target, body, at: this.#env.date(), version: 0, opaque: false, seq: null, ...this.#core.self() };
   }
 
   /** @param {string} id @returns {Promise<number>} */

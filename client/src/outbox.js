@@ -67,6 +67,7 @@ export class Outbox {
   #owner;
   #open;
   #now;
+  #date;
   #number;
   #claim;
   /** @type {import('./store.js').Storage | null} */
@@ -99,13 +100,15 @@ export class Outbox {
    * @param {string} options.scope what lines belong together: server and room
    * @param {() => Promise<import('./store.js').Storage | null>} options.storage
    * @param {() => number} options.now
+   * @param {() => number} options.date
    * @param {() => number} options.random
    * @param {OutboxOwner} options.owner
    */
-  constructor({ scope, storage, now, random, owner }) {
+  constructor({ scope, storage, now, date, random, owner }) {
     this.#scope = scope;
     this.#open = storage;
     this.#now = now;
+    this.#date = date;
     this.#number = () => Math.floor(random() * 4_294_967_296);
     this.#claim = this.newId();
     this.#owner = owner;
@@ -450,8 +453,9 @@ export class Outbox {
 
   /** @param {unknown} error */
   #failed(error) {
-    if (error instanceof SwitchyardError && error.code === 'fenced') {
-      const lost = this.#lines.filter((line) => line.store.durable);
+    const isFenced = error instanceof SwitchyardError && error.code === 'fenced';
+    const lost = isFenced ? this.#lines.filter((line) => line.store.durable) : [];
+    if (lost.length > 0) {
       this.#lines = this.#lines.filter((line) => !line.store.durable);
       for (const line of lost) {
         line.unlock();
@@ -477,7 +481,7 @@ export class Outbox {
 
   /** @param {number} next @returns {import('./store.js').WriterRecord} */
   #newRecord(next) {
-    return { id: this.newId(), scope: this.#scope, ...this.#who, origin: null, next, created: Date.now(), claim: this.#claim };
+    return { id: this.newId(), scope: this.#scope, ...this.#who, origin: null, next, created: this.#date(), claim: this.#claim };
   }
 
   get #who() {

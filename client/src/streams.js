@@ -29,8 +29,9 @@ export class Incoming {
   /**
    * Gives the message as it is now.
    * @param {import('./record.js').StreamRecord} record
+   * @param {number} date
    */
-  begin({ stream, origin, key, kind, version, flags, target, user, name, body, text }) {
+  begin({ stream, origin, key, kind, version, flags, target, user, name, body, text }, date) {
     if (!this.#streams.has(stream) && this.#streams.size >= MOST) return null;
     const decoder = new TextDecoder();
     const opaque = (flags & EventFlag.OPAQUE) !== 0;
@@ -42,7 +43,7 @@ export class Incoming {
       kind: kindName(kind) === 'comment' ? 'comment' : 'chat',
       user,
       name,
-      at: Date.now(),
+      at: date,
       parent: target || null,
       body: { ...parse(body), text: decoder.decode(text, { stream: true }) },
       version,

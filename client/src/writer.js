@@ -25,6 +25,8 @@ export const RESEND_MS = 5_000;
 export class Writer {
   /** From `base` on, without holes. @type {Map<number, Entry>} */
   #entries = new Map();
+  /** The first submission without an answer. */
+  #oldest;
   /** The next submission to send. */
   #cursor;
   #next;
@@ -51,6 +53,7 @@ export class Writer {
     /** The first number that may still have to be sent again. */
     this.base = next;
     this.#next = next;
+    this.#oldest = next;
     this.#cursor = next;
   }
 
@@ -168,9 +171,7 @@ export class Writer {
 
   /** The last number up to which everything is answered. */
   get answeredTo() {
-    let cseq = this.base;
-    while (this.#entries.get(cseq)?.answered) cseq += 1;
-    return cseq - 1;
+    return this.#oldest - 1;
   }
 
   /** Storage has forgotten what was answered up to here. @param {number} cseq at most `answeredTo` */
@@ -190,6 +191,8 @@ export class Writer {
     const entry = this.#entries.get(this.#cursor);
     if (!entry) return false;
     if (this.#inFlight === 0 || entry.answered) return true;
+    // The server remembers some answers beyond a window, and looks for older ones on its disk.
+    if (this.#cursor >= this.#oldest + WRITER_WINDOW) return false;
     return this.#inFlight < this.#window && this.#inFlightBytes + size(entry) <= WRITER_WINDOW_BYTES;
   }
 
@@ -198,6 +201,7 @@ export class Writer {
     const entry = this.#entries.get(cseq);
     if (!entry || entry.answered) return false;
     entry.answered = true;
+    while (this.#entries.get(this.#oldest)?.answered) this.#oldest += 1;
     this.#waiting -= 1;
     this.#progressAt = now;
     if (cseq < this.#cursor) {

@@ -1,7 +1,14 @@
 //! Names of things that cross shards: shards, sessions, rooms and where they are. No state, no behaviour beyond hashing a room to its
 //! shard.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 /// A shard: one thread with its own UDP port, peers, sessions and rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,6 +82,31 @@ impl RoomKey {
         // FNV leaves the bits of short, similar names too regular for a modulus.
         let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         ShardId(((mixed >> 33) % u64::from(shards.max(1))) as u16)
+    }
+}
+
+/// What time it is for people: milliseconds since 1970 at an instant. The shell keeps it right.
+#[derive(Clone, Debug)]
+pub struct WallClock {
+    start: Instant,
+    at_start: Arc<AtomicU64>,
+}
+
+impl WallClock {
+    /// At `now` it is `unix_ms`.
+    pub fn new(now: Instant, unix_ms: u64) -> Self {
+        Self { start: now, at_start: Arc::new(AtomicU64::new(unix_ms)) }
+    }
+
+    /// At `now` it is `unix_ms` after all.
+    pub fn set(&self, now: Instant, unix_ms: u64) {
+        let passed = now.saturating_duration_since(self.start).as_millis() as u64;
+        self.at_start.store(unix_ms.saturating_sub(passed), Ordering::Relaxed);
+    }
+
+    /// Milliseconds since 1970.
+    pub fn unix_ms(&self, now: Instant) -> u64 {
+        self.at_start.load(Ordering::Relaxed) + now.saturating_duration_since(self.start).as_millis() as u64
     }
 }
 

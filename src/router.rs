@@ -15,7 +15,11 @@ use switchyard_signaling::{Code, frame::Kind};
 
 use crate::{
     names::{RoomKey, RoomPlace, SessionId, ShardId},
-    room::{Action, Delivery, Lane, Output, Receiver, Room, RoomLimits},
+    room::{
+        Action, BackendError, BackendWrite, Delivery, Lane, LogSettings, LogTally, Output, Receiver, Room,
+        RoomLimits,
+    },
+    store,
 };
 
 /// Letters that may wait for another shard. Beyond it the shard is not keeping up: actions are refused, and deliveries
@@ -81,6 +85,8 @@ pub enum Tally {
     Refused(Code),
     /// An action was refused or a delivery dropped because another shard does not keep up.
     ShardBusy,
+    /// Something happened in a log.
+    Log(LogTally),
 }
 
 /// What the router has for the sessions of its own shard.
@@ -102,6 +108,9 @@ pub struct Router {
     shard: ShardId,
     shards: u16,
     limits: RoomLimits,
+    settings: Arc<LogSettings>,
+    /// Different for each room that is made.
+    entropy: u64,
     rooms: Vec<Option<(u32, Room)>>,
     free: Vec<u32>,
     serial: u32,
@@ -112,13 +121,28 @@ pub struct Router {
     letters: Vec<VecDeque<Letter>>,
     missed: Vec<Vec<Missed>>,
     tallies: BTreeMap<Tally, u64>,
-    members: usize,
+    store_letters: VecDeque<store::Letter>,
+    backend_answers: VecDeque<(u64, Result<u64, BackendError>)>,
+    #[cfg(feature = "plants")]
+    plant: Option<crate::room::Plant>,
 }
 
 impl Router {
-    /// The router of `shard`, one of `shards`.
-    pub fn new(shard: ShardId, shards: u16, limits: RoomLimits) -> Self {
+    /// The router of `shard`, one of `shards`. `entropy` is not to be guessed, and another one in each process.
+    pub fn new(
+        shard: ShardId,
+        shards: u16,
+        limits: RoomLimits,
+        settings: Arc<LogSettings>,
+        entropy: u64,
+    ) -> Self {
         Self {
+            settings,
+            entropy,
+            store_letters: VecDeque::new(),
+            backend_answers: VecDeque::new(),
+            #[cfg(feature = "plants")]
+            plant: None,
             shard,
             shards,
             limits,
@@ -132,7 +156,6 @@ impl Router {
             letters: (0..shards).map(|_| VecDeque::new()).collect(),
             missed: vec![Vec::new(); shards.into()],
             tallies: BTreeMap::new(),
-            members: 0,
         }
     }
 
@@ -158,7 +181,7 @@ impl Router {
     pub fn handle_letter(&mut self, letter: Letter, now: Instant) {
         match letter {
             Letter::Join { room, session, action } => {
-                let slot = self.slot_of(room);
+                let slot = self.slot_of(room, now);
                 self.room_acts(slot, session, action, now);
             }
             Letter::Act { place, session, action } => {
@@ -174,6 +197,42 @@ impl Router {
         }
     }
 
+    /// The application's backend writes to a room of this shard, which is made if it is not there.
+    pub fn handle_backend(&mut self, room: RoomKey, write: BackendWrite, now: Instant) {
+        let slot = self.slot_of(room, now);
+        if let Some((_, room)) = &mut self.rooms[slot as usize] {
+            room.handle_backend(write, now);
+        }
+        self.collect(slot, now);
+    }
+
+    /// Takes the store's answer to a letter of a room.
+    pub fn handle_stored(&mut self, reply: store::Reply, now: Instant) {
+        let store::Reply { to, ticket, answer } = reply;
+        if let Some(Some((serial, room))) = self.rooms.get_mut(to.slot as usize)
+            && *serial == to.serial
+        {
+            room.handle_answer(ticket, answer, now);
+            self.collect(to.slot, now);
+        }
+    }
+
+    /// What there is for the store.
+    pub fn poll_store(&mut self) -> Option<store::Letter> {
+        self.store_letters.pop_front()
+    }
+
+    /// Answers for the application's backend.
+    pub fn poll_backend(&mut self) -> Option<(u64, Result<u64, BackendError>)> {
+        self.backend_answers.pop_front()
+    }
+
+    /// Plants a bug in every room, for the world tests.
+    #[cfg(feature = "plants")]
+    pub fn plant(&mut self, plant: Option<crate::room::Plant>) {
+        self.plant = plant;
+    }
+
     /// Lets rooms do what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(&(at, slot)) = self.timers.first()
@@ -184,7 +243,7 @@ impl Router {
             if let Some((_, room)) = &mut self.rooms[slot as usize] {
                 room.handle_timeout(now);
             }
-            self.collect(slot);
+            self.collect(slot, now);
         }
     }
 
@@ -222,7 +281,7 @@ impl Router {
 
     /// Rooms that live here, and their members.
     pub fn population(&self) -> (usize, usize) {
-        (self.by_key.len(), self.members)
+        (self.by_key.len(), self.rooms.iter().flatten().map(|(_, room)| room.len()).sum())
     }
 
     fn tally(&mut self, tally: Tally) {
@@ -237,12 +296,21 @@ impl Router {
         }
     }
 
-    fn slot_of(&mut self, key: RoomKey) -> u32 {
+    fn slot_of(&mut self, key: RoomKey, now: Instant) -> u32 {
         if let Some(&slot) = self.by_key.get(&key) {
             return slot;
         }
         self.serial += 1;
-        let room = Some((self.serial, Room::new(key.clone(), self.limits)));
+        // Steps of an odd number meet each value once.
+        self.entropy = self.entropy.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let room = Room::new(key.clone(), self.limits, self.settings.clone(), self.entropy, now);
+        #[cfg(feature = "plants")]
+        let room = {
+            let mut room = room;
+            room.plant(self.plant);
+            room
+        };
+        let room = Some((self.serial, room));
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.rooms[slot as usize] = room;
@@ -264,7 +332,7 @@ impl Router {
         // Only these change who is in the room and when something is due.
         let cheap = matches!(action, Action::Send(..));
         room.handle(session, action, now);
-        if cheap { self.outputs(slot) } else { self.collect(slot) }
+        if cheap { self.outputs(slot) } else { self.collect(slot, now) }
     }
 
     fn outputs(&mut self, slot: u32) {
@@ -281,6 +349,11 @@ impl Router {
                         self.arrivals.push_back(Arrival::Deliver(delivery));
                     }
                 }
+                Output::Store(ticket, request) => {
+                    self.store_letters.push_back(store::Letter { from: place, ticket, request });
+                }
+                Output::Backend(request, result) => self.backend_answers.push_back((request, result)),
+                Output::Log(tally) => *self.tallies.entry(Tally::Log(tally)).or_default() += 1,
                 Output::Refused(code) => *self.tallies.entry(Tally::Refused(code)).or_default() += 1,
                 Output::Admitted(receiver) => {
                     *self.tallies.entry(Tally::Joined).or_default() += 1;
@@ -307,13 +380,13 @@ impl Router {
     }
 
     /// Takes the outputs and what else an action may have changed: members, timer, the room's end.
-    fn collect(&mut self, slot: u32) {
+    fn collect(&mut self, slot: u32, now: Instant) {
         self.outputs(slot);
         let Some((_, room)) = &self.rooms[slot as usize] else {
             return;
         };
         let due = room.poll_timeout();
-        if room.is_empty() {
+        if room.is_over(now) {
             self.by_key.remove(&room.key().clone());
             self.rooms[slot as usize] = None;
             self.free.push(slot);
@@ -329,7 +402,6 @@ impl Router {
                 self.timer_of.insert(slot, at);
             }
         }
-        self.members = self.rooms.iter().flatten().map(|(_, room)| room.len()).sum();
     }
 }
 
@@ -365,7 +437,7 @@ fn deliver(
         told |= bit;
         let (letters, missed) = (&mut letters[shard.0 as usize], &mut missed[shard.0 as usize]);
         // A stream of which something is missing already must not go on before that has been told.
-        let is_data = delivery.message.kind == Kind::Data;
+        let is_data = delivery.message.kind != Kind::Control;
         if is_data && (letters.len() >= LETTERS || (!missed.is_empty() && delivery.lane == Lane::Reliable)) {
             delivered.dropped += 1;
             if delivery.lane == Lane::Reliable {
@@ -405,6 +477,10 @@ mod tests {
 
     const LIMITS: RoomLimits = RoomLimits { participants: 50, topics: 8 };
 
+    fn settings() -> Arc<LogSettings> {
+        Arc::new(LogSettings::new(crate::names::WallClock::new(Instant::now(), 0)))
+    }
+
     fn session(shard: u16, slot: u32) -> SessionId {
         SessionId { shard: ShardId(shard), slot, serial: 1 }
     }
@@ -414,7 +490,7 @@ mod tests {
         let expires = now + Duration::from_secs(60);
         let grant =
             Grant { user: user.into(), name: user.into(), role, permissions: role.permissions(), expires };
-        Action::Join { handle: 1, id: 1, grant }
+        Action::Join { handle: 1, id: 1, grant, follow: None }
     }
 
     fn room_on(shard: u16, shards: u16) -> RoomKey {
@@ -441,7 +517,7 @@ mod tests {
     #[test]
     fn a_room_on_another_shard_admits_and_delivers_one_copy_per_shard() {
         let now = Instant::now();
-        let mut routers = [0, 1].map(|shard| Router::new(ShardId(shard), 2, LIMITS));
+        let mut routers = [0, 1].map(|shard| Router::new(ShardId(shard), 2, LIMITS, settings(), 1));
         let key = room_on(1, 2);
         for slot in 0..3 {
             routers[0].join(session(0, slot), key.clone(), join(&format!("u{slot}"), now), now);
@@ -469,7 +545,7 @@ mod tests {
     #[test]
     fn a_room_ends_with_its_last_member_and_its_slot_serves_another_under_a_new_serial() {
         let now = Instant::now();
-        let mut router = Router::new(ShardId(0), 1, LIMITS);
+        let mut router = Router::new(ShardId(0), 1, LIMITS, settings(), 1);
         let key = room_on(0, 1);
         let place = |router: &mut Router| {
             std::iter::from_fn(|| router.poll_arrival())
@@ -495,7 +571,7 @@ mod tests {
     #[test]
     fn a_grant_that_ends_is_noticed_without_an_action() {
         let now = Instant::now();
-        let mut router = Router::new(ShardId(0), 1, LIMITS);
+        let mut router = Router::new(ShardId(0), 1, LIMITS, settings(), 1);
         router.join(session(0, 1), room_on(0, 1), join("a", now), now);
         let due = router.poll_timeout().unwrap();
         assert_eq!(due, now + Duration::from_secs(60));
@@ -506,7 +582,7 @@ mod tests {
     #[test]
     fn a_shard_that_does_not_keep_up_costs_bounded_memory_and_its_sessions_learn_what_they_miss() {
         let now = Instant::now();
-        let mut routers = [0, 1].map(|shard| Router::new(ShardId(shard), 2, LIMITS));
+        let mut routers = [0, 1].map(|shard| Router::new(ShardId(shard), 2, LIMITS, settings(), 1));
         let key = room_on(1, 2);
         routers[0].join(session(0, 7), key.clone(), join("far", now), now);
         routers[1].join(session(1, 1), key, join("near", now), now);

@@ -297,6 +297,7 @@ fn joined(id: u32, room: String, member: u32) -> Message {
         permissions: Vec::new(),
         topics: Vec::new(),
         members: Vec::new(),
+        log: None,
     };
     let (kind, target, at) = (Kind::Control, Target::Room, Instant::now());
     Message { kind, text: true, sender: 0, stream: 0, target, payload: to_json(&joined).into(), at }

@@ -63,7 +63,7 @@ pub enum ClientText {
 }
 
 /// From where the log is wanted: `{}` by a new reader, else the members of its position.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Follow {
     /// Behind this event.

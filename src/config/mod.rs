@@ -53,6 +53,8 @@ pub struct Config {
     /// The API keys, each of which is a tenant: key to secret.
     #[serde(deserialize_with = "de::keys")]
     pub keys: BTreeMap<String, Key>,
+    /// Where what survives is kept: rooms' logs, messages, participants.
+    pub store: Store,
     /// What is logged, and how.
     pub log: Log,
     /// How the server ends.
@@ -177,6 +179,16 @@ pub struct Limits {
     pub messages_per_second: u32,
     /// Data messages a session may send at once. Default: 2000.
     pub messages_burst: u32,
+    /// Chat messages, comments, edits, reactions and other writes to the log that one user may make per
+    /// minute in a room, in the long run; 0 is no limit. Default: 100.
+    pub writes_per_minute: u32,
+    /// Writes that one user may make at once; what is queued offline comes back at this rate. Default: 50.
+    pub write_burst: u32,
+    /// A reader of the log who is more events behind gets a snapshot in their place. Default: 1000.
+    pub resync_events: u32,
+    /// A room in which nobody has been for so long is closed: its log leaves memory. Default: 30m.
+    #[serde(with = "units::duration")]
+    pub idle_room: Duration,
     /// Messages that do not parse, before the connection is closed as abuse. Default: 20.
     pub malformed_before_close: u32,
     /// How long a session outlives its last pipe, so that a reconnecting client resumes it. Default: 10s.
@@ -198,6 +210,10 @@ impl Default for Limits {
             signals_burst: 100,
             messages_per_second: 1000,
             messages_burst: 2000,
+            writes_per_minute: 100,
+            write_burst: 50,
+            resync_events: 1000,
+            idle_room: Duration::from_secs(30 * 60),
             malformed_before_close: 20,
             resume_grace: Duration::from_secs(10),
         }
@@ -229,6 +245,12 @@ impl Secret {
     pub fn expose(&self) -> &[u8] {
         self.0.as_bytes()
     }
+
+    /// The text, to be handed to what needs it.
+    #[must_use]
+    pub fn expose_text(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -241,6 +263,35 @@ impl Serialize for Secret {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("(hidden)")
     }
+}
+
+/// Section `store`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// The SQLite file; its folder is made. Default: data/switchyard.db, in the folder that the server is started in.
+    pub path: PathBuf,
+    /// PostgreSQL in place of the file: `postgres://user:password@host/database`. No default.
+    pub url: Option<Secret>,
+    /// What may go.
+    pub retention: Retention,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { path: "data/switchyard.db".into(), url: None, retention: Retention::default() }
+    }
+}
+
+/// Section `store.retention`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Events and messages older than this go. Default: none do.
+    #[serde(with = "units::optional_duration")]
+    pub max_age: Option<Duration>,
+    /// Of each room so many of the newest events stay, with the messages among them. Default: all.
+    pub max_events: Option<u64>,
 }
 
 /// Section `log`.

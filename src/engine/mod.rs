@@ -56,8 +56,9 @@ use self::{
 };
 use crate::{
     names::{RoomKey, SessionId, ShardId},
-    room::{Grant, RoomLimits},
+    room::{BackendError, BackendWrite, Grant, LogSettings, RoomLimits},
     router::{Letter, Router, Tally},
+    store,
 };
 
 /// A data-channel message that holds several frames has about as many bytes, so that it fits one SCTP DATA chunk in
@@ -84,6 +85,8 @@ pub struct ShardConfig {
     pub sessions: Arc<SessionLimits>,
     /// Of rooms.
     pub rooms: RoomLimits,
+    /// Of their logs.
+    pub logs: Arc<LogSettings>,
     /// Sessions on this shard at the same time.
     pub max_sessions: usize,
     /// Peers on this shard at the same time.
@@ -192,7 +195,8 @@ pub struct Rungs {
 /// A shard.
 ///
 /// Order of calls: any number of `handle_*`, then [`flush`](Self::flush), then [`transmits`](Self::transmits) and
-/// [`poll_letter`](Self::poll_letter) until empty. Flushing once after many inputs is what makes datagrams of one
+/// [`poll_letter`](Self::poll_letter), [`poll_store`](Self::poll_store) and [`poll_backend`](Self::poll_backend) until
+/// empty. Flushing once after many inputs is what makes datagrams of one
 /// peer leave together. [`handle_handshake`](Self::handle_handshake) has rounds of its own behind those.
 pub struct Shard {
     config: ShardConfig,
@@ -254,9 +258,9 @@ const LATENCIES: usize = 4096;
 
 impl Shard {
     /// A shard without anybody. `random` must not be guessable: credentials and session keys are made of it.
-    pub fn new(config: ShardConfig, random: Box<dyn FnMut() -> u64 + Send>) -> Self {
+    pub fn new(config: ShardConfig, mut random: Box<dyn FnMut() -> u64 + Send>) -> Self {
         Self {
-            router: Router::new(config.shard, config.shards, config.rooms),
+            router: Router::new(config.shard, config.shards, config.rooms, config.logs.clone(), random()),
             peers: Peers::new(config.timeouts),
             sessions: Vec::new(),
             free: Vec::new(),
@@ -327,6 +331,34 @@ impl Shard {
     pub fn handle_letter(&mut self, letter: Letter, now: Instant) {
         self.router.handle_letter(letter, now);
         self.settle(now);
+    }
+
+    /// Takes an answer of the store.
+    pub fn handle_stored(&mut self, reply: store::Reply, now: Instant) {
+        self.router.handle_stored(reply, now);
+        self.settle(now);
+    }
+
+    /// The application's backend writes to a room that lives here.
+    pub fn handle_backend(&mut self, room: RoomKey, write: BackendWrite, now: Instant) {
+        self.router.handle_backend(room, write, now);
+        self.settle(now);
+    }
+
+    /// What rooms ask of the store.
+    pub fn poll_store(&mut self) -> Option<store::Letter> {
+        self.router.poll_store()
+    }
+
+    /// What the application's backend is answered.
+    pub fn poll_backend(&mut self) -> Option<(u64, Result<u64, BackendError>)> {
+        self.router.poll_backend()
+    }
+
+    /// Plants a bug in every room that is made from now on, for the world tests.
+    #[cfg(feature = "plants")]
+    pub fn plant(&mut self, plant: Option<crate::room::Plant>) {
+        self.router.plant(plant);
     }
 
     /// Does a little of what handshakes have waiting: one datagram or timer of a peer that is not connected yet.

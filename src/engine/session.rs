@@ -22,6 +22,7 @@ use switchyard_signaling::{
 };
 
 use crate::{
+    bucket::Bucket,
     names::{RoomKey, RoomPlace, SessionId},
     room::{Action, Lane, Outbound, control_message},
 };
@@ -279,7 +280,7 @@ impl Session {
 
     /// Takes a reliable delivery. `Err` when the session is so far behind that it cannot go on.
     pub fn push(&mut self, handle: u16, message: &Arc<lane::Message>) -> Result<(), lane::Overflow> {
-        if message.kind == Kind::Data {
+        if message.kind != Kind::Control {
             if !self.rooms.contains_key(&handle) {
                 return Ok(());
             }
@@ -534,6 +535,7 @@ impl Session {
             Ok(Some(Complete { kind: Kind::Control, payload, .. })) => {
                 self.handle_control(room, &payload, now, events);
             }
+            Ok(Some(Complete { kind: Kind::Log, payload, .. })) => self.log(room, payload, now, events),
             Ok(Some(Complete { text, target, payload, .. })) => {
                 self.counts.received[0] += 1;
                 self.counts.received_bytes[0] += payload.len() as u64;
@@ -564,6 +566,19 @@ impl Session {
         match self.place(room) {
             Some(place) => events.push(Event::Act(place, Action::Control(control))),
             None => self.refuse((room, Some(control.id()), None), Code::NotInRoom, not_in(room), None, now),
+        }
+    }
+
+    /// Records for a room's log. Those that are refused here are sent again by their writer.
+    fn log(&mut self, room: u16, records: Bytes, now: Instant, events: &mut Vec<Event>) {
+        let about = (room, None, Some(0));
+        if let Err(retry) = self.take_message(now) {
+            self.counts.rate_limited += 1;
+            return self.refuse(about, Code::RateLimited, "too many messages".into(), Some(retry), now);
+        }
+        match self.place(room) {
+            Some(place) => events.push(Event::Act(place, Action::Records(records))),
+            None => self.refuse(about, Code::NotInRoom, not_in(room), None, now),
         }
     }
 
@@ -622,29 +637,4 @@ impl Session {
 
 fn not_in(room: u16) -> String {
     format!("handle {room} names no room of this session")
-}
-
-/// A token bucket; the rate and size are the caller's, so that it is small.
-#[derive(Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn new(tokens: f64, now: Instant) -> Self {
-        Self { tokens, at: now }
-    }
-
-    /// Takes one token, or says when there will be one.
-    fn take(&mut self, per_second: f64, most: f64, now: Instant) -> Result<(), Duration> {
-        let passed = now.saturating_duration_since(self.at);
-        self.at = self.at.max(now);
-        self.tokens = (self.tokens + passed.as_secs_f64() * per_second).min(most);
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
-        }
-        Err(Duration::from_secs_f64((1.0 - self.tokens) / per_second))
-    }
 }

@@ -384,13 +384,19 @@ async fn until_draining(draining: &mut watch::Receiver<bool>) {
     let _ = draining.wait_for(|is_draining| *is_draining).await;
 }
 
-fn request(id: u32, verified: Verified, offer: Option<Description>, now: Instant, unix: u64) -> JoinRequest {
+fn request(
+    id: u32,
+    verified: Verified,
+    (offer, follow): (Option<Description>, Option<Follow>),
+    now: Instant,
+    unix: u64,
+) -> JoinRequest {
     let permissions = verified.permissions();
     let Verified { tenant, user, name, room, role, expires_at, .. } = verified;
     // A token without a sensible end still ends: in a year the server has been restarted.
     let left = Duration::from_secs(expires_at.saturating_sub(unix).min(365 * 24 * 3600));
     let grant = Grant { user, name, role, permissions, expires: now + left };
-    JoinRequest { id, room: RoomKey { tenant, room }, grant, offer }
+    JoinRequest { id, room: RoomKey { tenant, room }, grant, offer, follow }
 }
 
 fn id_of(message: &ClientText) -> Option<u32> {

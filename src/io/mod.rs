@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -30,8 +30,8 @@ use crate::{
         sdp::HostCandidate, session::SessionLimits,
     },
     metrics::Metrics,
-    names::ShardId,
-    room::RoomLimits,
+    names::{ShardId, WallClock},
+    room::{LogSettings, RoomLimits},
     router::Letter,
 };
 
@@ -85,6 +85,7 @@ impl Shards {
         }
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
+        let logs = Arc::new(log_settings(config));
         let population = Arc::new(AtomicUsize::new(0));
         let mut threads = Vec::new();
         letter_receivers.reverse();
@@ -104,6 +105,7 @@ impl Shards {
                     participants: config.limits.participants_per_room as usize,
                     topics: config.limits.topics_per_member as usize,
                 },
+                logs: logs.clone(),
                 max_sessions: (config.limits.sessions_max as usize).div_ceil(count),
                 max_peers: (config.rtc.max_peers as usize).div_ceil(count),
             };
@@ -218,6 +220,19 @@ fn candidates(addresses: &[IpAddr], udp: &[SocketAddr], tcp: &[SocketAddr]) -> V
         addresses.iter().filter_map(candidate).collect()
     };
     [reached(udp, false), reached(tcp, true)].concat()
+}
+
+fn log_settings(config: &Config) -> LogSettings {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let secrets = config.keys.iter().map(|(key, secret)| (key.clone(), secret.secret.expose().to_vec()));
+    LogSettings {
+        writes_per_minute: config.limits.writes_per_minute,
+        write_burst: config.limits.write_burst,
+        resync_events: config.limits.resync_events.into(),
+        idle: config.limits.idle_room,
+        secrets: secrets.collect(),
+        clock: WallClock::new(Instant::now(), now.as_millis() as u64),
+    }
 }
 
 fn session_limits(config: &Config) -> SessionLimits {

@@ -26,8 +26,9 @@ use crate::{
         peers::Outcome,
         transmit::Transmit,
     },
-    metrics::{Connect, DatagramDrop, Direction, DropCause, Lane, Metrics, Queue, Rung, ShardCounters},
+    metrics::{Connect, DatagramDrop, Direction, DropCause, Lane, Logs, Metrics, Queue, Rung, ShardCounters},
     names::ShardId,
+    room::LogTally,
     router::{Letter, Tally},
 };
 
@@ -259,6 +260,7 @@ impl Loop {
                 Tally::ShardBusy => {
                     self.counters.dropped(Lane::Reliable, DropCause::ShardBusy, count as usize);
                 }
+                Tally::Log(tally) => count_log(&self.metrics.logs, tally, count),
             }
         }
         for latency in self.shard.take_latencies() {
@@ -277,6 +279,20 @@ impl Loop {
         self.counters.queue_depth(Queue::Http, self.inputs.len());
         self.counters.queue_depth(Queue::Shards, self.letters_in.len());
         self.counters.publish();
+    }
+}
+
+fn count_log(logs: &Logs, tally: LogTally, count: u64) {
+    match tally {
+        LogTally::Event(kind) => logs.committed(kind.name(), count),
+        LogTally::Refused(code) => logs.submission("refused", code.as_str(), count),
+        LogTally::Expected(code) => logs.submission("put_off", code.as_str(), count),
+        LogTally::Repeated => logs.submission("repeated", "", count),
+        LogTally::Conflict => logs.submission("conflict", "", count),
+        LogTally::Snapshot(reason) => logs.snapshot(reason, count),
+        LogTally::Abandoned => logs.incident("abandoned", count),
+        LogTally::Loaded => logs.incident("loaded", count),
+        LogTally::Failed => logs.incident("failed", count),
     }
 }
 

@@ -3,8 +3,10 @@
 //!
 //! A room never touches a peer or a pipe. It knows sessions by name only and says "deliver this to those"; finding
 //! them is the work of `src/router.rs`, and bringing it over is that of `src/engine/session.rs`. Every action is
-//! checked here, in one function, whatever door it came through (D10).
+//! checked here, in one function, whatever door it came through (D10); what may stand in the log, by [`content`].
 
+pub mod content;
+mod log;
 pub mod permission;
 
 use std::{
@@ -17,14 +19,23 @@ use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 use switchyard_signaling::{
     Code,
+    event::Origin,
     frame::{Kind, Target},
     lane::Message,
     limits,
-    message::{self, ClientControl, ServerControl},
+    message::{self, ClientControl, Follow, ServerControl},
+    record,
 };
 
-use self::permission::{Permission, Permissions, Role};
-use crate::names::{RoomKey, SessionId};
+pub use self::log::{BackendError, BackendWrite, LogSettings, LogTally};
+use self::{
+    log::{Log, Said},
+    permission::{Permission, Permissions, Role},
+};
+use crate::{
+    names::{RoomKey, SessionId},
+    store::{Answer, Note, Request},
+};
 
 /// Sessions that one user may have in a room.
 const SESSIONS_PER_USER: usize = 16;
@@ -64,6 +75,8 @@ pub enum Action {
         id: u32,
         /// From the token.
         grant: Grant,
+        /// Whether the log is wanted, and from where.
+        follow: Option<Follow>,
     },
     /// Go.
     Leave {
@@ -76,6 +89,8 @@ pub enum Action {
     Send(Lane, Outbound),
     /// A control message.
     Control(ClientControl),
+    /// Records for the log.
+    Records(Bytes),
 }
 
 /// A data message as its author's session hands it over; the room stamps the author.
@@ -139,6 +154,28 @@ pub enum Output {
     Dismissed(Receiver, Option<Code>),
     /// Something was refused, for the count.
     Refused(Code),
+    /// Something is asked of the store; the answer carries the ticket.
+    Store(u64, Request),
+    /// A request of the application's backend is answered: with the event's `seq`.
+    Backend(u64, Result<u64, BackendError>),
+    /// Something happened in the log, for the count.
+    Log(LogTally),
+}
+
+/// A bug to be found by the world tests.
+#[cfg(feature = "plants")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// A submission that comes again is taken again.
+    NoDedupe,
+    /// What is not durable yet is acknowledged.
+    AcknowledgedEarly,
+    /// Refusals are not remembered.
+    RefusalsForgotten,
+    /// A rate limit uses up a number.
+    RateConsumes,
+    /// A reader's digest is believed.
+    DigestUnchecked,
 }
 
 /// A room with its members.
@@ -150,13 +187,22 @@ pub struct Room {
     key: RoomKey,
     limits: RoomLimits,
     next_member: u32,
-    members: BTreeMap<u32, Member>,
+    members: Members,
     by_session: HashMap<SessionId, u32, FxBuildHasher>,
     by_user: BTreeMap<Arc<str>, BTreeSet<u32>>,
     by_topic: BTreeMap<String, BTreeSet<u32>>,
     expiry: BTreeSet<(Instant, u32)>,
     everyone: Option<Arc<[Receiver]>>,
+    /// The members that get what is committed, and the receivers made of them.
+    live: (Vec<u32>, Arc<[Receiver]>),
+    log: Option<Box<Log>>,
+    settings: Arc<LogSettings>,
+    entropy: u64,
+    /// Since when nobody has been here.
+    empty_since: Instant,
     outputs: VecDeque<Output>,
+    #[cfg(feature = "plants")]
+    plant: Option<Plant>,
 }
 
 #[derive(Debug)]
@@ -164,18 +210,35 @@ struct Member {
     receiver: Receiver,
     grant: Grant,
     topics: BTreeSet<String>,
+    /// For writing to the log.
+    origin: Option<Origin>,
 }
+
+type Members = BTreeMap<u32, Member>;
 
 /// A request that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Refused(Code, &'static str);
 
 impl Room {
-    /// An empty room.
-    pub fn new(key: RoomKey, limits: RoomLimits) -> Self {
+    /// An empty room. `entropy` is different for each room that was ever made, and not to be guessed.
+    pub fn new(
+        key: RoomKey,
+        limits: RoomLimits,
+        settings: Arc<LogSettings>,
+        entropy: u64,
+        now: Instant,
+    ) -> Self {
         Self {
             key,
             limits,
+            settings,
+            entropy,
+            empty_since: now,
+            live: (Vec::new(), Arc::new([])),
+            log: None,
+            #[cfg(feature = "plants")]
+            plant: None,
             next_member: 1,
             members: BTreeMap::new(),
             by_session: HashMap::default(),
@@ -191,7 +254,9 @@ impl Room {
     pub fn handle(&mut self, session: SessionId, action: Action, now: Instant) {
         let _span = tracing::debug_span!("room", id = %self.key.room, tenant = %self.key.tenant).entered();
         match action {
-            Action::Join { handle, id, grant } => self.join(Receiver { session, handle }, id, grant, now),
+            Action::Join { handle, id, grant, follow } => {
+                self.join(Receiver { session, handle }, id, (grant, follow), now);
+            }
             Action::Leave { reason, tell } => {
                 if let Some(member) = self.by_session.get(&session).copied() {
                     self.leave(member, reason, tell, now);
@@ -199,7 +264,26 @@ impl Room {
             }
             Action::Send(lane, message) => self.send(session, lane, message, now),
             Action::Control(control) => self.control(session, control, now),
+            Action::Records(records) => self.records(session, records, now),
         }
+        self.hear_log(now);
+    }
+
+    /// Takes the store's answer.
+    pub fn handle_answer(&mut self, ticket: u64, answer: Answer, now: Instant) {
+        if let Some(log) = &mut self.log {
+            log.handle_answer(&self.members, ticket, answer, now);
+        }
+        self.hear_log(now);
+    }
+
+    /// The application's backend writes; [`Output::Backend`] answers.
+    pub fn handle_backend(&mut self, write: BackendWrite, now: Instant) {
+        self.open_log();
+        if let Some(log) = &mut self.log {
+            log.backend(&self.members, write, now);
+        }
+        self.hear_log(now);
     }
 
     /// Ends memberships whose grant has ended (ACL1).
@@ -209,11 +293,33 @@ impl Room {
         {
             self.leave(member, Code::TokenExpired, true, now);
         }
+        if let Some(log) = &mut self.log {
+            log.handle_timeout(now);
+        }
+        self.hear_log(now);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do, or the room is over.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.expiry.first().map(|(at, _)| *at)
+        let expiry = self.expiry.first().map(|(at, _)| *at);
+        let log = self.log.as_ref().and_then(|log| log.poll_timeout());
+        let idle = (self.is_empty() && self.log.is_some()).then(|| self.empty_since + self.settings.idle);
+        [expiry, log, idle].into_iter().flatten().min()
+    }
+
+    /// Whether nobody is here and nothing is under way: it can be forgotten. A log is kept in memory for a while (STO3).
+    pub fn is_over(&self, now: Instant) -> bool {
+        let is_idle = |log: &Log| log.is_quiet() && self.empty_since + self.settings.idle <= now;
+        self.is_empty() && self.log.as_ref().is_none_or(|log| is_idle(log))
+    }
+
+    /// Plants a bug, for the world tests.
+    #[cfg(feature = "plants")]
+    pub fn plant(&mut self, plant: Option<Plant>) {
+        self.plant = plant;
+        if let Some(log) = &mut self.log {
+            log.plant = plant;
+        }
     }
 
     /// What the room says next.
@@ -246,15 +352,15 @@ impl Room {
         }
     }
 
-    fn join(&mut self, receiver: Receiver, id: u32, grant: Grant, now: Instant) {
+    fn join(&mut self, receiver: Receiver, id: u32, (grant, follow): (Grant, Option<Follow>), now: Instant) {
         if let Some(&number) = self.by_session.get(&receiver.session) {
             let member = self.members.get_mut(&number).expect("by_session names members");
             self.expiry.remove(&(member.grant.expires, number));
             self.expiry.insert((grant.expires, number));
             member.grant = grant;
+            let follow = follow.filter(|_| member.origin.is_none());
             self.outputs.push_back(Output::Admitted(receiver));
-            self.tell_joined(number, id, now);
-            return;
+            return self.welcome(number, id, follow, now);
         }
         if let Err(Refused(code, sentence)) = self.admits(&grant) {
             self.refuse(receiver, Some(id), None, Refused(code, sentence), now);
@@ -267,12 +373,60 @@ impl Room {
         self.by_session.insert(receiver.session, number);
         self.by_user.entry(grant.user.clone()).or_default().insert(number);
         self.expiry.insert((grant.expires, number));
-        self.members.insert(number, Member { receiver, grant, topics: BTreeSet::new() });
+        let member = Member { receiver, grant, topics: BTreeSet::new(), origin: None };
+        self.members.insert(number, member);
         self.everyone = None;
         self.outputs.push_back(Output::Admitted(receiver));
-        self.tell_joined(number, id, now);
+        self.welcome(number, id, follow, now);
         let member = self.describe(number);
         self.announce(Some(receiver.session), &ServerControl::MemberJoined { member }, now);
+    }
+
+    /// Tells a member that it is one, and then where the log stands.
+    fn welcome(&mut self, number: u32, id: u32, follow: Option<Follow>, now: Instant) {
+        let Some(follow) = follow else { return self.tell_joined(number, id, now) };
+        self.open_log();
+        if let (Some(log), Some(member)) = (&mut self.log, self.members.get_mut(&number)) {
+            member.origin = Some(log.fresh_origin());
+        }
+        self.tell_joined(number, id, now);
+        self.note_joined(number, now);
+        if let Some(log) = &mut self.log {
+            log.follow(number, follow, now);
+        }
+    }
+
+    fn open_log(&mut self) {
+        if self.log.is_none() {
+            let log = Log::new(self.key.clone(), self.settings.clone(), self.entropy);
+            self.log = Some(Box::new(log));
+            #[cfg(feature = "plants")]
+            self.plant(self.plant);
+        }
+    }
+
+    fn note_joined(&mut self, number: u32, now: Instant) {
+        let Member { receiver, grant, .. } = &self.members[&number];
+        let note = Note::Joined {
+            key: self.key.clone(),
+            session: receiver.session.to_wire(),
+            user: grant.user.clone(),
+            name: grant.name.clone(),
+            role: grant.role.name(),
+            at: self.settings.clock.unix_ms(now),
+        };
+        self.outputs.push_back(Output::Store(0, Request::Note(note)));
+    }
+
+    fn note_left(&mut self, member: &Member, reason: Code, now: Instant) {
+        let note = Note::Left {
+            key: self.key.clone(),
+            session: member.receiver.session.to_wire(),
+            user: member.grant.user.clone(),
+            reason,
+            at: self.settings.clock.unix_ms(now),
+        };
+        self.outputs.push_back(Output::Store(0, Request::Note(note)));
     }
 
     fn admits(&self, grant: &Grant) -> Result<(), Refused> {
@@ -306,6 +460,15 @@ impl Room {
             self.tell(member.receiver, &ServerControl::Left { reason }, now);
         }
         self.outputs.push_back(Output::Dismissed(member.receiver, Some(reason)));
+        if let Some(log) = &mut self.log {
+            log.forget_member(number, now);
+            if member.origin.is_some() {
+                self.note_left(&member, reason, now);
+            }
+        }
+        if self.members.is_empty() {
+            self.empty_since = now;
+        }
         self.announce(None, &ServerControl::MemberLeft { member: number, reason }, now);
     }
 
@@ -367,10 +530,97 @@ impl Room {
             ClientControl::Signal { id, to, to_member, data } => {
                 (id, self.signal(session, to.as_deref(), to_member, data, now))
             }
+            ClientControl::Writer { id, origin, base } => {
+                let result = self.reader(session);
+                let writer = (origin, base.unwrap_or(1).max(1));
+                (id, result.map(|(log, members, member)| log.writer(members, (member, id), writer, now)))
+            }
+            ClientControl::Pull { id, after } => {
+                (id, self.reader(session).map(|(log, _, member)| log.pull(member, after, now)))
+            }
+            ClientControl::History { id, before, limit, parent } => {
+                let result = self.reader(session);
+                (id, result.map(|(log, _, member)| log.history((member, id), (before, limit, parent))))
+            }
+            ClientControl::Replay { id, from, to } => {
+                let result = self.reader(session);
+                (id, result.map(|(log, _, member)| log.replay((member, id), (from, to), now)))
+            }
         };
         if let Err(refused) = result {
             self.refuse_session(session, Some(id), None, refused, now);
         }
+    }
+
+    /// The log, for a member that follows it.
+    fn reader(&mut self, session: SessionId) -> Result<(&mut Log, &Members, u32), Refused> {
+        const NOT_FOLLOWING: Refused = Refused(Code::NotFollowing, "the join did not ask for the log");
+        let member = self.permit(session, Permission::Read)?;
+        if self.members[&member].origin.is_none() {
+            return Err(NOT_FOLLOWING);
+        }
+        let log = self.log.as_mut().ok_or(NOT_FOLLOWING)?;
+        Ok((log, &self.members, member))
+    }
+
+    /// What it may write is decided in [`content`], with the author's permissions.
+    fn records(&mut self, session: SessionId, records: Bytes, now: Instant) {
+        let result = self.reader(session).and_then(|(log, members, member)| {
+            let mut error = None;
+            let records =
+                record::read_client(records).map_while(|record| record.map_err(|e| error = Some(e)).ok());
+            log.handle_records(members, member, records, now);
+            error.map_or(Ok(()), |_| Err(Refused(Code::BadFrame, "a record does not parse")))
+        });
+        if let Err(refused) = result {
+            self.refuse_session(session, None, Some(0), refused, now);
+        }
+    }
+
+    /// Brings on what the log says.
+    fn hear_log(&mut self, now: Instant) {
+        while let Some(said) = self.log.as_mut().and_then(|log| log.poll()) {
+            match said {
+                Said::To(member, records) => {
+                    if let Some(member) = self.members.get(&member) {
+                        let receivers = Arc::new([member.receiver]);
+                        self.deliver(receivers, log_message(records, now));
+                    }
+                }
+                Said::Live(records) => {
+                    let receivers = self.live();
+                    if !receivers.is_empty() {
+                        self.deliver(receivers, log_message(records, now));
+                    }
+                }
+                Said::Control(member, control) => {
+                    if let Some(member) = self.members.get(&member) {
+                        self.tell(member.receiver, &control, now);
+                    }
+                }
+                Said::Refuse(member, id, code, sentence) => {
+                    if let Some(member) = self.members.get(&member) {
+                        let (id, stream) = if id == 0 { (None, Some(0)) } else { (Some(id), None) };
+                        self.refuse(member.receiver, id, stream, Refused(code, sentence), now);
+                    }
+                }
+                Said::Store(ticket, request) => self.outputs.push_back(Output::Store(ticket, request)),
+                Said::Backend(request, result) => self.outputs.push_back(Output::Backend(request, result)),
+                Said::Count(tally) => self.outputs.push_back(Output::Log(tally)),
+            }
+        }
+    }
+
+    /// The live followers; one list for as long as they are the same.
+    fn live(&mut self) -> Arc<[Receiver]> {
+        let Some(log) = &self.log else { return Arc::new([]) };
+        if !log.live().eq(self.live.0.iter().copied()) {
+            let live: Vec<u32> = log.live().collect();
+            let receivers = live.iter().filter_map(|member| self.members.get(member));
+            let receivers = receivers.map(|member| member.receiver).collect();
+            self.live = (live, receivers);
+        }
+        self.live.1.clone()
     }
 
     fn subscribe(
@@ -446,7 +696,7 @@ impl Room {
     }
 
     fn tell_joined(&mut self, number: u32, id: u32, now: Instant) {
-        let Member { receiver, grant, topics } = &self.members[&number];
+        let Member { receiver, grant, topics, origin } = &self.members[&number];
         let receiver = *receiver;
         let joined = ServerControl::Joined {
             id,
@@ -464,6 +714,7 @@ impl Room {
                 .filter(|&&other| other != number)
                 .map(|&other| self.describe(other))
                 .collect(),
+            log: origin.map(|origin| message::Log { origin }),
         };
         self.tell(receiver, &joined, now);
     }
@@ -529,6 +780,24 @@ impl Room {
             message,
         }));
     }
+
+    fn deliver(&mut self, receivers: Arc<[Receiver]>, message: Arc<Message>) {
+        let (except, lane) = (None, Lane::Reliable);
+        self.outputs.push_back(Output::Deliver(Delivery { receivers, except, lane, message }));
+    }
+}
+
+/// Records on their way to sessions.
+fn log_message(records: Bytes, now: Instant) -> Arc<Message> {
+    Arc::new(Message {
+        kind: Kind::Log,
+        text: false,
+        sender: 0,
+        stream: 0,
+        target: Target::Room,
+        payload: records,
+        at: now,
+    })
 }
 
 /// A control message on its way to sessions.

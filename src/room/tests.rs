@@ -20,7 +20,9 @@ type Delivered = (Vec<u32>, Kind, String);
 impl World {
     fn new() -> Self {
         let key = RoomKey { tenant: "t".into(), room: "r".into() };
-        Self { room: Room::new(key, RoomLimits { participants: 3, topics: 2 }), now: Instant::now() }
+        let (limits, now) = (RoomLimits { participants: 3, topics: 2 }, Instant::now());
+        let settings = LogSettings::new(crate::names::WallClock::new(now, 0));
+        Self { room: Room::new(key, limits, Arc::new(settings), 1, now), now }
     }
 
     fn grant(&self, user: &str, role: Role) -> Grant {
@@ -52,7 +54,7 @@ impl World {
 
     fn join(&mut self, slot: u32, user: &str, role: Role) -> Vec<Delivered> {
         let grant = self.grant(user, role);
-        self.act(slot, Action::Join { handle: 1, id: 9, grant })
+        self.act(slot, Action::Join { handle: 1, id: 9, grant, follow: None })
     }
 
     fn send(&mut self, slot: u32, target: Target) -> Vec<Delivered> {

@@ -8,17 +8,18 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 13] = [
+const MODULES: [(&str, &[&str]); 14] = [
     ("names", &[]),
+    ("bucket", &[]),
     ("metrics", &[]),
     ("config", &[]),
     ("log", &["config"]),
     ("token", &["config", "room"]),
     ("cli", &["config", "room", "token"]),
     ("store", &["config", "metrics", "names"]),
-    ("room", &["names", "store"]),
+    ("room", &["bucket", "names", "store"]),
     ("router", &["names", "room", "store"]),
-    ("engine", &["names", "room", "router", "store"]),
+    ("engine", &["bucket", "names", "room", "router", "store"]),
     ("io", &["config", "engine", "metrics", "names", "room", "router", "store"]),
     ("http", &["config", "engine", "io", "metrics", "names", "room", "store", "token"]),
     (

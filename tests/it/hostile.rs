@@ -88,7 +88,7 @@ impl Attacker {
             permissions: Role::Editor.permissions(),
             expires: world.now + 1000 * SECOND,
         };
-        let request = JoinRequest { id: 1, room: room_key(room), grant, offer };
+        let request = JoinRequest { id: 1, room: room_key(room), grant, offer, follow: None };
         let (socket, outbox) = (self.socket, self.outbox.clone());
         world.handle_on_shard(0, Command::Join { socket, outbox, request });
     }

@@ -14,6 +14,7 @@
 
 mod event;
 mod frames;
+mod log;
 mod pipes;
 mod webrtc;
 
@@ -35,6 +36,7 @@ use switchyard_signaling::{
 };
 
 pub use self::event::{BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput};
+pub use self::log::{LogError, LogEvent, RoomLog, Saved};
 
 use self::pipes::Pipes;
 use crate::{
@@ -66,6 +68,8 @@ pub struct Browser {
     urgent_socket: BytesMut,
     urgent_channel: BytesMut,
     lossy_seq: BTreeMap<(u16, u16), u32>,
+    /// By room.
+    logs: BTreeMap<String, RoomLog>,
     /// Lossy frames that wait for the WebSocket.
     lossy_waiting: VecDeque<Bytes>,
     lossy_waiting_bytes: usize,
@@ -122,6 +126,7 @@ impl Browser {
             urgent_socket: BytesMut::new(),
             urgent_channel: BytesMut::new(),
             lossy_seq: BTreeMap::new(),
+            logs: BTreeMap::new(),
             lossy_waiting: VecDeque::new(),
             lossy_waiting_bytes: 0,
             lossy_dropped: 0,
@@ -148,6 +153,35 @@ impl Browser {
         self.joins.push_back(join);
         self.send_joins(now);
         id
+    }
+
+    /// Asks to join a room and to follow its log, going on with what the browser had of it in a session before, if it had.
+    pub fn join_log(&mut self, now: Instant, room: &str, token: &str, log: RoomLog) -> u32 {
+        let (id, follow) = (self.request(), Some(log.follow()));
+        self.logs.insert(room.to_owned(), log);
+        let (room, token) = (room.to_owned(), token.to_owned());
+        self.joins.push_back(ClientText::Join { id, room, token, offer: None, follow });
+        self.send_joins(now);
+        id
+    }
+
+    /// Does something with the log of a room that was joined with one.
+    pub fn log<T>(&mut self, now: Instant, room: &str, act: impl FnOnce(&mut RoomLog) -> T) -> Option<T> {
+        let result = self.logs.get_mut(room).map(act);
+        self.pump(now);
+        result
+    }
+
+    /// The log of a room that was joined with one.
+    pub fn room_log(&self, room: &str) -> Option<&RoomLog> {
+        self.logs.get(room)
+    }
+
+    /// All logs, for the next session; this one has ended.
+    pub fn take_logs(&mut self) -> BTreeMap<String, RoomLog> {
+        let mut logs = std::mem::take(&mut self.logs);
+        logs.values_mut().for_each(RoomLog::detach);
+        logs
     }
 
     /// Sends a message to members of a room.
@@ -336,7 +370,8 @@ impl Browser {
         let waiting = self.sender.unacknowledged() > 0;
         let ack = self.pipes.attached().and(self.receiver.poll_timeout());
         let pipes = self.pipes.poll_timeout(waiting, self.socket.welcomed);
-        let own = [self.socket.next_ping, self.retry, self.deadline, ack, pipes];
+        let logs = self.logs.values().filter_map(RoomLog::poll_timeout).min();
+        let own = [self.socket.next_ping, self.retry, self.deadline, ack, pipes, logs];
         own.into_iter().chain([peer]).flatten().min()
     }
 
@@ -484,6 +519,35 @@ impl Browser {
                 *offer = self.make_peer(now);
             }
             self.socket.texts.push_back(to_json(&join));
+        }
+    }
+
+    /// Puts what the logs have to say into the lane, as long as that has room.
+    fn drive_logs(&mut self, now: Instant) {
+        if self.session.is_none() {
+            return;
+        }
+        let mut logs = std::mem::take(&mut self.logs);
+        for log in logs.values_mut() {
+            let Some(room) = log.handle() else { continue };
+            while let Some(control) = log.poll_control(now) {
+                let payload = Bytes::from(to_json(&control));
+                self.push_log(now, room, Kind::Control, payload);
+            }
+            while self.sender.has_room(limits::LOG_BYTES)
+                && let Some(payload) = log.poll_message(now)
+            {
+                self.push_log(now, room, Kind::Log, payload);
+            }
+        }
+        self.logs = logs;
+    }
+
+    fn push_log(&mut self, now: Instant, room: u16, kind: Kind, payload: Bytes) {
+        let text = kind == Kind::Control;
+        let message = Message { kind, text, sender: 0, stream: 0, target: Target::Room, payload, at: now };
+        if self.push(room, message).is_err() {
+            self.violation("what a log has to say found no room in the lane".to_owned());
         }
     }
 

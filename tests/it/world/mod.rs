@@ -25,8 +25,8 @@ use switchyard::{
         sdp::HostCandidate,
         session::SessionLimits,
     },
-    names::{RoomKey, ShardId},
-    room::RoomLimits,
+    names::{RoomKey, ShardId, WallClock},
+    room::{LogSettings, RoomLimits},
     router::Letter,
 };
 use switchyard_loadtest::{
@@ -162,6 +162,8 @@ pub(crate) fn shard_address(shard: usize) -> SocketAddr {
 impl World {
     pub(crate) fn new(setup: Setup) -> Self {
         let identity = setup.webrtc.then(|| Identity::generate().unwrap());
+        let start = Instant::now();
+        let logs = Arc::new(LogSettings::new(WallClock::new(start, 1_700_000_000_000)));
         let shards = (0..setup.shards)
             .map(|shard| {
                 let config = ShardConfig {
@@ -172,6 +174,7 @@ impl World {
                     timeouts: setup.timeouts,
                     sessions: Arc::new(setup.limits.clone()),
                     rooms: setup.rooms,
+                    logs: logs.clone(),
                     max_sessions: 5000,
                     max_peers: 5000,
                 };
@@ -184,10 +187,9 @@ impl World {
         for shard in 0..shards.len() {
             network.bind(server, shard_address(shard));
         }
-        let now = Instant::now();
         Self {
-            start: now,
-            now,
+            start,
+            now: start,
             rng: Rng::stream(setup.seed, 1),
             clients: Vec::new(),
             network,

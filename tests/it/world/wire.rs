@@ -284,14 +284,14 @@ impl Wire {
                 };
                 commands.push((session.shard, command));
             }
-            (ClientText::Join { id, room, token, mut offer }, home) => {
+            (ClientText::Join { id, room, token, mut offer, follow }, home) => {
                 if let (Some(edit), Some(offer)) = (self.edit_offer, &mut offer) {
                     offer.sdp = edit(std::mem::take(&mut offer.sdp));
                 }
                 self.offer = offer.clone().or(self.offer.take());
                 let room = room_key(&room);
                 let home = *self.home.insert(home.unwrap_or_else(|| room.shard(setup.shards)));
-                let request = JoinRequest { id, room, grant: grant(&token, start), offer };
+                let request = JoinRequest { id, room, grant: grant(&token, start), offer, follow };
                 let command = Command::Join { socket: self.id, outbox: self.outbox.clone(), request };
                 commands.push((home, command));
             }

@@ -470,7 +470,7 @@ export class Log {
       }
     }
     const shown = this.#messages.list;
-    for (const read of this.#reader.handle(readable, this.#env.now())) {
+    for (const read of this.#reader.handle(readable)) {
       if (read.tag === 'snapshot') this.#snapshot(read.snapshot);
       else this.#event(read.event);
     }

@@ -447,7 +447,7 @@ export class Outbox {
       line.writer = new Writer({ origin: /** @type {string} */ (record.origin), next: waiting[0]?.cseq ?? record.next });
       for (const item of waiting) line.writer.push(item);
     }
-    line.writer.attach(this.#now());
+    line.writer.attach();
     this.#owner.changed();
   }
 

@@ -4,10 +4,12 @@
  *
  * Pure: no clock, no socket, no storage; `now` is an argument. What is to survive the page is outbox.js's matter: a
  * submission is pushed here after it has been stored, and released here after it has been removed from storage, because
- * the server forgets refusals below `base`.
+ * the server forgets refusals below `base`. The Rust twin is `signaling/src/writer.rs`; both are held to
+ * `signaling/vectors/delivery.json`.
  */
 
 import { WRITER_WINDOW, WRITER_WINDOW_BYTES } from './limits.js';
+import { EventFlag, KINDS } from './record.js';
 
 /**
  * @typedef {{ cseq: number, nonce: number } & import('./record.js').Content} Submission
@@ -19,8 +21,10 @@ import { WRITER_WINDOW, WRITER_WINDOW_BYTES } from './limits.js';
  * @property {boolean} answered
  */
 
-/** Without any answer for so long, what is in flight is sent again. */
-export const RESEND_MS = 5_000;
+/** Without any answer for so long, everything is sent again. */
+export const SILENCE_MS = 5_000;
+/** A demand to begin again at the same number is about what was sent before the last one was met, unless so long has passed. */
+export const AGAIN_MS = 1_000;
 
 export class Writer {
   /** From `base` on, without holes. @type {Map<number, Entry>} */
@@ -31,18 +35,18 @@ export class Writer {
   #cursor;
   #next;
   #waiting = 0;
-  #inFlight = 0;
-  #inFlightBytes = 0;
-  /** How many may be in flight: few after the server has asked for patience. */
+  /** Bodies of what was sent from `#oldest` on. */
+  #sentBytes = 0;
+  /** How many may be sent beyond what is answered: few after the server has asked for patience. */
   #window = WRITER_WINDOW;
   #attached = false;
-  /** Not before. */
-  #holdUntil = -Infinity;
-  /** Where the server has asked to begin again, until it answers from there on. @type {number | null} */
-  #resumedAt = null;
-  /** When something in flight was last answered, or first put in flight. */
-  #progressAt = 0;
   #conflicted = false;
+  /** Nothing is sent before. @type {number | null} */
+  #holdUntil = null;
+  /** Where the server last asked to begin again, and when that was allowed. @type {{ cseq: number, since: number } | null} */
+  #returned = null;
+  /** When the last answer came, or what waits for one was sent. @type {number | null} */
+  #heardAt = null;
 
   /**
    * `next` is the number that the next submission has.
@@ -82,6 +86,11 @@ export class Writer {
     return this.#conflicted;
   }
 
+  /** The last number up to which everything is answered. */
+  get answeredTo() {
+    return this.#oldest - 1;
+  }
+
   /** @param {Submission} submission with the number `next` */
   push(submission) {
     if (submission.cseq !== this.#next) throw new RangeError(`submission ${submission.cseq}, expected ${this.#next}`);
@@ -90,23 +99,37 @@ export class Writer {
     this.#waiting += 1;
   }
 
-  /** A session that has not heard of this origin: everything without an answer goes out from `base` on. @param {number} now */
-  attach(now) {
+  /** Another content for a submission that the server has not taken. @param {Submission} submission */
+  replace(submission) {
+    const entry = this.#entries.get(submission.cseq);
+    if (!entry || entry.answered) return;
+    entry.submission = submission;
+    this.#rewind(Math.min(this.#cursor, submission.cseq));
+  }
+
+  /** Storage has forgotten what was answered up to here. @param {number} cseq at most `answeredTo` */
+  release(cseq) {
+    for (; this.base <= cseq; this.base += 1) this.#entries.delete(this.base);
+  }
+
+  /** A session in which the origin may be used: everything without an answer goes out from `base` on. */
+  attach() {
     this.#attached = true;
+    this.#holdUntil = null;
     this.#window = WRITER_WINDOW;
-    this.#holdUntil = -Infinity;
-    this.#rewind(this.base, now);
-    this.#resumedAt = null;
+    this.#rewind(this.#oldest);
   }
 
   /** The session is gone. */
   detach() {
     this.#attached = false;
+    this.#heardAt = null;
+    this.#rewind(this.#oldest);
   }
 
   /** The same session goes on after an interruption: nothing could be answered meanwhile. @param {number} now */
   resumed(now) {
-    this.#progressAt = now;
+    if (this.#heardAt !== null) this.#heardAt = now;
   }
 
   /**
@@ -116,35 +139,34 @@ export class Writer {
    */
   poll(now) {
     if (!this.#attached || this.#conflicted) return [];
-    if (this.#inFlight > 0 && now >= this.#progressAt + RESEND_MS) {
-      this.#rewind(this.base, now);
-      this.#resumedAt = null;
-    }
+    const silentAt = this.#silentAt;
+    if (silentAt !== null && now >= silentAt) this.#rewind(this.#oldest);
+    if (this.#holdUntil !== null && now < this.#holdUntil) return [];
+    this.#holdUntil = null;
     /** @type {import('./record.js').SubmitRecord[]} */
     const records = [];
-    while (now >= this.#holdUntil && this.#fits()) {
-      const entry = /** @type {Entry} */ (this.#entries.get(this.#cursor));
+    for (;;) {
+      const submission = this.#entries.get(this.#cursor)?.submission;
+      const sent = this.#cursor - this.#oldest;
+      const bytes = this.#sentBytes + (submission?.body.length ?? 0);
+      if (!submission || sent >= this.#window || (sent > 0 && bytes > WRITER_WINDOW_BYTES)) return records;
+      if (sent === 0) this.#heardAt = now;
       this.#cursor += 1;
-      if (entry.answered) continue;
-      if (this.#inFlight === 0) this.#progressAt = now;
-      this.#inFlight += 1;
-      this.#inFlightBytes += size(entry);
-      records.push({ tag: 'submit', origin: this.origin, base: this.base, ...entry.submission });
+      this.#sentBytes = bytes;
+      records.push({ tag: 'submit', origin: this.origin, base: this.base, ...submission });
     }
-    return records;
   }
 
-  /** When `poll` may have something next, if nothing comes before; null if never. @returns {number | null} */
+  /** When `poll` may have something that it does not have now; null if never. @returns {number | null} */
   get dueAt() {
-    if (!this.#attached || this.#conflicted) return null;
-    const resend = this.#inFlight > 0 ? this.#progressAt + RESEND_MS : null;
-    const send = this.#fits() ? this.#holdUntil : null;
-    if (resend === null || send === null) return send ?? resend;
-    return Math.min(resend, send);
+    if (!this.#attached || this.#conflicted || this.#oldest === this.#next) return null;
+    const hold = this.#cursor < this.#next ? this.#holdUntil : null;
+    const silent = this.#silentAt;
+    return hold === null || silent === null ? (hold ?? silent) : Math.min(hold, silent);
   }
 
   /**
-   * What the server says of this origin. Gives the answer of a submission that had none before.
+   * What the server says of an origin. Gives the answer of a submission that had none before.
    * @param {import('./record.js').AcceptedRecord | import('./record.js').RefusedRecord |
    *   import('./record.js').ExpectedRecord | import('./record.js').ConflictRecord |
    *   import('./record.js').EventRecord} record
@@ -152,16 +174,25 @@ export class Writer {
    * @returns {Answer | null}
    */
   handle(record, now) {
+    if (record.origin !== this.origin || this.#conflicted) return null;
+    const { cseq } = record;
     switch (record.tag) {
-      case 'event':
-      case 'accepted':
-        return this.#answered(record.cseq, now) ? { cseq: record.cseq, seq: record.seq } : null;
-      case 'refused': {
-        const { cseq, code, message } = record;
-        return this.#answered(cseq, now) ? { cseq, code, message } : null;
+      case 'event': {
+        // With a cloned profile somebody else's event may have this name.
+        const entry = this.#entries.get(cseq);
+        if (!entry || !isSaidBy(entry.submission, record)) return null;
+        this.#heardAt = now;
+        return this.#answered(cseq) ? { cseq, seq: record.seq } : null;
       }
+      case 'accepted':
+        this.#heardAt = now;
+        return this.#answered(cseq) ? { cseq, seq: record.seq } : null;
+      case 'refused':
+        this.#heardAt = now;
+        return this.#answered(cseq) ? { cseq, code: record.code, message: record.message } : null;
       case 'expected':
-        this.#expected(record, now);
+        this.#heardAt = now;
+        this.#beginAgain(cseq, record.retryAfterMs, now);
         return null;
       case 'conflict':
         this.#conflicted = true;
@@ -169,80 +200,54 @@ export class Writer {
     }
   }
 
-  /** The last number up to which everything is answered. */
-  get answeredTo() {
-    return this.#oldest - 1;
-  }
-
-  /** Storage has forgotten what was answered up to here. @param {number} cseq at most `answeredTo` */
-  release(cseq) {
-    for (; this.base <= cseq; this.base += 1) this.#entries.delete(this.base);
-    this.#cursor = Math.max(this.#cursor, this.base);
-  }
-
-  /** Another content for a submission that the server has not taken. @param {Submission} submission */
-  replace(submission) {
-    const entry = this.#entries.get(submission.cseq);
-    if (entry && !entry.answered) entry.submission = submission;
-  }
-
-  /** Whether there is something to send, and room for it. */
-  #fits() {
-    const entry = this.#entries.get(this.#cursor);
-    if (!entry) return false;
-    if (this.#inFlight === 0 || entry.answered) return true;
-    // The server remembers some answers beyond a window, and looks for older ones on its disk.
-    if (this.#cursor >= this.#oldest + WRITER_WINDOW) return false;
-    return this.#inFlight < this.#window && this.#inFlightBytes + size(entry) <= WRITER_WINDOW_BYTES;
-  }
-
-  /** @param {number} cseq @param {number} now */
-  #answered(cseq, now) {
+  /** @param {number} cseq */
+  #answered(cseq) {
     const entry = this.#entries.get(cseq);
     if (!entry || entry.answered) return false;
     entry.answered = true;
-    while (this.#entries.get(this.#oldest)?.answered) this.#oldest += 1;
     this.#waiting -= 1;
-    this.#progressAt = now;
-    if (cseq < this.#cursor) {
-      this.#inFlight -= 1;
-      this.#inFlightBytes -= size(entry);
-    }
     this.#window = Math.min(WRITER_WINDOW, this.#window + 1);
-    if (this.#resumedAt !== null && cseq >= this.#resumedAt) this.#resumedAt = null;
+    for (let first = this.#entries.get(this.#oldest); first?.answered; first = this.#entries.get(this.#oldest)) {
+      if (this.#oldest < this.#cursor) this.#sentBytes -= first.submission.body.length;
+      this.#oldest += 1;
+    }
+    this.#cursor = Math.max(this.#cursor, this.#oldest);
     return true;
   }
 
-  /** @param {import('./record.js').ExpectedRecord} record @param {number} now */
-  #expected({ cseq, retryAfterMs, code }, now) {
-    // What followed a submission that was not taken is out of order, each of it: that is no news.
-    if (code === OUT_OF_ORDER && this.#resumedAt === cseq) return;
-    if (cseq < this.base || cseq > this.#cursor) return;
-    this.#rewind(cseq, now);
-    this.#resumedAt = cseq;
-    if (code === OUT_OF_ORDER) return;
-    this.#holdUntil = now + retryAfterMs;
-    this.#window = 1;
+  /** @param {number} from @param {number} retryAfterMs @param {number} now */
+  #beginAgain(from, retryAfterMs, now) {
+    const cseq = Math.max(this.#oldest, Math.min(from, this.#cursor));
+    const last = this.#returned;
+    if (retryAfterMs === 0 && last?.cseq === cseq && now < last.since + AGAIN_MS) return;
+    this.#rewind(cseq);
+    this.#holdUntil = Math.max(this.#holdUntil ?? -Infinity, now + retryAfterMs);
+    this.#returned = { cseq, since: this.#holdUntil };
+    if (retryAfterMs > 0) this.#window = 1;
   }
 
-  /** @param {number} cseq @param {number} now */
-  #rewind(cseq, now) {
+  /** Forgets that anything from here on was sent. @param {number} cseq */
+  #rewind(cseq) {
     this.#cursor = cseq;
-    this.#inFlight = 0;
-    this.#inFlightBytes = 0;
-    for (const [number, entry] of this.#entries) {
-      if (number >= cseq) break;
-      if (entry.answered) continue;
-      this.#inFlight += 1;
-      this.#inFlightBytes += size(entry);
-    }
-    this.#progressAt = now;
+    this.#returned = null;
+    this.#sentBytes = 0;
+    for (let each = this.#oldest; each < cseq; each += 1) this.#sentBytes += this.#entries.get(each)?.submission.body.length ?? 0;
+  }
+
+  get #silentAt() {
+    return this.#heardAt !== null && this.#cursor > this.#oldest ? this.#heardAt + SILENCE_MS : null;
   }
 }
 
-const OUT_OF_ORDER = 'out_of_order';
-
-/** @param {Entry} entry */
-function size({ submission }) {
-  return submission.body.length;
+/**
+ * Whether an event says what was submitted. That of a streamed message has the text besides, which came apart.
+ * @param {Submission} submitted
+ * @param {import('./record.js').EventRecord} event
+ */
+function isSaidBy(submitted, event) {
+  if (submitted.kind === KINDS.end) return event.kind === KINDS.chat || event.kind === KINDS.comment;
+  const { kind, version, flags, target, body } = submitted;
+  const isSame = kind === event.kind && version === event.version && target === event.target;
+  if (!isSame || flags !== (event.flags & ~EventFlag.INCOMPLETE) || body.length !== event.body.length) return false;
+  return body.every((byte, at) => byte === event.body[at]);
 }

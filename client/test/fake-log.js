@@ -288,7 +288,7 @@ class Follower {
 
   pull(after) {
     const { events, answerBytes, resyncEvents } = this.#log;
-    if (events.length - after > resyncEvents) {
+    if (after > events.length || events.length - after > resyncEvents) {
       this.snapshot('behind');
       return;
     }

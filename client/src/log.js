@@ -103,6 +103,7 @@ export class Log {
   #streamAt = null;
   /** How often text was missing, by item. @type {Map<string, number>} */
   #behind = new Map();
+  #synced = false;
   #closed = false;
 
   /**
@@ -530,7 +531,10 @@ export class Log {
     const more = sent.more === true;
     this.#incoming.clear();
     this.#messages.reset({ seq, messages, fields, more });
-    this.#core.emit('sync', { reason: String(sent.reason ?? 'new'), seq, messages, fields, more });
+    // The first one replaces nothing, whatever the server knows.
+    const reason = this.#synced ? String(sent.reason ?? 'behind') : 'new';
+    this.#synced = true;
+    this.#core.emit('sync', { reason, seq, messages, fields, more });
   }
 
   /** @param {import('./record.js').EventRecord} record */

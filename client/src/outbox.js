@@ -255,7 +255,7 @@ export class Outbox {
     else if (!answer) return null;
     this.#pump();
     const item = answer && line.items.get(answer.cseq);
-    if (!item || !answer) return null;
+    if (!item || 'waits' in answer) return null;
     this.#bytes -= item.body.length;
     this.#owner.answered(item, answer);
     return item;

@@ -16,6 +16,8 @@ import { EventFlag, KINDS } from './record.js';
  *
  * @typedef {{ cseq: number, seq: number } | { cseq: number, code: string, message: string }} Answer
  *
+ * @typedef {{ cseq: number, waits: string }} Waits from here on it takes longer, for this reason
+ *
  * @typedef {object} Entry
  * @property {Submission} submission
  * @property {boolean} answered
@@ -37,7 +39,10 @@ export class Writer {
   #waiting = 0;
   /** Bodies of what was sent from `#oldest` on. */
   #sentBytes = 0;
-  /** How many may be sent beyond what is answered: few after the server has asked for patience. */
+  /**
+   * How many may be sent and unanswered. After the server has asked for patience one, and one more for each answer: what
+   * comes behind one that is not taken is sent in vain.
+   */
   #window = WRITER_WINDOW;
   #attached = false;
   #conflicted = false;
@@ -69,6 +74,11 @@ export class Writer {
   /** How many have no answer. */
   get waiting() {
     return this.#waiting;
+  }
+
+  /** What has no answer. */
+  get unanswered() {
+    return [...this.#entries.values()].flatMap(({ submission, answered }) => (answered ? [] : submission));
   }
 
   /** Whether this one has no answer. @param {number} cseq */
@@ -166,12 +176,12 @@ export class Writer {
   }
 
   /**
-   * What the server says of an origin. Gives the answer of a submission that had none before.
+   * What the server says of an origin. Gives the answer of a submission that had none before, or why it takes longer.
    * @param {import('./record.js').AcceptedRecord | import('./record.js').RefusedRecord |
    *   import('./record.js').ExpectedRecord | import('./record.js').ConflictRecord |
    *   import('./record.js').EventRecord} record
    * @param {number} now
-   * @returns {Answer | null}
+   * @returns {Answer | Waits | null}
    */
   handle(record, now) {
     if (record.origin !== this.origin || this.#conflicted) return null;
@@ -192,8 +202,7 @@ export class Writer {
         return this.#answered(cseq) ? { cseq, code: record.code, message: record.message } : null;
       case 'expected':
         this.#heardAt = now;
-        this.#beginAgain(cseq, record.retryAfterMs, now);
-        return null;
+        return this.#beginAgain(record, now);
       case 'conflict':
         this.#conflicted = true;
         return null;
@@ -215,15 +224,16 @@ export class Writer {
     return true;
   }
 
-  /** @param {number} from @param {number} retryAfterMs @param {number} now */
-  #beginAgain(from, retryAfterMs, now) {
+  /** @param {import('./record.js').ExpectedRecord} record @param {number} now @returns {Waits | null} */
+  #beginAgain({ cseq: from, retryAfterMs, code }, now) {
     const cseq = Math.max(this.#oldest, Math.min(from, this.#cursor));
     const last = this.#returned;
-    if (retryAfterMs === 0 && last?.cseq === cseq && now < last.since + AGAIN_MS) return;
+    if (retryAfterMs === 0 && last?.cseq === cseq && now < last.since + AGAIN_MS) return null;
     this.#rewind(cseq);
     this.#holdUntil = Math.max(this.#holdUntil ?? -Infinity, now + retryAfterMs);
     this.#returned = { cseq, since: this.#holdUntil };
     if (retryAfterMs > 0) this.#window = 1;
+    return { cseq, waits: code };
   }
 
   /** Forgets that anything from here on was sent. @param {number} cseq */

@@ -232,6 +232,7 @@ export class Log {
       end: () => {
         if (ended || this.#closed) return fate;
         ended = true;
+        out.ended = true;
         change.streaming = false;
         show();
         this.#add({ id, kind: KINDS.end, version: 0, flags: 0, target: out.key, body: length(out.length) }, out);
@@ -308,8 +309,7 @@ export class Log {
     this.#reader.attach(now);
     this.#outbox.attach(origin);
     this.#incoming.clear().forEach((id) => this.#messages.endStream(id));
-    for (const out of this.#outgoing.values()) out.restart();
-    if (this.#outgoing.size > 0) this.#streamAt = now;
+    this.#restartStreams();
     for (const question of this.#questions) question.id = null;
     this.#changed();
     this.#flush();
@@ -609,7 +609,7 @@ export class Log {
     for (const item of items) {
       const { id, at, flags, version } = item;
       if (item.stream) this.#streamAt = this.#env.now();
-      if (item.stream) this.#outgoing.set(item.target, new Outgoing(id, item.target, item.stream, item.stream.text));
+      if (item.stream) this.#adoptStream(item, item.stream);
       const { kind: number, target, body } = item.stream ?? item;
       const kind = kindName(number);
       if (!kind) continue;
@@ -622,11 +622,20 @@ export class Log {
     this.#changed();
   }
 
+  /** @param {import('./store.js').Item} item @param {import('./store.js').Restart} stream */
+  #adoptStream({ id, target }, stream) {
+    const out = new Outgoing(id, target, stream, stream.text);
+    out.ended = true;
+    this.#outgoing.set(target, out);
+  }
+
   /** @param {import('./store.js').Item} item @param {import('./writer.js').Answer} answer */
   #answered(item, answer) {
     if (item.stream) this.#outgoing.delete(item.target);
     this.#behind.delete(item.id);
-    if ('code' in answer) {
+    if ('code' in answer && answer.code === 'no_such_stream' && item.stream) {
+      this.#streamAnew(item);
+    } else if ('code' in answer) {
       this.#refuse(item.id, new SwitchyardError(answer.code, answer.message || answer.code));
     } else {
       this.#messages.confirm(item.id, answer.seq, this.#reader.seq);
@@ -667,6 +676,34 @@ export class Log {
     const { kind, version, flags, target } = stream;
     this.#outgoing.delete(item.target);
     this.#outbox.replace({ ...rest, kind, version, flags, target, body, nonce: this.#outbox.newNumber() });
+  }
+
+  /**
+   * With the old session the server has ended what this page was writing in it. What goes on begins anew; what is ended
+   * here may have been taken.
+   */
+  #restartStreams() {
+    for (const out of [...this.#outgoing.values()]) {
+      this.#outgoing.delete(out.key);
+      out.restart(out.ended ? out.key : this.#outbox.newNumber());
+      this.#outgoing.set(out.key, out);
+    }
+    if (this.#outgoing.size > 0) this.#streamAt = this.#env.now();
+  }
+
+  /**
+   * The server has ended the stream before its author did: the whole text is written again, under another key. An heir
+   * that meets the same, and finds that done, leaves it at that.
+   * @param {import('./store.js').Item} item
+   */
+  #streamAnew(item) {
+    const { stream, id, version, flags } = item;
+    if (!stream || this.#outbox.holds(id, item.cseq)) return;
+    const out = new Outgoing(id, this.#outbox.newNumber(), stream, stream.text);
+    out.ended = true;
+    this.#outgoing.set(out.key, out);
+    this.#add({ id, kind: KINDS.end, version, flags, target: out.key, body: length(out.length) }, out);
+    this.#streamSoon(0);
   }
 
   /** @param {number} ms */

@@ -267,6 +267,12 @@ export class Outbox {
     return line?.record.origin === origin ? (line.items.get(cseq) ?? null) : null;
   }
 
+  /** Whether there is another item with this id. @param {string} id @param {number} cseq */
+  holds(id, cseq) {
+    const isOther = (/** @type {Item} */ item) => item.id === id && item.cseq !== cseq;
+    return this.#lines.some((line) => [...line.items.values()].some(isOther)) || this.#drafts.some((draft) => draft.id === id);
+  }
+
   /** Another content for an item that the server has not taken. @param {Item} item */
   replace(item) {
     const line = this.#lines.find(({ record }) => record.id === item.writer);

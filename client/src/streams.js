@@ -113,10 +113,14 @@ export class Incoming {
 export class Outgoing {
   #text = new Uint8Array(256);
   #length = 0;
+  /** Of the text as JSON, which is what the server limits. */
+  #escaped = 0;
   /** Under which origin it has been begun in this session. @type {string | null} */
   #origin = null;
   #sent = 0;
   #toldAt = -Infinity;
+  /** Whether its end is written. */
+  ended = false;
 
   /**
    * @param {string} id
@@ -144,8 +148,9 @@ export class Outgoing {
     this.#append(utf8.encode(text));
   }
 
-  /** A new session knows nothing of it. */
-  restart() {
+  /** It is begun again, under this key. @param {number} key */
+  restart(key) {
+    this.key = key;
     this.#origin = null;
   }
 
@@ -201,9 +206,12 @@ export class Outgoing {
   /** @param {Uint8Array} bytes */
   #append(bytes) {
     const length = this.#length + bytes.length;
-    if (length > STREAM_TEXT_BYTES) {
+    const quotes = 2 + 2 * Math.ceil(bytes.length / PART_BYTES);
+    const escaped = utf8.encode(JSON.stringify(new TextDecoder().decode(bytes))).length + quotes;
+    if (this.#escaped + escaped > STREAM_TEXT_BYTES) {
       throw new SwitchyardError('too_large', `a streamed message has at most ${STREAM_TEXT_BYTES} bytes of text`);
     }
+    this.#escaped += escaped;
     if (length > this.#text.length) {
       const grown = new Uint8Array(Math.min(STREAM_TEXT_BYTES, Math.max(length, 2 * this.#text.length)));
       grown.set(this.text);

@@ -21,6 +21,8 @@ export class FakeLog {
   followers = new Set();
   /** Open streams by origin and key. */
   streams = new Map();
+  /** Those that were ended without their author. */
+  givenUp = new Set();
   /** Readers that are further behind get a snapshot. */
   resyncEvents = 1_000;
   /** Messages in a snapshot. */
@@ -47,6 +49,7 @@ export class FakeLog {
   restart() {
     this.followers.clear();
     this.streams.clear();
+    this.givenUp.clear();
   }
 
   newOrigin(user) {
@@ -154,6 +157,7 @@ export class FakeLog {
       return [record];
     };
     let content = { kind, version, flags, target, body };
+    if (kind === END && this.givenUp.has(`${origin} ${target}`)) return refuse('no_such_stream');
     if (kind === END) {
       const stream = this.streams.get(`${origin} ${target}`);
       const length = new DataView(body.buffer, body.byteOffset).getUint32(0);
@@ -183,6 +187,7 @@ export class FakeLog {
   begin(follower, { origin, key, ...content }) {
     const id = `${origin} ${key}`;
     const open = this.streams.get(id);
+    if (this.givenUp.has(id)) return [];
     if (open) return [{ tag: 'have', origin, key, offset: open.text.length }];
     const stream = { ...content, origin, key, follower, number: this.#nextStream++, text: new Uint8Array(0), ...follower.self };
     this.streams.set(id, stream);
@@ -193,6 +198,7 @@ export class FakeLog {
   part({ origin, key, offset, text }) {
     const stream = this.streams.get(`${origin} ${key}`);
     const have = stream?.text.length ?? 0;
+    if (this.givenUp.has(`${origin} ${key}`)) return [];
     if (!stream || offset > have) return [{ tag: 'have', origin, key, offset: have }];
     const fresh = text.subarray(have - offset);
     if (fresh.length === 0) return [];
@@ -206,6 +212,7 @@ export class FakeLog {
     for (const [id, stream] of this.streams) {
       if (stream.follower !== follower) continue;
       const { user, name, origin } = stream;
+      this.givenUp.add(id);
       const content = this.#streamed(stream);
       this.#endStream(id, this.#commit({ origin, cseq: 0, user, name, ...content, flags: content.flags | 2 }));
     }

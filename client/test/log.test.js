@@ -473,6 +473,31 @@ test('a streamed message that is ended survives its page; one that is not stays 
   assert.deepEqual([second.body.text, second.incomplete], ['whole', false]);
 });
 
+test('a stream whose page was away too long leaves what had come, and then comes whole', async () => {
+  const world = new World();
+  const bob = await enter(world, 'bob');
+  const ann = await enter(world, 'ann');
+  const stream = ann.room.stream();
+  stream.write('half ');
+  await world.clock.advance(500);
+  const ended = ann.room.stream();
+  ended.write('another');
+  await world.clock.advance(500);
+  world.refuseSockets = true;
+  world.breakSockets();
+  stream.write('and half');
+  ended.end();
+  await world.clock.advance(20_000);
+  world.refuseSockets = false;
+  assert.equal(await finish(world, ended.settled, 60_000), 3);
+  stream.end();
+  assert.equal(await finish(world, stream.settled), 4);
+  assert.deepEqual(texts(bob.heard.messages), ['half ', 'another', 'another', 'half and half']);
+  assert.deepEqual(bob.heard.messages.map(({ incomplete }) => incomplete), [true, true, false, false]);
+  await world.clock.until(() => ann.room.messages.length === 4);
+  assert.deepEqual(shown(ann.room), shown(bob.room));
+});
+
 test('the same room without its log has none', async () => {
   const world = new World();
   const session = connect({ url: 'ws://server', transport: 'websocket', environment: world.browser() });

@@ -11,6 +11,7 @@
 #[path = "../it/world/disk.rs"]
 mod disk;
 mod model;
+mod postgres;
 mod script;
 mod sqlite;
 mod suite;

@@ -36,6 +36,11 @@ impl Storage {
         Self { settings, path, disk: None }
     }
 
+    pub(crate) fn postgres(url: &str) -> Self {
+        let settings = vec![("SWITCHYARD__STORE__URL".to_owned(), url.to_owned())];
+        Self { settings, path: PathBuf::new(), disk: None }
+    }
+
     pub(crate) fn on(mut self, disk: Unsynced) -> Self {
         self.settings.extend(disk.settings(self.path.parent().expect("it is in a folder")));
         self.disk = Some(disk);

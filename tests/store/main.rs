@@ -12,6 +12,7 @@
 mod disk;
 mod model;
 mod postgres;
+mod postgres_server;
 mod script;
 mod sqlite;
 mod suite;

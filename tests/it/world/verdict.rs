@@ -81,7 +81,12 @@ fn the_log(observer: &History) -> Result<Vec<Event>, String> {
 }
 
 /// What a submission says; no other in the world says the same.
-type Said = (String, EventKind, u64, Vec<u8>);
+pub(crate) type Said = (String, EventKind, u64, u8, Vec<u8>);
+
+pub(crate) fn said(user: &str, content: &Content) -> Said {
+    let Content { kind, target, version, body, .. } = content;
+    (user.to_owned(), *kind, *target, *version, body.to_vec())
+}
 
 /// What is known of all histories together.
 struct Known<'a> {
@@ -145,8 +150,8 @@ impl<'a> Known<'a> {
     fn take(&mut self, history: &History, note: &Note) {
         match note {
             Note::Submitted { id, content, wrong } => {
-                let Content { kind, target, body, .. } = content;
-                self.submitted.insert((history.user.clone(), *kind, *target, body.to_vec()), *id);
+                self.submitted.insert(said(&history.user, content), *id);
+                let Content { kind, target, .. } = content;
                 self.wrong.extend(wrong.map(|code| (*id, code)));
                 if *kind == EventKind::Delete {
                     self.deleted.insert(*target);
@@ -158,8 +163,7 @@ impl<'a> Known<'a> {
     }
 
     fn id_of(&self, event: &Event) -> Option<Id> {
-        let Content { kind, target, body, .. } = &event.content;
-        self.submitted.get(&(event.user.clone(), *kind, *target, body.to_vec())).copied()
+        self.submitted.get(&said(&event.user, &event.content)).copied()
     }
 
     /// Counts the backups that had been restored by then.
@@ -217,7 +221,8 @@ impl<'a> Device<'a> {
 
     fn read(&mut self, views: &mut Views) -> Result<(), String> {
         for noted in &self.history.notes {
-            self.take(noted.at, &noted.note, views).map_err(|reason| format!("at {:?}: {reason}", noted.at))?;
+            self.take(noted.at, &noted.note, views)
+                .map_err(|reason| format!("at {:?}: {reason}", noted.at))?;
         }
         Ok(())
     }
@@ -237,7 +242,9 @@ impl<'a> Device<'a> {
             Note::Forgot(ids) => self.unanswered.retain(|id| !ids.contains(id)),
             Note::Asked(role) => {
                 self.roles.push(*role);
-                for (_, roles) in self.submitted.iter_mut().filter(|(id, _)| self.unanswered.contains(id)).map(|(_, of)| of) {
+                for (_, roles) in
+                    self.submitted.iter_mut().filter(|(id, _)| self.unanswered.contains(id)).map(|(_, of)| of)
+                {
                     roles.push(*role);
                 }
             }
@@ -278,7 +285,6 @@ impl<'a> Device<'a> {
                     Some(last) => self.read.retain(|seq, _| seq <= last),
                 }
             }
-            Note::Streaming { .. } | Note::Streamed { .. } => {}
         }
         Ok(())
     }
@@ -299,7 +305,13 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
-    fn accept(&mut self, at: Duration, id: Id, (origin, cseq): (Origin, u32), seq: u64) -> Result<(), String> {
+    fn accept(
+        &mut self,
+        at: Duration,
+        id: Id,
+        (origin, cseq): (Origin, u32),
+        seq: u64,
+    ) -> Result<(), String> {
         if !self.submitted.contains_key(&id) {
             return Err(format!("submission {id} was accepted and never made"));
         }
@@ -338,7 +350,8 @@ impl<'a> Device<'a> {
         if self.accepted.contains_key(&id) || self.world.places.contains_key(&id) {
             return Err(format!("submission {id} was refused ({code}) and is in the log"));
         }
-        let of = |wanted: Id| self.world.submitted.iter().find(|(_, id)| **id == wanted).map(|(said, _)| said);
+        let of =
+            |wanted: Id| self.world.submitted.iter().find(|(_, id)| **id == wanted).map(|(said, _)| said);
         let (kind, target) = of(id).map_or((EventKind::End, 0), |said| (said.1, said.2));
         let restored = !self.world.restored.is_empty();
         let is_right = match code {

@@ -1,0 +1,160 @@
+//! The log of a room: whatever befalls networks, pages, disks and servers, every message once, in one order.
+//!
+//! What holds is in [`crate::world::verdict`], and read from the histories of the devices alone.
+
+use std::time::Duration;
+
+use switchyard_loadtest::{browser::Saved, rng::Rng};
+
+use crate::world::{
+    Kind, MS, Setup, for_seeds,
+    history::Role,
+    seats::{Keeps, Seats},
+    storage::{Mood, Step},
+    verdict::Verdict,
+};
+
+/// What may befall a world, and how much of it.
+#[derive(Clone, Copy, Debug)]
+struct Fate {
+    devices: u64,
+    actions: u64,
+    /// Mostly this long between two of them, at most four times as long.
+    pause: Duration,
+    /// Of 1,000 actions, so many are …
+    networks: u64,
+    pages: u64,
+    servers: u64,
+    disks: u64,
+    profiles: u64,
+    roles: u64,
+    backups: u64,
+    /// Bytes of text, at most.
+    text: u64,
+}
+
+const ALL: Fate = Fate {
+    devices: 5,
+    actions: 150,
+    pause: Duration::from_millis(25),
+    networks: 100,
+    pages: 40,
+    servers: 15,
+    disks: 20,
+    profiles: 15,
+    roles: 15,
+    backups: 0,
+    text: 300,
+};
+
+/// A world of this seed, before it has come to rest.
+fn befall(seed: u64, fate: Fate, change: impl FnOnce(&mut Setup)) -> Seats {
+    let mut setup = Setup::new(seed);
+    setup.webrtc = false;
+    setup.resync_events = 60;
+    let mut rng = Rng::stream(seed, 5);
+    setup.disk = MS * (1 + rng.below(40) as u32);
+    change(&mut setup);
+    let mut seats = Seats::new(setup, "room");
+    let devices = 2 + rng.below(fate.devices - 1);
+    for device in 0..devices.div_ceil(2) {
+        seats.add(&format!("u{device}"), &kind(&mut rng), Saved::default());
+    }
+    seats.pass(MS * rng.below(300) as u32);
+    let mut backup = None;
+    for action in 0..fate.actions {
+        let seat = rng.below(seats.seats.len() as u64) as usize;
+        let mut luck = rng.below(1000);
+        let mut is = |share: u64| {
+            let hit = luck < share;
+            luck = luck.wrapping_sub(share);
+            hit
+        };
+        if action * devices / fate.actions > seats.seats.len() as u64 {
+            seats.add(&format!("u{action}"), &kind(&mut rng), Saved::default());
+        } else if is(fate.networks) {
+            network(&mut seats, seat, &mut rng);
+        } else if is(fate.pages) {
+            let keeps = Keeps { outbox: rng.chance(0.8), transcript: rng.chance(0.7) };
+            let most = if rng.chance(0.2) { 15_000 } else { 800 };
+            let away = MS * rng.below(most) as u32;
+            seats.reload(seat, away, keeps);
+        } else if is(fate.servers) {
+            let steps = [Step::Taken, Step::Written, Step::Synced, Step::Answered];
+            let step = steps[rng.below(4) as usize];
+            if rng.chance(0.6) {
+                seats.world.storage.strike = Some(step);
+            } else {
+                seats.crash(MS * rng.below(2000) as u32);
+            }
+        } else if is(fate.disks) {
+            let moods = [
+                Mood::Well,
+                Mood::Well,
+                Mood::Slow(MS * rng.below(800) as u32),
+                Mood::Full,
+                Mood::Away,
+                Mood::Lying,
+            ];
+            seats.world.storage.mood = moods[rng.below(moods.len() as u64) as usize];
+        } else if is(fate.profiles) {
+            seats.clone_profile(seat, &kind(&mut rng));
+        } else if is(fate.roles) {
+            let role = if rng.chance(0.5) { Role::Viewer } else { Role::Editor };
+            seats.set_role(seat, role);
+        } else if is(fate.backups) {
+            match backup.take() {
+                None => backup = Some((seats.world.elapsed(), seats.world.storage.backup())),
+                Some((taken, model)) => seats.restore(taken, model, MS * rng.below(2000) as u32),
+            }
+        } else {
+            for _ in 0..=rng.below(3) {
+                let size = if rng.chance(0.05) { fate.text * 10 } else { fate.text };
+                seats.write(seat, rng.below(size + 1) as usize, &mut rng);
+            }
+        }
+        let most = fate.pause.as_nanos() as u64 * if rng.chance(0.1) { 4 } else { 1 };
+        seats.pass(Duration::from_nanos(rng.below(most + 1)));
+    }
+    seats
+}
+
+fn kind(rng: &mut Rng) -> Kind {
+    let mut kind = Kind::default();
+    kind.wire.delay = MS * (1 + rng.below(80) as u32);
+    kind.wire.jitter = MS * rng.below(20) as u32;
+    kind.wire.capacity = 4000 << rng.below(7);
+    kind.wire.direct = rng.chance(0.5);
+    kind
+}
+
+fn network(seats: &mut Seats, seat: usize, rng: &mut Rng) {
+    match rng.below(10) {
+        0..4 => seats.part(seat, MS * rng.below(1000) as u32),
+        4 => seats.part(seat, MS * rng.below(20_000) as u32),
+        5 | 6 => seats.switch(seat),
+        7 => seats.stall(seat, true),
+        _ => seats.stall(seat, false),
+    }
+}
+
+fn judge(mut seats: Seats) -> Verdict {
+    let seed = seats.world.setup.seed;
+    seats.judge().unwrap_or_else(|reason| {
+        if std::env::var_os("HISTORY").is_some() {
+            for (number, seat) in seats.seats.iter().enumerate() {
+                eprintln!("device {number}, {}:", seat.history.user);
+                seat.history.notes.iter().for_each(|noted| eprintln!("  {:?} {:?}", noted.at, noted.note));
+            }
+        }
+        panic!("seed {seed}: {reason}; HISTORY=1 prints what everybody did and saw")
+    })
+}
+
+#[test]
+fn every_message_once_in_one_order_whatever_befalls() {
+    for_seeds(100, |seed| {
+        let verdict = judge(befall(seed, ALL, |_| {}));
+        assert!(verdict.events > 0, "seed {seed}");
+    });
+}

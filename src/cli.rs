@@ -54,10 +54,11 @@ pub enum Command {
         Without any configuration it runs in development mode: on loopback, with an API key that it makes \
         itself and links that let you in. Production mode has to be asked for, and refuses to start with a \
         missing, short or well-known secret.\n\n\
+        Messages are kept in an SQLite file, or in PostgreSQL if the configuration names one.\n\n\
         SIGTERM and SIGINT drain: clients are told, and leave cleanly.",
         after_long_help = "Examples:\n  \
         switchyard\n  \
-        switchyard serve --port 8080\n  \
+        switchyard serve --port 8080 --store /tmp/try.db\n  \
         switchyard serve --config /etc/switchyard.yaml\n  \
         SWITCHYARD__MODE=production SWITCHYARD__KEYS__MYAPP__SECRET=$(openssl rand -hex 32) switchyard serve\n\n\
         Every setting, with its default and reason, is in switchyard.example.yaml. Each is also an \
@@ -93,6 +94,9 @@ pub struct Serve {
     /// TCP port for HTTP and WebSocket; 0 takes any free one [default: 7880]
     #[arg(long, value_name = "PORT")]
     pub port: Option<String>,
+    /// SQLite file for what survives; its folder is made [default: data/switchyard.db]
+    #[arg(long, value_name = "FILE")]
+    pub store: Option<String>,
 }
 
 impl Serve {
@@ -105,7 +109,11 @@ impl Serve {
         environment: Vec<(OsString, OsString)>,
         random: &[u8; 32],
     ) -> Result<Config, ConfigError> {
-        let flags = [("--bind", "http.bind", &self.bind), ("--port", "http.port", &self.port)];
+        let flags = [
+            ("--bind", "http.bind", &self.bind),
+            ("--port", "http.port", &self.port),
+            ("--store", "store.path", &self.store),
+        ];
         let flags = flags
             .into_iter()
             .filter_map(|(name, key, value)| Some(Flag { name, key, value: value.clone()? }))

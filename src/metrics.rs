@@ -20,7 +20,9 @@ use prometheus::{
     TextEncoder,
 };
 
-pub use label::{Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Rung};
+pub use label::{
+    Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Rung, StoreFailure, StoreQueue, StoreRead,
+};
 pub use shard::ShardCounters;
 
 /// Seconds from sender to receiver: fine where the aims lie (100 and 200 ms), coarse beyond.
@@ -34,6 +36,10 @@ const LOOP_BUCKETS: [f64; 11] =
 /// Seconds of one HTTP request.
 const HTTP_BUCKETS: [f64; 8] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 
+/// Seconds of one commit, or one answer, of the store: from memory to a disk that is too slow.
+const STORE_BUCKETS: [f64; 12] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+
 /// The registry and all subjects.
 #[derive(Debug)]
 pub struct Metrics {
@@ -46,6 +52,8 @@ pub struct Metrics {
     pub webrtc: WebRtc,
     /// The HTTP side.
     pub http: Http,
+    /// What survives.
+    pub store: Store,
     /// Rooms' logs.
     pub logs: Logs,
     messages: Messages,
@@ -159,6 +167,55 @@ impl Logs {
     }
 }
 
+/// Commits and questions of the store.
+#[derive(Debug)]
+pub struct Store {
+    commits: IntCounter,
+    batches: IntCounter,
+    events: IntCounter,
+    commit: Histogram,
+    reads: HistogramVec,
+    failures: IntCounterVec,
+    queue: IntGaugeVec,
+    bytes: IntGauge,
+    up: IntGauge,
+}
+
+impl Store {
+    /// Counts a transaction with so many batches that were taken, and events in all.
+    pub fn committed(&self, batches: usize, events: usize, took: Duration) {
+        self.commits.inc();
+        self.batches.inc_by(batches as u64);
+        self.events.inc_by(events as u64);
+        self.commit.observe(took.as_secs_f64());
+    }
+
+    /// Counts an answer.
+    pub fn read(&self, kind: StoreRead, took: Duration) {
+        self.reads.with_label_values(&[kind.as_str()]).observe(took.as_secs_f64());
+    }
+
+    /// Counts what was not done.
+    pub fn failed(&self, cause: StoreFailure) {
+        self.failures.with_label_values(&[cause.as_str()]).inc();
+    }
+
+    /// Notes how much waits.
+    pub fn waiting(&self, queue: StoreQueue, letters: usize) {
+        self.queue.with_label_values(&[queue.as_str()]).set(i64::try_from(letters).unwrap_or(i64::MAX));
+    }
+
+    /// Notes how large the database is on disk.
+    pub fn bytes(&self, bytes: u64) {
+        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Notes whether the database can be written to, as far as is known.
+    pub fn is_up(&self, is_up: bool) {
+        self.up.set(is_up.into());
+    }
+}
+
 #[derive(Debug)]
 struct Messages {
     count: IntCounterVec,
@@ -237,8 +294,8 @@ impl Metrics {
             events: counters(
                 r,
                 "switchyard_log_events_total",
-                "Events committed to logs, by kind.",
-                &["kind"],
+                "Events committed to logs, by type.",
+                &["type"],
             ),
             submissions: counters(
                 r,
@@ -256,8 +313,52 @@ impl Metrics {
                 r,
                 "switchyard_log_incidents_total",
                 "Logs loaded, writes that failed, acknowledged submissions lost with a restored backup.",
-                &["incident"],
+                &["cause"],
             ),
+        };
+        let store = Store {
+            commits: counter(
+                r,
+                "switchyard_store_commits_total",
+                "Transactions that committed rooms' batches.",
+            ),
+            batches: counter(
+                r,
+                "switchyard_store_batches_total",
+                "Batches in them: by commits, how many rooms share one wait for the disk.",
+            ),
+            events: counter(r, "switchyard_store_events_total", "Events in them."),
+            commit: histogram(
+                r,
+                "switchyard_store_commit_seconds",
+                "Time of such a transaction, until it is on disk.",
+                &STORE_BUCKETS,
+            ),
+            reads: histograms(
+                r,
+                "switchyard_store_read_seconds",
+                "Time to answer a question from the database, by type.",
+                &["type"],
+                &STORE_BUCKETS,
+            ),
+            failures: counters(
+                r,
+                "switchyard_store_failures_total",
+                "What the store was asked and did not do, by cause.",
+                &["cause"],
+            ),
+            queue: gauges(
+                r,
+                "switchyard_store_queue",
+                "Requests found waiting when a thread of the store became free.",
+                &["queue"],
+            ),
+            bytes: gauge(
+                r,
+                "switchyard_store_bytes",
+                "Bytes of the database file and its write-ahead log; 0 for PostgreSQL.",
+            ),
+            up: gauge(r, "switchyard_store_up", "1 while the database takes writes, as far as is known."),
         };
         let messages = Messages {
             count: counters(
@@ -327,7 +428,8 @@ impl Metrics {
             "Sessions, by the way through the network that they use now.",
             &["rung"],
         );
-        let metrics = Self { registry, rooms, signalling, webrtc, http, logs, messages, shards, sessions };
+        let metrics =
+            Self { registry, rooms, signalling, webrtc, http, store, logs, messages, shards, sessions };
         metrics.show_from_the_start();
         metrics
     }
@@ -349,6 +451,12 @@ impl Metrics {
     fn show_from_the_start(&self) {
         for outcome in Connect::ALL {
             self.webrtc.outcomes.with_label_values(&[outcome.as_str()]);
+        }
+        for cause in StoreFailure::ALL {
+            self.store.failures.with_label_values(&[cause.as_str()]);
+        }
+        for queue in StoreQueue::ALL {
+            self.store.waiting(*queue, 0);
         }
         for code in switchyard_signaling::Code::ALL {
             self.rooms.refusals.with_label_values(&[code.as_str()]);

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::de::default_of;
 use super::source::Node;
-use super::{Config, ConfigError, Mode};
+use super::{Config, ConfigError, Mode, Store};
 
 /// More event loops than any machine this is meant for has cores.
 pub(super) const MAX_SHARDS: u16 = 64;
@@ -44,6 +44,7 @@ pub(super) fn check(config: &Config, tree: &Node) -> Result<(), ConfigError> {
     rules.ranges()?;
     rules.ports()?;
     rules.sizes()?;
+    rules.store()?;
     rules.log_filter()?;
     rules.mode()?;
     rules.secrets()
@@ -126,6 +127,23 @@ impl Rules<'_> {
             return Err(self.refuse("limits.replay_limit_bytes", problem));
         }
         Ok(())
+    }
+
+    fn store(&self) -> Result<(), ConfigError> {
+        let Store { path, url, retention } = &self.config.store;
+        if path.as_os_str().is_empty() {
+            return Err(self.refuse("store.path", "expected the name of a file"));
+        }
+        if let Some(url) = url {
+            postgres(url.expose_text()).map_err(|problem| self.refuse("store.url", &problem))?;
+        }
+        if retention.max_age.is_some_and(|age| age < Duration::from_secs(3600)) {
+            return Err(self.refuse("store.retention.max_age", "expected a duration of at least 1h"));
+        }
+        match retention.max_events {
+            Some(events) => self.within("store.retention.max_events", events, 100, 1 << 40),
+            None => Ok(()),
+        }
     }
 
     fn log_filter(&self) -> Result<(), ConfigError> {
@@ -218,6 +236,26 @@ impl Rules<'_> {
             None => ConfigError::Refused(problem),
         }
     }
+}
+
+/// What is wrong with the URL of a PostgreSQL database; never the URL, which has a password in it.
+fn postgres(url: &str) -> Result<(), String> {
+    let expected = "expected postgres://user:password@host/database";
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(expected.to_owned());
+    }
+    let config: tokio_postgres::Config = url.parse().map_err(|_| expected.to_owned())?;
+    if config.get_hosts().is_empty() {
+        return Err(format!("{expected}, and no host is named"));
+    }
+    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
+        return Err(
+            "TLS to the database is not supported: put it on this machine or on a private network, or a \
+                    tunnel between (stunnel, WireGuard), and leave `sslmode=require` out"
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 fn is_well_known(secret: &[u8]) -> bool {

@@ -53,6 +53,8 @@ pub struct Config {
     /// The API keys, each of which is a tenant: key to secret.
     #[serde(deserialize_with = "de::keys")]
     pub keys: BTreeMap<String, Key>,
+    /// Where what survives is kept: rooms' logs, messages, participants.
+    pub store: Store,
     /// What is logged, and how.
     pub log: Log,
     /// How the server ends.
@@ -243,6 +245,12 @@ impl Secret {
     pub fn expose(&self) -> &[u8] {
         self.0.as_bytes()
     }
+
+    /// The text, to be handed to what needs it.
+    #[must_use]
+    pub fn expose_text(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -255,6 +263,35 @@ impl Serialize for Secret {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("(hidden)")
     }
+}
+
+/// Section `store`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// The SQLite file; its folder is made. Default: data/switchyard.db, in the folder that the server is started in.
+    pub path: PathBuf,
+    /// PostgreSQL in place of the file: `postgres://user:password@host/database`. No default.
+    pub url: Option<Secret>,
+    /// What may go.
+    pub retention: Retention,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { path: "data/switchyard.db".into(), url: None, retention: Retention::default() }
+    }
+}
+
+/// Section `store.retention`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Events and messages older than this go. Default: none do.
+    #[serde(with = "units::optional_duration")]
+    pub max_age: Option<Duration>,
+    /// Of each room so many of the newest events stay, with the messages among them. Default: all.
+    pub max_events: Option<u64>,
 }
 
 /// Section `log`.

@@ -107,7 +107,7 @@ fn a_wrong_key_is_refused_with_its_place_and_what_is_allowed() {
         ),
         (
             "web:\n  port: 80\n",
-            "switchyard.yaml:1:1: unknown key `web`; allowed here: mode, http, rtc, limits, keys, log, drain",
+            "switchyard.yaml:1:1: unknown key `web`; allowed here: mode, http, rtc, limits, keys, store, log, drain",
         ),
         (
             "drain: { time_out: 3s }\n",
@@ -256,6 +256,35 @@ fn a_value_out_of_range_or_at_odds_with_another_is_refused() {
              (`limits.max_message_bytes`) could replay none; default 1MiB",
         ),
         (
+            "store:\n  path: \"\"\n",
+            "switchyard.yaml:2:9: `store.path`: expected the name of a file; default data/switchyard.db",
+        ),
+        (
+            "store:\n  url: mysql://root:hush@db/x\n",
+            "switchyard.yaml:2:8: `store.url`: expected postgres://user:password@host/database",
+        ),
+        (
+            "store:\n  url: postgres://ada:hush@db/x?colour=red\n",
+            "switchyard.yaml:2:8: `store.url`: expected postgres://user:password@host/database",
+        ),
+        (
+            "store:\n  url: postgres:///x\n",
+            "switchyard.yaml:2:8: `store.url`: expected postgres://user:password@host/database, and no host is named",
+        ),
+        (
+            "store:\n  url: postgres://ada:hush@db/x?sslmode=require\n",
+            "switchyard.yaml:2:8: `store.url`: TLS to the database is not supported: put it on this machine or on a \
+             private network, or a tunnel between (stunnel, WireGuard), and leave `sslmode=require` out",
+        ),
+        (
+            "store:\n  retention:\n    max_age: 30s\n",
+            "switchyard.yaml:3:14: `store.retention.max_age`: expected a duration of at least 1h",
+        ),
+        (
+            "store:\n  retention:\n    max_events: 10\n",
+            "switchyard.yaml:3:17: `store.retention.max_events`: expected 100–1099511627776, got 10",
+        ),
+        (
             "log:\n  filter: \"switchyard=loud\"\n",
             "switchyard.yaml:2:11: `log.filter`: expected off, error, warn, info, debug, trace, or directives \
              such as info,switchyard::room=debug; default info",
@@ -391,7 +420,10 @@ fn a_mistake_in_the_environment_or_a_flag_is_refused_by_its_name() {
 
 #[test]
 fn no_message_and_no_debug_output_shows_a_secret() {
-    let config = read("mode: development\nkeys: { app: { secret: hush-hush } }\n").unwrap();
+    let config = read(
+        "mode: development\nkeys: { app: { secret: hush-hush } }\nstore: { url: \"postgres://a:hush-hush@b/c\" }\n",
+    )
+    .unwrap();
     assert!(!format!("{config:?}").contains("hush"));
     assert!(!serde_json::to_string(&config).unwrap().contains("hush"));
     for text in [
@@ -399,6 +431,8 @@ fn no_message_and_no_debug_output_shows_a_secret() {
         "mode: production\nkeys: { app: hush-hush }\n",
         "mode: production\nkeys: { app: { secret: [hush-hush] } }\n",
         "mode: production\nkeys: hush-hush\n",
+        "store: { url: \"postgres://a:hush-hush@b:port/c\" }\n",
+        "store: { url: [\"postgres://a:hush-hush@b/c\"] }\n",
     ] {
         assert!(!read(text).unwrap_err().to_string().contains("hush"), "{text}");
     }

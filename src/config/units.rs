@@ -72,6 +72,29 @@ pub(super) mod duration {
     }
 }
 
+/// For serde's `with`: a duration that may be left out.
+pub(super) mod optional_duration {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Duration;
+
+    #[derive(Serialize, Deserialize)]
+    struct Given(#[serde(with = "super::duration")] Duration);
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<Given>::deserialize(deserializer)?.map(|given| given.0))
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.map(Given).serialize(serializer)
+    }
+}
+
 /// For serde's `with`.
 pub(super) mod size {
     use serde::{Deserializer, Serializer};

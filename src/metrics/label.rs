@@ -130,3 +130,47 @@ label! {
         Other = "other",
     }
 }
+
+label! {
+    /// Queues of the store.
+    StoreQueue {
+        /// Commits and loads.
+        Writes = "writes",
+        /// Questions.
+        Reads = "reads",
+    }
+}
+
+label! {
+    /// Why the store did not do what it was asked.
+    StoreFailure {
+        /// Disk full, file locked, database away.
+        Unavailable = "unavailable",
+        /// Another server has loaded the room.
+        Fenced = "fenced",
+        /// The log did not end where the batch expected, or an earlier batch had failed.
+        HeadMoved = "head_moved",
+        /// What is stored, or was to be, cannot be understood.
+        Damaged = "damaged",
+        /// Too much waited already.
+        Full = "full",
+        /// Who came and went was not noted, because too much waited.
+        NoteLost = "note_lost",
+    }
+}
+
+label! {
+    /// Questions to the store.
+    StoreRead {
+        /// Events of the log.
+        Events = "events",
+        /// The digest of an event.
+        Digest = "digest",
+        /// What is known of an origin.
+        Origin = "origin",
+        /// What is known of a message.
+        Message = "message",
+        /// A page of messages.
+        Page = "page",
+    }
+}

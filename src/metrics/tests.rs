@@ -48,6 +48,12 @@ fn busy() -> (Metrics, ShardCounters) {
     metrics.signalling.message("join");
     metrics.webrtc.outcome(Connect::Opened, 1);
     metrics.http.request(Door::Metrics, 200, Duration::from_millis(3));
+    metrics.store.committed(3, 5, Duration::from_millis(4));
+    metrics.store.read(StoreRead::Page, Duration::from_millis(1));
+    metrics.store.failed(StoreFailure::Unavailable);
+    metrics.store.waiting(StoreQueue::Writes, 6);
+    metrics.store.bytes(4096);
+    metrics.store.is_up(true);
     let mut shard = metrics.shard(0);
     shard.message(Lane::Reliable, Direction::In, 100);
     shard.messages_of(Lane::Reliable, Direction::Out, 50, 5000);
@@ -125,6 +131,14 @@ fn what_is_counted_directly_is_seen_at_once() {
         (r#"switchyard_webrtc_total{outcome="opened"}"#, 1.0),
         (r#"switchyard_http_requests_total{door="metrics",status="2xx"}"#, 1.0),
         ("switchyard_http_request_seconds_count", 1.0),
+        ("switchyard_store_batches_total", 3.0),
+        ("switchyard_store_events_total", 5.0),
+        (r#"switchyard_store_commit_seconds_bucket{le="0.005"}"#, 1.0),
+        (r#"switchyard_store_read_seconds_count{type="page"}"#, 1.0),
+        (r#"switchyard_store_failures_total{cause="unavailable"}"#, 1.0),
+        (r#"switchyard_store_queue{queue="writes"}"#, 6.0),
+        ("switchyard_store_bytes", 4096.0),
+        ("switchyard_store_up", 1.0),
     ] {
         scrape.assert(series, value);
     }

@@ -2,8 +2,20 @@
 //!
 //! A room hands its batches over one after the other, and acknowledges and fans out an event when the store has said
 //! that it is durable. [`Request`] and [`Reply`] are all that rooms know of a store; they never wait for one. Behind
-//! them [`Backend`] and [`Connection`] are the trait with its implementations, and the threads that drive them: one
+//! them [`Backend`] is the trait with its implementations, and [`Store`] the threads that drive one of them: one
 //! writer that commits the batches of many rooms in one transaction, and readers apart.
+
+pub mod backend;
+mod form;
+mod page;
+mod plan;
+mod queue;
+mod sqlite;
+mod threads;
+
+pub use backend::{Backend, Reader, Retention, Writer};
+pub use sqlite::Sqlite;
+pub use threads::{Replies, Store};
 
 use std::sync::Arc;
 

@@ -44,8 +44,8 @@ pub struct Writer {
     /// Bodies of those.
     sent_bytes: usize,
     is_attached: bool,
-    /// The origin belongs to another writer as well: nothing more is sent.
-    is_silent: bool,
+    /// The origin belongs to another writer as well: nothing more is queued.
+    is_closed: bool,
     not_before: Option<Instant>,
     /// Where the server last asked to begin again, and when that was allowed.
     returned: Option<(u32, Instant)>,
@@ -110,9 +110,15 @@ pub enum Told {
         /// Why.
         code: String,
     },
-    /// Another writer uses the origin, and this one says nothing more. What has no answer is given back, to be
-    /// submitted to another writer with an origin of its own.
-    Conflict(Vec<Unanswered>),
+    /// Another writer uses the origin and has said something else under this number. The submission is given back, to be
+    /// submitted to another writer with an origin of its own when this one, which takes nothing more, has all its
+    /// answers: what comes behind may have been said by the other writer likewise.
+    Conflict {
+        /// Which.
+        cseq: u32,
+        /// What was not taken.
+        unanswered: Unanswered,
+    },
 }
 
 impl Writer {
@@ -131,7 +137,7 @@ impl Writer {
             sent: 0,
             sent_bytes: 0,
             is_attached: false,
-            is_silent: false,
+            is_closed: false,
             not_before: None,
             returned: None,
             heard: None,
@@ -169,16 +175,16 @@ impl Writer {
         self.queue.is_empty()
     }
 
-    /// Whether it says nothing more, after a conflict.
-    pub fn is_silent(&self) -> bool {
-        self.is_silent
+    /// Whether it takes nothing more, after a conflict.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
-    /// Queues a submission and returns its `cseq`. `None` if the origin can take no more: the writer is silent after a
+    /// Queues a submission and returns its `cseq`. `None` if the origin can take no more: the writer is closed after a
     /// conflict, or has counted to its end.
     pub fn submit(&mut self, nonce: u32, content: Content) -> Option<u32> {
         let cseq = self.next();
-        if self.is_silent || cseq == u32::MAX {
+        if self.is_closed || cseq == u32::MAX {
             return None;
         }
         self.queue.push_back(Queued { nonce, content, is_answered: false });
@@ -219,14 +225,12 @@ impl Writer {
                 let retry = Duration::from_millis((*retry_after_ms).into());
                 self.begin_again(now, *cseq, retry).map(|cseq| Told::Waits { cseq, code: code.clone() })
             }
-            ServerRecord::Conflict { origin, .. } if self.is_mine(*origin) => {
-                self.is_silent = true;
-                let unanswered = self.queue.drain(..).filter(|queued| !queued.is_answered);
-                let unanswered =
-                    unanswered.map(|Queued { nonce, content, .. }| Unanswered { nonce, content });
-                let unanswered = unanswered.collect();
-                (self.sent, self.sent_bytes, self.heard) = (0, 0, None);
-                Some(Told::Conflict(unanswered))
+            ServerRecord::Conflict { origin, cseq } if self.is_mine(*origin) => {
+                self.heard = Some(now);
+                let Queued { nonce, content, .. } = self.queued(*cseq)?.clone();
+                self.answer(*cseq)?;
+                self.is_closed = true;
+                Some(Told::Conflict { cseq: *cseq, unanswered: Unanswered { nonce, content } })
             }
             _ => None,
         }
@@ -234,7 +238,7 @@ impl Writer {
 
     /// The next submission to send.
     pub fn poll(&mut self, now: Instant) -> Option<Submission> {
-        if !self.is_attached || self.is_silent {
+        if !self.is_attached {
             return None;
         }
         if self.silence_ends().is_some_and(|at| at <= now) {
@@ -266,7 +270,7 @@ impl Writer {
 
     /// When [`poll`](Self::poll) may have something that it does not have now.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if !self.is_attached || self.is_silent || self.queue.is_empty() {
+        if !self.is_attached || self.queue.is_empty() {
             return None;
         }
         let waits = self.not_before.filter(|_| self.sent < self.queue.len());
@@ -279,8 +283,7 @@ impl Writer {
         if !self.is_mine(event.origin) {
             return None;
         }
-        let queued = self.queue.get(event.cseq.checked_sub(self.base)? as usize)?;
-        if !is_said_by(&queued.content, &event.content) {
+        if !is_said_by(&self.queued(event.cseq)?.content, &event.content) {
             return None;
         }
         self.heard = Some(now);
@@ -289,7 +292,11 @@ impl Writer {
     }
 
     fn is_mine(&self, origin: Origin) -> bool {
-        self.origin == origin && !self.is_silent
+        self.origin == origin
+    }
+
+    fn queued(&self, cseq: u32) -> Option<&Queued> {
+        self.queue.get(cseq.checked_sub(self.base)? as usize)
     }
 
     /// The nonce of what is answered, if this is the first answer.

@@ -212,7 +212,7 @@ enum Phase {
 struct Writer {
     user: Arc<str>,
     taken: Taken,
-    /// Members that have submitted what conflicts: nothing more is taken from them with this origin.
+    /// Members that have submitted what conflicts: nothing new is taken from them with this origin.
     muted: BTreeSet<u32>,
     /// What the writer has been told to send next, to whom and until when that holds.
     told: Option<(By, u32, Instant)>,
@@ -642,18 +642,16 @@ impl Log {
             self.refused(author.by, origin, cseq, told);
             return Step::Done;
         }
-        if let By::Member(member) = author.by
-            && writer.muted.contains(&member)
-        {
-            return Step::Done;
-        }
-        if let Some(lost) = writer.taken.answered(base.min(cseq)) {
+        // What it sends with an origin of which another writer has shown to be the owner is only looked up.
+        let is_muted = matches!(author.by, By::Member(member) if writer.muted.contains(&member));
+        if !is_muted && let Some(lost) = writer.taken.answered(base.min(cseq)) {
             tracing::warn!(room = %self.key.room, from = lost.0, to = lost.1, "acknowledged submissions are lost");
             self.open.abandoned.insert(origin, lost);
             self.open.origins.insert(origin);
             self.said.push_back(Said::Count(LogTally::Abandoned));
         }
         match self.judge(origin, cseq, hash) {
+            Judgement::Next | Judgement::OutOfOrder(_) if is_muted => self.conflict(author.by, origin, cseq),
             Judgement::Next => return self.next(author, submission, hash, now),
             Judgement::Repeated(outcome) => {
                 self.said.push_back(Said::Count(LogTally::Repeated));

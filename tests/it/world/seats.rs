@@ -411,8 +411,10 @@ impl Seats {
                 }
             }
             // A join is no frame: it may have been lost with the WebSocket.
-            What::Other(Happened::Welcome) if self.seats[seat].joins > 0 && self.seats[seat].is_joined => {
-                self.ask(seat);
+            What::Other(Happened::Welcome)
+                if self.seats[seat].joins > 0 && self.world.clients[client].browser.has_session() =>
+            {
+                self.ask_again(seat);
             }
             What::Other(Happened::Log(_, event)) => self.note(seat, at, event),
             What::Other(Happened::Violation(what)) => {
@@ -494,8 +496,12 @@ impl Seats {
             self.seats[seat].joins += 1;
             return;
         }
+        self.ask_again(seat);
+    }
+
+    fn ask_again(&mut self, seat: usize) {
         let (now, room, token) = (self.world.now, self.room.clone(), self.token(seat));
-        self.world.on(self.seats[seat].client, |browser| browser.join(now, &room, &token));
+        self.world.on(self.seats[seat].client, |browser| browser.join_again(now, &room, &token));
         self.seats[seat].joins = 1;
         self.note_asked(seat);
     }

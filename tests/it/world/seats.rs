@@ -112,14 +112,18 @@ impl Seats {
         seat
     }
 
-    /// Another device with a copy of everything that this one has saved. `None` where the copy could not be told apart:
-    /// something has no number yet.
+    /// Another device with a copy of everything that this one has saved. `None` where nothing could tell what both write
+    /// from what one of them writes twice: something has no number yet, or a third one has a copy, so that two may meet a
+    /// conflict under the same number with the same submission.
     pub(crate) fn clone_profile(&mut self, of: usize, kind: &Kind) -> Option<usize> {
         let Saved { outbox, waiting, .. } = self.log(of)?.saved();
         if !waiting.is_empty() {
             return None;
         }
         let user = self.seats[of].history.user.clone();
+        if self.seats.iter().filter(|seat| seat.history.user == user).count() > 1 {
+            return None;
+        }
         let ids: Vec<Id> =
             outbox.iter().flat_map(|outbox| outbox.unanswered.iter().map(|one| one.nonce)).collect();
         let role = self.seats[of].role;

@@ -146,9 +146,13 @@ impl RoomLog {
 
     /// What has to be kept now.
     pub fn saved(&self) -> Saved {
+        let outbox = self.writer.as_ref().map(Writer::outbox);
+        // Those that the outbox has again meet their conflict again.
+        let base = outbox.as_ref().map_or(u32::MAX, |outbox| outbox.base);
+        let given_back = self.given_back.range(..base).map(|(_, unanswered)| unanswered);
         Saved {
-            outbox: self.writer.as_ref().map(Writer::outbox),
-            waiting: self.given_back.values().chain(&self.waiting).cloned().collect(),
+            waiting: given_back.chain(&self.waiting).cloned().collect(),
+            outbox,
             position: self.reader.position(),
         }
     }
@@ -268,6 +272,7 @@ impl RoomLog {
                     self.spare = Some(*origin);
                     self.begin_anew();
                 }
+                self.replace_writer();
                 true
             }
             ServerControl::Refused { id: Some(id), code, retry_after_ms, .. } if self.asked == Some(*id) => {
@@ -387,10 +392,13 @@ impl RoomLog {
                 self.given_back.insert(cseq, unanswered);
             }
         }
-        if self.handle.is_some()
-            && self.asked.is_none()
-            && self.writer.as_ref().is_some_and(|writer| writer.is_closed() && writer.is_idle())
-        {
+        self.replace_writer();
+    }
+
+    /// After a conflict, when everything else has its answer: what was given back is written anew.
+    fn replace_writer(&mut self) {
+        let is_done = self.writer.as_ref().is_some_and(|writer| writer.is_closed() && writer.is_idle());
+        if is_done && self.handle.is_some() && self.asked.is_none() {
             self.begin_anew();
         }
     }

@@ -5,6 +5,7 @@
 
 mod ice_tcp;
 mod shard;
+mod storage;
 mod udp;
 
 use std::{
@@ -21,7 +22,7 @@ use std::{
 use anyhow::Context as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use switchyard_signaling::limits::{CHUNK_BYTES, LOSSY_BYTES, Limits};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     config::{Config, Mode},
@@ -30,9 +31,10 @@ use crate::{
         sdp::HostCandidate, session::SessionLimits,
     },
     metrics::Metrics,
-    names::{ShardId, WallClock},
-    room::{LogSettings, RoomLimits},
+    names::{RoomKey, ShardId, WallClock},
+    room::{BackendError, BackendWrite, LogSettings, RoomLimits},
     router::Letter,
+    store::Store,
 };
 
 pub use ice_tcp::IceTcp;
@@ -53,7 +55,12 @@ pub(crate) enum Input {
     TcpOpened(TcpId, mpsc::Sender<bytes::Bytes>),
     /// Finish: send what is left and end the thread.
     Stop,
+    /// The application's backend writes to a room that lives here.
+    Backend(RoomKey, BackendWrite, BackendReply),
 }
+
+/// Where the answer to the application's backend goes.
+pub type BackendReply = oneshot::Sender<Result<u64, BackendError>>;
 
 /// The shards' threads, seen from the doors.
 #[derive(Debug)]
@@ -61,6 +68,7 @@ pub struct Shards {
     inputs: Vec<mpsc::Sender<Input>>,
     sessions: Arc<AtomicUsize>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    store: Arc<Store>,
     /// ICE-TCP, if it is offered.
     pub ice_tcp: Option<IceTcp>,
     limits: Limits,
@@ -86,6 +94,8 @@ impl Shards {
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
         let logs = Arc::new(log_settings(config));
+        let (store, mut replies) = storage::open(config, metrics, count).context("cannot open the store")?;
+        replies.reverse();
         let population = Arc::new(AtomicUsize::new(0));
         let mut threads = Vec::new();
         letter_receivers.reverse();
@@ -116,6 +126,9 @@ impl Shards {
                 inputs,
                 letters_in: letter_receivers.pop().expect("one for each shard"),
                 letters_out: letters.clone(),
+                store: store.clone(),
+                replies: replies.pop().expect("one for each shard"),
+                clock: logs.clock.clone(),
                 counters: metrics.shard(index),
                 metrics: metrics.clone(),
                 population: population.clone(),
@@ -127,6 +140,7 @@ impl Shards {
             inputs,
             sessions: population,
             threads: Mutex::new(threads),
+            store,
             ice_tcp,
             limits: sessions.announced.clone(),
         })
@@ -155,6 +169,17 @@ impl Shards {
         }
     }
 
+    /// The application's backend writes to a room; the answer is its event's `seq`.
+    ///
+    /// # Errors
+    /// [`BackendError`], or `None` when the shard has ended.
+    pub async fn write(&self, room: RoomKey, write: BackendWrite) -> Result<u64, Option<BackendError>> {
+        let (reply, answer) = oneshot::channel();
+        let inputs = self.inputs.get(room.shard(self.count()).0 as usize).ok_or(None)?;
+        inputs.send(Input::Backend(room, write, reply)).await.map_err(|_| None)?;
+        answer.await.map_err(|_| None)?.map_err(Some)
+    }
+
     /// Tells every client that the server shuts down, and lets go of it.
     pub async fn drain(&self, retry_after: Duration) {
         for shard in 0..self.count() {
@@ -169,8 +194,13 @@ impl Shards {
         }
         let threads =
             self.threads.lock().map(|mut threads| std::mem::take(&mut *threads)).unwrap_or_default();
-        let joined =
-            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        let store = self.store.clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            let joined = threads.into_iter().all(|thread| thread.join().is_ok());
+            // What the shards have handed in is done.
+            store.close();
+            joined
+        });
         if !joined.await.unwrap_or(false) {
             tracing::error!("a shard has panicked");
         }
@@ -222,8 +252,12 @@ fn candidates(addresses: &[IpAddr], udp: &[SocketAddr], tcp: &[SocketAddr]) -> V
     [reached(udp, false), reached(tcp, true)].concat()
 }
 
+/// Milliseconds since 1970.
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
 fn log_settings(config: &Config) -> LogSettings {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let secrets = config.keys.iter().map(|(key, secret)| (key.clone(), secret.secret.expose().to_vec()));
     LogSettings {
         writes_per_minute: config.limits.writes_per_minute,
@@ -231,7 +265,7 @@ fn log_settings(config: &Config) -> LogSettings {
         resync_events: config.limits.resync_events.into(),
         idle: config.limits.idle_room,
         secrets: secrets.collect(),
-        clock: WallClock::new(Instant::now(), now.as_millis() as u64),
+        clock: WallClock::new(Instant::now(), unix_ms()),
     }
 }
 

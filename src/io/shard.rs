@@ -16,7 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{
-    Input, Letters,
+    BackendReply, Input, Letters, storage,
     udp::{ActiveUdp, ReceiveBuffer, Udp},
 };
 use crate::{
@@ -27,9 +27,10 @@ use crate::{
         transmit::Transmit,
     },
     metrics::{Connect, DatagramDrop, Direction, DropCause, Lane, Logs, Metrics, Queue, Rung, ShardCounters},
-    names::ShardId,
+    names::{ShardId, WallClock},
     room::LogTally,
     router::{Letter, Tally},
+    store::{Reply, Store},
 };
 
 /// Inputs and letters taken before the shard works: enough for batches to form, few enough for deadlines to hold.
@@ -46,6 +47,9 @@ pub(super) struct Shell {
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) letters_in: mpsc::Receiver<Letter>,
     pub(super) letters_out: Vec<Letters>,
+    pub(super) store: Arc<Store>,
+    pub(super) replies: mpsc::UnboundedReceiver<Reply>,
+    pub(super) clock: WallClock,
     pub(super) counters: ShardCounters,
     pub(super) metrics: Arc<Metrics>,
     pub(super) population: Arc<AtomicUsize>,
@@ -57,6 +61,12 @@ struct Loop {
     inputs: mpsc::Receiver<Input>,
     letters_in: mpsc::Receiver<Letter>,
     letters_out: Vec<Letters>,
+    store: Arc<Store>,
+    replies: mpsc::UnboundedReceiver<Reply>,
+    clock: WallClock,
+    /// The application's backend waits for these.
+    backend: HashMap<u64, BackendReply>,
+    backend_requests: u64,
     tcp: HashMap<TcpId, mpsc::Sender<Bytes>>,
     receive: ReceiveBuffer,
     counters: ShardCounters,
@@ -87,6 +97,11 @@ impl Shell {
                 inputs: self.inputs,
                 letters_in: self.letters_in,
                 letters_out: self.letters_out,
+                store: self.store,
+                replies: self.replies,
+                clock: self.clock,
+                backend: HashMap::new(),
+                backend_requests: 0,
                 tcp: HashMap::new(),
                 receive: ReceiveBuffer::new(),
                 counters: self.counters,
@@ -115,6 +130,7 @@ impl Shell {
 enum Woken {
     Input(Input),
     Letter(Letter),
+    Reply(Reply),
     Other,
 }
 
@@ -124,7 +140,7 @@ impl Loop {
         let due = self.shard.poll_timeout().map_or(publish, |due| due.min(publish));
         let sleep = tokio::time::sleep_until(due.into());
         tokio::pin!(sleep);
-        let Self { inputs, letters_in, sockets, .. } = self;
+        let Self { inputs, letters_in, replies, sockets, .. } = self;
         let woken = poll_fn(|cx| {
             if sockets.iter().any(|socket| socket.poll_readable(cx).is_ready()) {
                 return Poll::Ready(Woken::Other);
@@ -135,11 +151,15 @@ impl Loop {
             if let Poll::Ready(Some(letter)) = letters_in.poll_recv(cx) {
                 return Poll::Ready(Woken::Letter(letter));
             }
+            if let Poll::Ready(Some(reply)) = replies.poll_recv(cx) {
+                return Poll::Ready(Woken::Reply(reply));
+            }
             sleep.as_mut().poll(cx).map(|()| Woken::Other)
         });
         match woken.await {
             Woken::Input(input) => self.handle(input, Instant::now()),
             Woken::Letter(letter) => self.shard.handle_letter(letter, Instant::now()),
+            Woken::Reply(reply) => self.shard.handle_stored(reply, Instant::now()),
             Woken::Other => {}
         }
     }
@@ -156,6 +176,10 @@ impl Loop {
             };
             self.shard.handle_letter(letter, now);
         }
+        for _ in 0..TAKEN {
+            let Ok(reply) = self.replies.try_recv() else { break };
+            self.shard.handle_stored(reply, now);
+        }
         let Self { sockets, shard, receive, .. } = self;
         for socket in sockets.iter() {
             for _ in 0..RECEIVES {
@@ -166,6 +190,9 @@ impl Loop {
         }
         if self.shard.poll_timeout().is_some_and(|due| due <= now) {
             self.shard.handle_timeout(now);
+        }
+        for reply in storage::post(&mut self.shard, &self.store) {
+            self.shard.handle_stored(reply, now);
         }
         self.shard.flush(now);
         self.transmit();
@@ -189,6 +216,12 @@ impl Loop {
                 self.tcp.insert(id, writer);
             }
             Input::Stop => self.is_stopping = true,
+            Input::Backend(room, mut write, reply) => {
+                self.backend_requests += 1;
+                write.request = self.backend_requests;
+                self.backend.insert(write.request, reply);
+                self.shard.handle_backend(room, write, now);
+            }
         }
     }
 
@@ -216,6 +249,10 @@ impl Loop {
     }
 
     fn post(&mut self) {
+        while let Some((request, result)) = self.shard.poll_backend() {
+            // Whoever asked may have gone.
+            let _ = self.backend.remove(&request).map(|reply| reply.send(result));
+        }
         for (index, queue) in self.letters_out.iter().enumerate() {
             let to = ShardId(index as u16);
             while let Some(letter) = self.shard.poll_letter(to) {
@@ -230,6 +267,7 @@ impl Loop {
 
     fn publish(&mut self, now: Instant) {
         self.published = now;
+        self.clock.set(now, super::unix_ms());
         let counts = self.shard.take_counts();
         let (sessions, peers) = (counts.sessions, counts.peers);
         for (lane, index) in [(Lane::Reliable, 0), (Lane::Lossy, 1)] {

@@ -67,9 +67,9 @@ pub(super) fn horizon_of(query: &PageQuery) -> u64 {
 /// Cuts rows, newest first, to what the page has, and says whether there are more.
 pub(super) fn cut(query: &PageQuery, rows: &mut Vec<Row>) -> bool {
     let (mut bytes, read) = (0, rows.len());
-    let fit = rows.iter().take(query.limit.min(MESSAGES)).take_while(|row| {
+    let fit = rows.iter().take(query.limit.min(MESSAGES)).enumerate().take_while(|(index, row)| {
         bytes += row.body.len();
-        bytes <= BYTES || bytes == row.body.len()
+        bytes <= BYTES || *index == 0
     });
     let fit = fit.count();
     rows.truncate(fit);

@@ -332,7 +332,7 @@ fn retain(
         let end = first.saturating_add(Retention::EVENTS).min(head + 1);
         let mut keep = retention.first(head).clamp(first, end);
         if let Some(oldest) = retention.oldest(now) {
-            keep = keep.max(first_since(transaction, room, first, end, oldest)?);
+            keep = first_since(transaction, room, keep, end, oldest)?;
             let mut statement =
                 transaction.prepare_cached("DELETE FROM sessions WHERE room = ?1 AND left_at < ?2")?;
             statement.execute(params![room, index(oldest)])?;

@@ -1,0 +1,16 @@
+//! The store: one suite for every implementation of its traits, and what belongs to one of them alone.
+//!
+//! - [`suite`]: what holds for all; run for SQLite, for a PostgreSQL that the tests start, and for the model;
+//! - [`equal`]: random histories, answered alike by all three;
+//! - [`model`]: the disk of the simulated worlds behind the same traits;
+//! - [`sqlite`], [`postgres`]: files, locks, crashes, schemas, lost servers;
+//! - [`threads`]: queues, group commit, failures and recovery.
+
+#![cfg(test)]
+
+#[path = "../it/world/disk.rs"]
+mod disk;
+mod model;
+mod script;
+mod sqlite;
+mod suite;

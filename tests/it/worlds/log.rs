@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
+use switchyard::room::Plant;
 use switchyard_loadtest::{browser::Saved, rng::Rng};
 
 use crate::world::{
     Kind, MS, Setup, for_seeds,
     history::Role,
     seats::{Keeps, Seats},
-    storage::{Mood, Step},
+    storage::{self, Mood, Step},
     verdict::Verdict,
 };
 
@@ -31,6 +32,8 @@ struct Fate {
     backups: u64,
     /// Bytes of text, at most.
     text: u64,
+    /// Submissions per minute and at once, 0 for any number.
+    writes: (u32, u32),
 }
 
 const ALL: Fate = Fate {
@@ -45,17 +48,29 @@ const ALL: Fate = Fate {
     roles: 15,
     backups: 0,
     text: 300,
+    writes: (0, 0),
 };
 
+/// Users write faster than they may.
+const HASTY: Fate = Fate { writes: (600, 5), pages: 20, ..ALL };
+
+/// Backups are put back.
+const OLD: Fate = Fate { backups: 30, profiles: 0, roles: 0, ..ALL };
+
+/// Many devices, and little else than networks.
+const CROWD: Fate =
+    Fate { devices: 50, actions: 400, pause: Duration::from_millis(10), servers: 4, disks: 4, ..ALL };
+
 /// A world of this seed, before it has come to rest.
-fn befall(seed: u64, fate: Fate, change: impl FnOnce(&mut Setup)) -> Seats {
+fn befall(seed: u64, fate: Fate, plant: impl FnOnce(&mut Seats)) -> Seats {
     let mut setup = Setup::new(seed);
     setup.webrtc = false;
     setup.resync_events = 60;
     let mut rng = Rng::stream(seed, 5);
     setup.disk = MS * (1 + rng.below(40) as u32);
-    change(&mut setup);
+    setup.writes = fate.writes;
     let mut seats = Seats::new(setup, "room");
+    plant(&mut seats);
     let devices = 2 + rng.below(fate.devices - 1);
     for device in 0..devices.div_ceil(2) {
         seats.add(&format!("u{device}"), &kind(&mut rng), Saved::default());
@@ -138,6 +153,38 @@ fn network(seats: &mut Seats, seat: usize, rng: &mut Rng) {
     }
 }
 
+/// The bugs that are planted.
+#[derive(Clone, Copy, Debug)]
+enum Planted {
+    InTheServer(Plant),
+    InTheDisk(storage::Plant),
+}
+
+/// The first seed at which a world with this bug is found to be wrong.
+fn found(planted: Planted, fate: Fate) -> u64 {
+    for seed in 1..=200 {
+        let result = std::panic::catch_unwind(|| {
+            let mut seats = befall(seed, fate, |seats| match planted {
+                Planted::InTheServer(plant) => seats.world.plant(plant),
+                Planted::InTheDisk(plant) => seats.world.storage.plant = Some(plant),
+            });
+            seats.judge()
+        });
+        match result {
+            Ok(Ok(_)) => {}
+            Ok(Err(reason)) => {
+                println!("{planted:?} is found at seed {seed}: {reason}");
+                return seed;
+            }
+            Err(_) => {
+                println!("{planted:?} is found at seed {seed}: it panics");
+                return seed;
+            }
+        }
+    }
+    panic!("{planted:?} is not found within 200 seeds");
+}
+
 fn judge(mut seats: Seats) -> Verdict {
     let seed = seats.world.setup.seed;
     seats.judge().unwrap_or_else(|reason| {
@@ -157,7 +204,37 @@ fn judge(mut seats: Seats) -> Verdict {
 
 #[test]
 fn every_message_once_in_one_order_whatever_befalls() {
-    for_seeds(100, |seed| {
-        println!("{seed} {:?}", judge(befall(seed, ALL, |_| {})));
-    });
+    for_seeds(350, |seed| drop(judge(befall(seed, ALL, |_| {}))));
+}
+
+#[test]
+fn writers_that_are_held_back_lose_nothing_and_double_nothing() {
+    for_seeds(60, |seed| drop(judge(befall(seed, HASTY, |_| {}))));
+}
+
+#[test]
+fn a_restored_backup_loses_what_came_after_it_and_nobody_believes_otherwise() {
+    for_seeds(80, |seed| drop(judge(befall(seed, OLD, |_| {}))));
+}
+
+#[test]
+fn fifty_devices_have_one_log() {
+    for_seeds(10, |seed| drop(judge(befall(seed, CROWD, |_| {}))));
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    let bugs = [
+        (Planted::InTheServer(Plant::NoDedupe), ALL),
+        (Planted::InTheServer(Plant::AcknowledgedEarly), ALL),
+        (Planted::InTheServer(Plant::RefusalsForgotten), ALL),
+        (Planted::InTheServer(Plant::RateConsumes), HASTY),
+        (Planted::InTheServer(Plant::DigestUnchecked), OLD),
+        (Planted::InTheDisk(storage::Plant::AnswersEarly), ALL),
+        (Planted::InTheDisk(storage::Plant::ForgetsRefusals), ALL),
+        (Planted::InTheDisk(storage::Plant::ForgetsOrigins), ALL),
+    ];
+    for (planted, fate) in bugs {
+        found(planted, fate);
+    }
 }

@@ -11,7 +11,8 @@
 //! then [`poll`](Writer::poll) until it has nothing more, and again when [`poll_timeout`](Writer::poll_timeout) is due.
 //!
 //! [`outbox`](Writer::outbox) is what has to be kept so that it survives the end of the program: save it before what
-//! `submit` has queued is sent, and everything in it ends in the log once, whichever of it was sent before.
+//! `submit` has queued is sent, and before a submission is sent that has a higher `base`, and everything in it ends in the
+//! log once, whichever of it was sent before.
 
 use std::{
     collections::VecDeque,
@@ -43,6 +44,8 @@ pub struct Writer {
     sent: usize,
     /// Bodies of those.
     sent_bytes: usize,
+    /// The `base` that was last sent.
+    told_base: u32,
     is_attached: bool,
     /// The origin belongs to another writer as well: nothing more is queued.
     is_closed: bool,
@@ -136,6 +139,7 @@ impl Writer {
             queue: outbox.unanswered.into_iter().map(queued).collect(),
             sent: 0,
             sent_bytes: 0,
+            told_base: outbox.base,
             is_attached: false,
             is_closed: false,
             not_before: None,
@@ -163,6 +167,11 @@ impl Writer {
     /// The first `cseq` without an answer.
     pub fn base(&self) -> u32 {
         self.base
+    }
+
+    /// Up to where the server has been told that there are answers: what is kept must not lag behind this.
+    pub fn told_base(&self) -> u32 {
+        self.told_base
     }
 
     /// The `cseq` of the next submission.
@@ -265,6 +274,7 @@ impl Writer {
         }
         self.sent += 1;
         self.sent_bytes = bytes;
+        self.told_base = self.base;
         Some(submission)
     }
 

@@ -172,6 +172,13 @@ impl RoomLog {
         self.writer.as_ref().map(Writer::origin)
     }
 
+    /// Changes whenever [`saved`](Self::saved) must not lag behind: the origin, up to where the server was told that there
+    /// are answers, and what waits.
+    pub fn must_save(&self) -> (Option<Origin>, u32, usize) {
+        let told = self.writer.as_ref().map_or(0, Writer::told_base);
+        (self.origin(), told, self.given_back.len() + self.waiting.len())
+    }
+
     /// Submissions without an answer.
     pub fn unanswered(&self) -> usize {
         let written = self.writer.as_ref().map_or(0, |writer| (writer.next() - writer.base()) as usize);

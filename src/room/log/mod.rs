@@ -212,8 +212,6 @@ enum Phase {
 struct Writer {
     user: Arc<str>,
     taken: Taken,
-    /// Members that have submitted what conflicts: nothing new is taken from them with this origin.
-    muted: BTreeSet<u32>,
     /// What the writer has been told to send next, to whom and until when that holds.
     told: Option<(By, u32, Instant)>,
     used: Instant,
@@ -467,9 +465,6 @@ impl Log {
     /// A member is gone.
     pub(super) fn forget_member(&mut self, member: u32, now: Instant) {
         self.followers.remove(&member);
-        for writer in self.origins.values_mut() {
-            writer.muted.remove(&member);
-        }
         for stream in self.streams.of_member(member) {
             self.give_up(stream, now);
         }
@@ -614,7 +609,6 @@ impl Log {
                     self.said.push_back(Said::Refuse(*member, *id, Code::BadOrigin, told));
                     return Step::Done;
                 }
-                writer.muted.remove(member);
                 writer.told = None;
                 let next = (writer.taken.last() + 1).max(*base);
                 let answer = ServerControl::Writer { id: *id, origin: *origin, next };
@@ -642,16 +636,13 @@ impl Log {
             self.refused(author.by, origin, cseq, told);
             return Step::Done;
         }
-        // What it sends with an origin of which another writer has shown to be the owner is only looked up.
-        let is_muted = matches!(author.by, By::Member(member) if writer.muted.contains(&member));
-        if !is_muted && let Some(lost) = writer.taken.answered(base.min(cseq)) {
+        if let Some(lost) = writer.taken.answered(base.min(cseq)) {
             tracing::warn!(room = %self.key.room, from = lost.0, to = lost.1, "acknowledged submissions are lost");
             self.open.abandoned.insert(origin, lost);
             self.open.origins.insert(origin);
             self.said.push_back(Said::Count(LogTally::Abandoned));
         }
         match self.judge(origin, cseq, hash) {
-            Judgement::Next | Judgement::OutOfOrder(_) if is_muted => self.conflict(author.by, origin, cseq),
             Judgement::Next => return self.next(author, submission, hash, now),
             Judgement::Repeated(outcome) => {
                 self.said.push_back(Said::Count(LogTally::Repeated));
@@ -833,7 +824,7 @@ impl Log {
             if forgets { answers.iter().map(|(cseq, ..)| *cseq).max().unwrap_or(0) } else { known.last };
         let taken = Taken::restore(last, answers);
         self.make_room_for_origin();
-        let writer = Writer { user, taken, muted: BTreeSet::new(), told: None, used: now };
+        let writer = Writer { user, taken, told: None, used: now };
         self.origins.entry(origin).or_insert(writer);
     }
 
@@ -930,9 +921,6 @@ impl Log {
         self.said.push_back(Said::Count(LogTally::Conflict));
         match by {
             By::Member(member) => {
-                if let Some(writer) = self.origins.get_mut(&origin) {
-                    writer.muted.insert(member);
-                }
                 self.answer(member, &ServerRecord::Conflict { origin, cseq });
             }
             By::Backend(request) => {

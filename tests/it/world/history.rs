@@ -38,6 +38,8 @@ pub(crate) enum Note {
     Submitted { id: Id, content: Content, wrong: Option<&'static str> },
     /// Submissions of another device that this one has as well: its profile was copied.
     Inherited(Vec<Id>),
+    /// The page was loaded anew with an outbox that is a little old: some of these may have had their answers.
+    Resumed(Vec<Id>),
     /// The device does not know any more that it ever wrote these: it lost them in a crash.
     Forgot(Vec<Id>),
     /// A join with this role was sent; it counts from some moment on until the confirmation.

@@ -16,7 +16,7 @@ use switchyard_loadtest::{
     rng::Rng,
 };
 use switchyard_signaling::{
-    event::{Content, Event, EventKind, OPAQUE},
+    event::{Content, Event, EventKind, OPAQUE, Origin},
     limits,
     message::{ClientControl, ServerControl},
 };
@@ -51,6 +51,8 @@ pub(crate) struct Seat {
     /// Of a closed page.
     saved: Option<Saved>,
     unanswered: BTreeSet<Id>,
+    /// What was last written to the device's own disk, and of which state.
+    kept: (Saved, (Option<Origin>, u32, usize)),
     /// Messages that it has seen, and their authors.
     known: BTreeMap<u64, String>,
     /// Its reactions: message, emoji.
@@ -101,6 +103,7 @@ impl Seats {
             connects: Some(self.world.now),
             saved: None,
             unanswered: BTreeSet::new(),
+            kept: (Saved::default(), (None, 0, 0)),
             known: BTreeMap::new(),
             reacted: Vec::new(),
             written: 0,
@@ -162,7 +165,13 @@ impl Seats {
         let at = self.world.elapsed();
         let mut kept = Saved::default();
         if keeps.outbox {
+            // Answers may have come since it was written.
+            let saved = if keeps.stale { self.seats[seat].kept.0.clone() } else { saved.clone() };
             (kept.outbox, kept.waiting) = (saved.outbox, saved.waiting);
+            let numbered = kept.outbox.iter().flat_map(|outbox| &outbox.unanswered);
+            let ids: Vec<Id> = numbered.chain(&kept.waiting).map(|one| one.nonce).collect();
+            self.seats[seat].unanswered = ids.iter().copied().collect();
+            self.seats[seat].history.note(at, Note::Resumed(ids));
         } else {
             let forgotten = std::mem::take(&mut self.seats[seat].unanswered);
             self.seats[seat].history.note(at, Note::Forgot(forgotten.into_iter().collect()));
@@ -266,6 +275,7 @@ impl Seats {
                 of.reacted.push((target, content.body.clone()));
             }
             of.history.note(at, Note::Submitted { id, content, wrong });
+            self.keep(seat, true);
         }
     }
 
@@ -370,7 +380,17 @@ impl Seats {
             }
             self.world.clients[client].history.extend(new);
             self.seats[seat].read = self.world.clients[client].history.len();
+            self.keep(seat, false);
             self.connect(seat);
+        }
+    }
+
+    /// Writes to the device's own disk what must not be lost.
+    fn keep(&mut self, seat: usize, anyway: bool) {
+        let Some(log) = self.log(seat) else { return };
+        let state = log.must_save();
+        if anyway || state != self.seats[seat].kept.1 {
+            self.seats[seat].kept = (log.saved(), state);
         }
     }
 
@@ -533,6 +553,8 @@ impl Seats {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keeps {
     pub(crate) outbox: bool,
+    /// Not the newest one.
+    pub(crate) stale: bool,
     pub(crate) transcript: bool,
 }
 

@@ -239,6 +239,7 @@ impl<'a> Device<'a> {
                     self.unanswered.insert(*id);
                 }
             }
+            Note::Resumed(ids) => self.unanswered = ids.iter().copied().collect(),
             Note::Forgot(ids) => self.unanswered.retain(|id| !ids.contains(id)),
             Note::Asked(role) => {
                 self.roles.push(*role);

@@ -54,6 +54,9 @@ const ALL: Fate = Fate {
 /// Users write faster than they may.
 const HASTY: Fate = Fate { writes: (600, 5), pages: 20, ..ALL };
 
+/// Users become viewers and editors again.
+const FICKLE: Fate = Fate { roles: 60, pages: 80, servers: 30, ..ALL };
+
 /// Backups are put back.
 const OLD: Fate = Fate { backups: 30, profiles: 0, roles: 0, ..ALL };
 
@@ -90,7 +93,8 @@ fn befall(seed: u64, fate: Fate, plant: impl FnOnce(&mut Seats)) -> Seats {
         } else if is(fate.networks) {
             network(&mut seats, seat, &mut rng);
         } else if is(fate.pages) {
-            let keeps = Keeps { outbox: rng.chance(0.8), transcript: rng.chance(0.7) };
+            let keeps =
+                Keeps { outbox: rng.chance(0.8), stale: rng.chance(0.4), transcript: rng.chance(0.7) };
             let most = if rng.chance(0.2) { 15_000 } else { 800 };
             let away = MS * rng.below(most) as u32;
             seats.reload(seat, away, keeps);
@@ -218,6 +222,11 @@ fn a_restored_backup_loses_what_came_after_it_and_nobody_believes_otherwise() {
 }
 
 #[test]
+fn who_becomes_a_viewer_and_an_editor_again_is_refused_what_it_was_refused() {
+    for_seeds(60, |seed| drop(judge(befall(seed, FICKLE, |_| {}))));
+}
+
+#[test]
 fn fifty_devices_have_one_log() {
     for_seeds(10, |seed| drop(judge(befall(seed, CROWD, |_| {}))));
 }
@@ -227,11 +236,11 @@ fn planted_bugs_are_found() {
     let bugs = [
         (Planted::InTheServer(Plant::NoDedupe), ALL),
         (Planted::InTheServer(Plant::AcknowledgedEarly), ALL),
-        (Planted::InTheServer(Plant::RefusalsForgotten), ALL),
+        (Planted::InTheServer(Plant::RefusalsForgotten), FICKLE),
         (Planted::InTheServer(Plant::RateConsumes), HASTY),
         (Planted::InTheServer(Plant::DigestUnchecked), OLD),
         (Planted::InTheDisk(storage::Plant::AnswersEarly), ALL),
-        (Planted::InTheDisk(storage::Plant::ForgetsRefusals), ALL),
+        (Planted::InTheDisk(storage::Plant::ForgetsRefusals), FICKLE),
         (Planted::InTheDisk(storage::Plant::ForgetsOrigins), ALL),
     ];
     for (planted, fate) in bugs {

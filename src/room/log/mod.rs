@@ -648,6 +648,8 @@ impl Log {
                 self.said.push_back(Said::Count(LogTally::Repeated));
                 self.tell_outcome(author.by, origin, cseq, outcome);
             }
+            // What the other one wrote may come to nothing, and this one, if it is sent again, be taken in its place.
+            Judgement::Conflict if self.is_pending(origin, cseq) => return Step::Wait,
             Judgement::Conflict => self.conflict(author.by, origin, cseq),
             Judgement::OutOfOrder(expected) => {
                 self.expected(author.by, origin, expected, (Code::OutOfOrder, Duration::ZERO), now);
@@ -659,6 +661,12 @@ impl Log {
             }
         }
         Step::Done
+    }
+
+    /// Whether what was decided under this number is not durable yet.
+    fn is_pending(&self, origin: Origin, cseq: u32) -> bool {
+        let in_flight = self.in_flight.as_ref().map(|batch| &batch.decided.by);
+        [Some(&self.open.by), in_flight].into_iter().flatten().any(|by| by.contains_key(&(origin, cseq)))
     }
 
     fn judge(&self, origin: Origin, cseq: u32, hash: u64) -> Judgement {

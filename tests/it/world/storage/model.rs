@@ -220,7 +220,7 @@ impl Room {
             }
             EventKind::Delete => message.is_deleted = true,
             EventKind::React => {
-                drop(message.reactions.entry(emoji()).or_default().insert(event.user.clone()))
+                message.reactions.entry(emoji()).or_default().insert(event.user.clone());
             }
             EventKind::Unreact => {
                 let emoji = emoji();

@@ -36,10 +36,10 @@ struct Fate {
 }
 
 const ALL: Fate = Fate {
-    devices: 5,
-    actions: 150,
-    pause: Duration::from_millis(25),
-    networks: 100,
+    devices: 6,
+    actions: 250,
+    pause: Duration::from_millis(70),
+    networks: 90,
     pages: 40,
     servers: 15,
     disks: 20,
@@ -54,7 +54,7 @@ const ALL: Fate = Fate {
 const HASTY: Fate = Fate { writes: (600, 5), pages: 20, ..ALL };
 
 /// Users become viewers and editors again.
-const FICKLE: Fate = Fate { devices: 3, roles: 200, pages: 200, servers: 100, networks: 50, disks: 0, ..ALL };
+const FICKLE: Fate = Fate { devices: 3, roles: 150, pages: 150, servers: 80, networks: 20, disks: 0, ..ALL };
 
 /// Backups are put back.
 const OLD: Fate = Fate { backups: 30, profiles: 0, roles: 0, ..ALL };
@@ -67,8 +67,8 @@ const CROWD: Fate =
 fn befall(seed: u64, fate: Fate, plant: impl FnOnce(&mut Seats)) -> Seats {
     let mut setup = Setup::new(seed);
     setup.webrtc = false;
-    setup.resync_events = 60;
     let mut rng = Rng::stream(seed, 5);
+    setup.resync_events = 10 + rng.below(100);
     setup.disk = MS * (1 + rng.below(40) as u32);
     setup.writes = fate.writes;
     let mut seats = Seats::new(setup, "room");

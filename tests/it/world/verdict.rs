@@ -348,7 +348,8 @@ impl<'a> Device<'a> {
         if self.world.shared.contains(&id) {
             return Ok(());
         }
-        if self.accepted.contains_key(&id) || self.world.places.contains_key(&id) {
+        let was_accepted = self.accepted.contains_key(&id) && self.world.restored.is_empty();
+        if was_accepted || self.world.places.contains_key(&id) {
             return Err(format!("submission {id} was refused ({code}) and is in the log"));
         }
         let of =

@@ -189,7 +189,9 @@ impl Reader {
             return None;
         }
         self.asked = Some(now);
-        Some(if self.lacks == Some(Lack::Snapshot) { SNAPSHOT } else { self.taken })
+        // A new reader does not want the whole log one by one.
+        let is_snapshot_wanted = self.lacks == Some(Lack::Snapshot) || self.position.is_none();
+        Some(if is_snapshot_wanted { SNAPSHOT } else { self.taken })
     }
 
     /// When [`poll`](Self::poll) may have something that it does not have now.

@@ -46,6 +46,9 @@ pub struct Writer {
     sent_bytes: usize,
     /// The `base` that was last sent.
     told_base: u32,
+    /// How many may be sent and unanswered. After the server has asked for patience one, and one more for each answer:
+    /// what comes behind one that is not taken is sent in vain.
+    window: usize,
     is_attached: bool,
     /// The origin belongs to another writer as well: nothing more is queued.
     is_closed: bool,
@@ -140,6 +143,7 @@ impl Writer {
             sent: 0,
             sent_bytes: 0,
             told_base: outbox.base,
+            window: limits::SUBMISSIONS,
             is_attached: false,
             is_closed: false,
             not_before: None,
@@ -204,6 +208,7 @@ impl Writer {
     pub fn attach(&mut self) {
         self.is_attached = true;
         self.not_before = None;
+        self.window = limits::SUBMISSIONS;
         self.rewind(0);
     }
 
@@ -259,7 +264,7 @@ impl Writer {
         self.not_before = None;
         let Queued { nonce, content, .. } = self.queue.get(self.sent)?;
         let bytes = self.sent_bytes + content.body.len();
-        if self.sent >= limits::SUBMISSIONS || (self.sent > 0 && bytes > limits::SUBMISSION_BYTES) {
+        if self.sent >= self.window || (self.sent > 0 && bytes > limits::SUBMISSION_BYTES) {
             return None;
         }
         let submission = Submission {
@@ -313,6 +318,9 @@ impl Writer {
     fn answer(&mut self, cseq: u32) -> Option<u32> {
         let queued = self.queue.get_mut(cseq.checked_sub(self.base)? as usize)?;
         let nonce = (!std::mem::replace(&mut queued.is_answered, true)).then_some(queued.nonce);
+        if nonce.is_some() {
+            self.window = limits::SUBMISSIONS.min(self.window + 1);
+        }
         while self.queue.front().is_some_and(|queued| queued.is_answered)
             && let Some(first) = self.queue.pop_front()
         {
@@ -336,6 +344,9 @@ impl Writer {
         }
         self.rewind(place);
         self.not_before = self.not_before.max(Some(now + retry));
+        if !retry.is_zero() {
+            self.window = 1;
+        }
         self.returned = self.not_before.map(|since| (cseq, since));
         Some(cseq)
     }

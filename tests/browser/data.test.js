@@ -57,7 +57,7 @@ describe('the client', () => {
     return window.evaluate(async (name) => {
       const { session, rooms, inbox } = globalThis;
       rooms[name] = await session.join({ room: name });
-      rooms[name].on('message', ({ data, sender }) => inbox.push({ room: name, from: sender.user, data }));
+      rooms[name].on('data', ({ data, sender }) => inbox.push({ room: name, from: sender.user, data }));
     }, room);
   }
 

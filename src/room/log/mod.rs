@@ -70,6 +70,8 @@ const DECIDED_BYTES: usize = 4 * 1024 * 1024;
 const PARKED: usize = 1024;
 /// See [`PARKED`].
 const PARKED_BYTES: usize = 1024 * 1024;
+/// Records of one author that may be parked, and questions that they may lead to: nobody takes all the room.
+const PARKED_PER_AUTHOR: usize = 128;
 /// Origins and messages that are kept in memory; others are asked for again.
 const KEPT: usize = 1024;
 /// From one attempt to load the log to the next, after a failure.
@@ -516,7 +518,11 @@ impl Log {
     }
 
     fn park(&mut self, parked: Parked, now: Instant) -> bool {
-        if self.parked.len() >= PARKED || self.parked_bytes + parked.bytes() > PARKED_BYTES {
+        let of_author = self.parked.iter().filter(|other| same_author(other, &parked)).count();
+        if of_author >= PARKED_PER_AUTHOR
+            || self.parked.len() >= PARKED
+            || self.parked_bytes + parked.bytes() > PARKED_BYTES
+        {
             self.put_off_parked(&parked, Code::Overloaded, Duration::from_millis(100), now);
             return false;
         }
@@ -656,6 +662,12 @@ impl Log {
             }
             Judgement::Forgotten => {
                 // An honest writer has an answer to this; only a cloned one asks again.
+                let forgotten = |asked: &&Asked| matches!(asked, Asked::Forgotten(..));
+                if self.asked.values().filter(forgotten).count() >= PARKED_PER_AUTHOR {
+                    let retry = (Code::Overloaded, Duration::from_millis(100));
+                    self.expected(author.by, origin, cseq, retry, now);
+                    return Step::Done;
+                }
                 let asked = Asked::Forgotten(author.clone(), submission.clone(), hash);
                 self.ask(asked, Request::Origin(self.key.clone(), origin));
             }

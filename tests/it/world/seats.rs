@@ -24,8 +24,8 @@ use switchyard_signaling::{
 use super::{
     Kind, MS, SECOND, Setup, World,
     client::What,
+    disk::Backup,
     history::{History, Id, Note, Role},
-    storage::model::Model,
     verdict::{self, Restored, Said, Verdict},
     wire,
 };
@@ -201,7 +201,7 @@ impl Seats {
     }
 
     /// The operator puts a backup back that was taken then.
-    pub(crate) fn restore(&mut self, taken: Duration, backup: Model, down: Duration) {
+    pub(crate) fn restore(&mut self, taken: Duration, backup: &Backup, down: Duration) {
         self.crash(down);
         self.world.storage.restore(backup);
         self.restored.push(Restored { taken, restored: self.world.elapsed() });
@@ -302,7 +302,7 @@ impl Seats {
 
     /// Lets everything come to rest, with everybody there and everything well.
     pub(crate) fn calm(&mut self) -> Result<(), String> {
-        self.world.storage.mood = super::storage::Mood::Well;
+        self.world.storage.set_mood(super::storage::Mood::Well);
         self.world.storage.strike = None;
         for seat in 0..self.seats.len() {
             self.stall(seat, false);

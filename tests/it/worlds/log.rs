@@ -114,7 +114,8 @@ fn befall(seed: u64, fate: Fate, plant: impl FnOnce(&mut Seats)) -> Seats {
                 Mood::Away,
                 Mood::Lying,
             ];
-            seats.world.storage.mood = moods[rng.below(moods.len() as u64) as usize];
+            let mood = moods[rng.below(moods.len() as u64) as usize];
+            seats.world.storage.set_mood(mood);
         } else if is(fate.profiles) {
             seats.clone_profile(seat, &kind(&mut rng));
         } else if is(fate.roles) {
@@ -123,7 +124,7 @@ fn befall(seed: u64, fate: Fate, plant: impl FnOnce(&mut Seats)) -> Seats {
         } else if is(fate.backups) {
             match backup.take() {
                 None => backup = Some((seats.world.elapsed(), seats.world.storage.backup())),
-                Some((taken, model)) => seats.restore(taken, model, MS * rng.below(2000) as u32),
+                Some((taken, copy)) => seats.restore(taken, &copy, MS * rng.below(2000) as u32),
             }
         } else {
             for _ in 0..=rng.below(3) {

@@ -214,8 +214,6 @@ enum Phase {
 struct Writer {
     user: Arc<str>,
     taken: Taken,
-    /// Members that have submitted what conflicts: nothing more is taken from them with this origin.
-    muted: BTreeSet<u32>,
     /// What the writer has been told to send next, to whom and until when that holds.
     told: Option<(By, u32, Instant)>,
     used: Instant,
@@ -469,9 +467,6 @@ impl Log {
     /// A member is gone.
     pub(super) fn forget_member(&mut self, member: u32, now: Instant) {
         self.followers.remove(&member);
-        for writer in self.origins.values_mut() {
-            writer.muted.remove(&member);
-        }
         for stream in self.streams.of_member(member) {
             self.give_up(stream, now);
         }
@@ -620,7 +615,6 @@ impl Log {
                     self.said.push_back(Said::Refuse(*member, *id, Code::BadOrigin, told));
                     return Step::Done;
                 }
-                writer.muted.remove(member);
                 writer.told = None;
                 let next = (writer.taken.last() + 1).max(*base);
                 let answer = ServerControl::Writer { id: *id, origin: *origin, next };
@@ -648,11 +642,6 @@ impl Log {
             self.refused(author.by, origin, cseq, told);
             return Step::Done;
         }
-        if let By::Member(member) = author.by
-            && writer.muted.contains(&member)
-        {
-            return Step::Done;
-        }
         if let Some(lost) = writer.taken.answered(base.min(cseq)) {
             tracing::warn!(room = %self.key.room, from = lost.0, to = lost.1, "acknowledged submissions are lost");
             self.open.abandoned.insert(origin, lost);
@@ -665,6 +654,8 @@ impl Log {
                 self.said.push_back(Said::Count(LogTally::Repeated));
                 self.tell_outcome(author.by, origin, cseq, outcome);
             }
+            // What the other one wrote may come to nothing, and this one, if it is sent again, be taken in its place.
+            Judgement::Conflict if self.is_pending(origin, cseq) => return Step::Wait,
             Judgement::Conflict => self.conflict(author.by, origin, cseq),
             Judgement::OutOfOrder(expected) => {
                 self.expected(author.by, origin, expected, (Code::OutOfOrder, Duration::ZERO), now);
@@ -682,6 +673,12 @@ impl Log {
             }
         }
         Step::Done
+    }
+
+    /// Whether what was decided under this number is not durable yet.
+    fn is_pending(&self, origin: Origin, cseq: u32) -> bool {
+        let in_flight = self.in_flight.as_ref().map(|batch| &batch.decided.by);
+        [Some(&self.open.by), in_flight].into_iter().flatten().any(|by| by.contains_key(&(origin, cseq)))
     }
 
     fn judge(&self, origin: Origin, cseq: u32, hash: u64) -> Judgement {
@@ -847,7 +844,7 @@ impl Log {
             if forgets { answers.iter().map(|(cseq, ..)| *cseq).max().unwrap_or(0) } else { known.last };
         let taken = Taken::restore(last, answers);
         self.make_room_for_origin();
-        let writer = Writer { user, taken, muted: BTreeSet::new(), told: None, used: now };
+        let writer = Writer { user, taken, told: None, used: now };
         self.origins.entry(origin).or_insert(writer);
     }
 
@@ -944,9 +941,6 @@ impl Log {
         self.said.push_back(Said::Count(LogTally::Conflict));
         match by {
             By::Member(member) => {
-                if let Some(writer) = self.origins.get_mut(&origin) {
-                    writer.muted.insert(member);
-                }
                 self.answer(member, &ServerRecord::Conflict { origin, cseq });
             }
             By::Backend(request) => {

@@ -1,7 +1,8 @@
 //! How bytes move: threads, sockets, queues and clocks around the pure shards.
 //!
-//! One thread per shard runs [`shard`]: its UDP sockets, its timers and its queues. ICE-TCP connections are accepted
-//! by [`ice_tcp`] on the shared runtime and handed to the shard their first check names. Nothing is decided here.
+//! One thread per shard runs [`shard`]: its UDP sockets, its timers and its queues, and beside them the tasks of its
+//! sessions' WebSockets, which the doors bring ([`Shards::runtime`]). ICE-TCP connections are accepted by [`ice_tcp`] on
+//! the shared runtime and handed to the shard their first check names. Nothing is decided here.
 
 mod ice_tcp;
 mod shard;
@@ -22,7 +23,10 @@ use std::{
 use anyhow::Context as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use switchyard_signaling::limits::{CHUNK_BYTES, LOSSY_BYTES, Limits};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 
 use crate::{
     config::{Config, Mode},
@@ -66,6 +70,7 @@ pub type BackendReply = oneshot::Sender<Result<u64, BackendError>>;
 #[derive(Debug)]
 pub struct Shards {
     inputs: Vec<mpsc::Sender<Input>>,
+    runtimes: Vec<Handle>,
     sessions: Arc<AtomicUsize>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     store: Arc<Store>,
@@ -97,7 +102,7 @@ impl Shards {
         let (store, mut replies) = storage::open(config, metrics, count).context("cannot open the store")?;
         replies.reverse();
         let population = Arc::new(AtomicUsize::new(0));
-        let mut threads = Vec::new();
+        let (mut threads, mut runtimes) = (Vec::new(), Vec::new());
         letter_receivers.reverse();
         for ((index, inputs), sockets) in receivers.into_iter().enumerate().zip(sockets) {
             let udp = sockets.iter().map(|socket| socket.local).collect::<Vec<_>>();
@@ -134,10 +139,14 @@ impl Shards {
                 population: population.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
-            threads.push(thread.spawn(move || run_or_abort(shell)).context("cannot start a shard's thread")?);
+            let (tell, told) = std::sync::mpsc::channel();
+            let running = thread.spawn(move || run_or_abort(shell, &tell));
+            threads.push(running.context("cannot start a shard's thread")?);
+            runtimes.push(told.recv().context("cannot start a shard's event loop")?);
         }
         Ok(Self {
             inputs,
+            runtimes,
             sessions: population,
             threads: Mutex::new(threads),
             store,
@@ -149,6 +158,12 @@ impl Shards {
     /// How many there are.
     pub fn count(&self) -> u16 {
         self.inputs.len() as u16
+    }
+
+    /// Where the WebSockets of this shard's sessions run: a socket that is readable there wakes the shard's thread and no
+    /// other. Tasks take turns with the shard, so each turn has to be short; they end when the shard does.
+    pub(crate) fn runtime(&self, shard: ShardId) -> Option<&Handle> {
+        self.runtimes.get(shard.0 as usize)
     }
 
     /// What clients are told.
@@ -208,8 +223,8 @@ impl Shards {
 }
 
 /// A shard that panics has lost its sessions and would leave the server half alive: better all of it is started anew.
-fn run_or_abort(shell: shard::Shell) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run())).is_err() {
+fn run_or_abort(shell: shard::Shell, tell: &std::sync::mpsc::Sender<Handle>) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run(tell))).is_err() {
         tracing::error!("a shard has panicked; this is a defect of the server");
         std::process::abort();
     }

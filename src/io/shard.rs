@@ -4,16 +4,23 @@
 use std::{
     collections::HashMap,
     future::poll_fn,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc::Sender,
     },
     task::Poll,
     time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc::{self, error::TrySendError},
+    task::yield_now,
+    time::{Sleep, sleep_until},
+};
 
 use super::{
     BackendReply, Input, Letters, storage,
@@ -78,52 +85,74 @@ struct Loop {
 }
 
 impl Shell {
-    /// Runs until it is told to stop.
-    pub(super) fn run(self) {
+    /// Tells of its runtime, and runs until it is told to stop.
+    pub(super) fn run(self, tell: &Sender<Handle>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => return tracing::error!(%error, "cannot start a shard's event loop"),
         };
-        runtime.block_on(async {
-            let sockets = self.sockets.into_iter().map(Udp::activate).collect::<Result<Vec<_>, _>>();
-            let sockets = match sockets {
-                Ok(sockets) => sockets,
-                Err(error) => return tracing::error!(%error, "cannot use a shard's sockets"),
-            };
-            let mut shard = Loop {
-                shard: self.shard,
-                sockets,
-                inputs: self.inputs,
-                letters_in: self.letters_in,
-                letters_out: self.letters_out,
-                store: self.store,
-                replies: self.replies,
-                clock: self.clock,
-                backend: HashMap::new(),
-                backend_requests: 0,
-                tcp: HashMap::new(),
-                receive: ReceiveBuffer::new(),
-                counters: self.counters,
-                metrics: self.metrics,
-                population: self.population,
-                counted: 0,
-                published: Instant::now(),
-                is_stopping: false,
-            };
-            while !shard.is_stopping {
-                if shard.shard.has_handshakes() {
-                    // The runtime looks what has become readable, and does not wait for it. Then a little of what handshakes
-                    // have waiting, and a turn for everybody else again.
-                    tokio::task::yield_now().await;
-                    shard.shard.handle_handshake(Instant::now());
-                } else {
-                    shard.wait().await;
-                }
-                shard.turn();
-            }
-        });
+        // Whoever starts the shard has gone: then nobody needs it.
+        let _ = tell.send(runtime.handle().clone());
+        // The shard is a task like those of the WebSockets beside it: they wake each other without a system call.
+        let shard = runtime.spawn(self.serve());
+        if let Err(error) = runtime.block_on(shard)
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
     }
+
+    async fn serve(self) {
+        let sockets = self.sockets.into_iter().map(Udp::activate).collect::<Result<Vec<_>, _>>();
+        let sockets = match sockets {
+            Ok(sockets) => sockets,
+            Err(error) => return tracing::error!(%error, "cannot use a shard's sockets"),
+        };
+        let mut shard = Loop {
+            shard: self.shard,
+            sockets,
+            inputs: self.inputs,
+            letters_in: self.letters_in,
+            letters_out: self.letters_out,
+            store: self.store,
+            replies: self.replies,
+            clock: self.clock,
+            backend: HashMap::new(),
+            backend_requests: 0,
+            tcp: HashMap::new(),
+            receive: ReceiveBuffer::new(),
+            counters: self.counters,
+            metrics: self.metrics,
+            population: self.population,
+            counted: 0,
+            published: Instant::now(),
+            is_stopping: false,
+        };
+        let sleep = sleep_until(shard.published.into());
+        tokio::pin!(sleep);
+        while !shard.is_stopping {
+            if shard.shard.has_handshakes() {
+                // The runtime looks what has become readable, and does not wait for it. Then a little of what handshakes
+                // have waiting, and a turn for everybody else again.
+                yield_now().await;
+                shard.shard.handle_handshake(Instant::now());
+            } else {
+                shard.wait(sleep.as_mut()).await;
+            }
+            if shard.turn() == Left::Something {
+                // However much comes in by one way, the WebSockets' tasks have their turns too.
+                yield_now().await;
+            }
+        }
+    }
+}
+
+/// Whether a turn has taken everything that was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    Something,
 }
 
 /// What ended the wait, and already taken from its queue.
@@ -135,11 +164,12 @@ enum Woken {
 }
 
 impl Loop {
-    async fn wait(&mut self) {
+    async fn wait(&mut self, mut sleep: Pin<&mut Sleep>) {
         let publish = self.published + PUBLISH;
         let due = self.shard.poll_timeout().map_or(publish, |due| due.min(publish));
-        let sleep = tokio::time::sleep_until(due.into());
-        tokio::pin!(sleep);
+        if sleep.deadline().into_std() != due {
+            sleep.as_mut().reset(due.into());
+        }
         let Self { inputs, letters_in, replies, sockets, .. } = self;
         let woken = poll_fn(|cx| {
             if sockets.iter().any(|socket| socket.poll_readable(cx).is_ready()) {
@@ -164,7 +194,7 @@ impl Loop {
         }
     }
 
-    fn turn(&mut self) {
+    fn turn(&mut self) -> Left {
         let now = Instant::now();
         for _ in 0..TAKEN {
             let Ok(input) = self.inputs.try_recv() else { break };
@@ -181,12 +211,10 @@ impl Loop {
             self.shard.handle_stored(reply, now);
         }
         let Self { sockets, shard, receive, .. } = self;
+        let mut is_drained = self.inputs.is_empty() && self.letters_in.is_empty() && self.replies.is_empty();
         for socket in sockets.iter() {
-            for _ in 0..RECEIVES {
-                if socket.receive(receive, |datagram| shard.handle_datagram(datagram, now)) == 0 {
-                    break;
-                }
-            }
+            is_drained &= (0..RECEIVES)
+                .any(|_| socket.receive(receive, |datagram| shard.handle_datagram(datagram, now)) == 0);
         }
         if self.shard.poll_timeout().is_some_and(|due| due <= now) {
             self.shard.handle_timeout(now);
@@ -201,6 +229,7 @@ impl Loop {
         if now.saturating_duration_since(self.published) >= PUBLISH {
             self.publish(now);
         }
+        if is_drained { Left::Nothing } else { Left::Something }
     }
 
     fn handle(&mut self, input: Input, now: Instant) {

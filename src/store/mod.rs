@@ -9,11 +9,13 @@ pub mod backend;
 mod form;
 mod page;
 mod plan;
+mod postgres;
 mod queue;
 mod sqlite;
 mod threads;
 
 pub use backend::{Backend, Reader, Retention, Writer};
+pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 pub use threads::{Replies, Store};
 

@@ -14,8 +14,10 @@ mod server;
 #[path = "../it/world/history.rs"]
 #[expect(dead_code, reason = "the worlds of tests/it use all of it")]
 mod history;
+#[path = "../store/postgres_server.rs"]
+#[expect(dead_code, reason = "tests/store uses all of it")]
+mod postgres_server;
 #[path = "../it/world/verdict.rs"]
-#[expect(dead_code, reason = "the worlds of tests/it use all of it")]
 mod verdict;
 
 use std::time::{Duration, Instant};
@@ -79,6 +81,15 @@ fn a_server_with_sqlite_that_is_killed_loses_and_doubles_nothing() {
     let storage = Storage::sqlite(folder.path());
     let verdict = runtime().block_on(survive(&storage, kills(), 1)).unwrap();
     println!("SQLite, {} kills: {verdict:?}", kills());
+    assert!(verdict.accepted > 100, "{verdict:?}");
+}
+
+#[test]
+fn a_server_with_postgresql_that_is_killed_loses_and_doubles_nothing() {
+    let postgres = postgres_server::Server::start(true);
+    let storage = Storage::postgres(&postgres.database());
+    let verdict = runtime().block_on(survive(&storage, kills(), 4)).unwrap();
+    println!("PostgreSQL, {} kills: {verdict:?}", kills());
     assert!(verdict.accepted > 100, "{verdict:?}");
 }
 

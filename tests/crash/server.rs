@@ -14,7 +14,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{client::{KEY, SECRET}, disk::Unsynced};
+use super::{
+    client::{KEY, SECRET},
+    disk::Unsynced,
+};
 
 /// How long a server may take to come up.
 const START: Duration = Duration::from_secs(20);
@@ -31,6 +34,11 @@ impl Storage {
         let path = folder.join("store").join("store.db");
         let settings = vec![("SWITCHYARD__STORE__PATH".to_owned(), path.display().to_string())];
         Self { settings, path, disk: None }
+    }
+
+    pub(crate) fn postgres(url: &str) -> Self {
+        let settings = vec![("SWITCHYARD__STORE__URL".to_owned(), url.to_owned())];
+        Self { settings, path: PathBuf::new(), disk: None }
     }
 
     pub(crate) fn on(mut self, disk: Unsynced) -> Self {
@@ -63,7 +71,8 @@ impl Server {
     /// Starts it; `port` 0 is any.
     pub(crate) async fn start(storage: &Storage, port: u16) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-        let inherited = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("SWITCHYARD"));
+        let inherited =
+            std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("SWITCHYARD"));
         command.env_clear().envs(inherited).envs(storage.settings.iter().map(|(name, value)| (name, value)));
         command.envs([
             ("SWITCHYARD__MODE", "development"),
@@ -76,9 +85,14 @@ impl Server {
             ("SWITCHYARD__LIMITS__SIGNALS_PER_SECOND", "0"),
         ]);
         command.env(format!("SWITCHYARD__KEYS__{}__SECRET", KEY.to_uppercase()), SECRET);
-        command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+        command
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let mut child = command.spawn().expect("the server starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let mut seen = Vec::new();
         let listening = async {
             while let Ok(Some(line)) = lines.next_line().await {

@@ -11,6 +11,8 @@
 #[path = "../it/world/disk.rs"]
 mod disk;
 mod model;
+mod postgres;
+mod postgres_server;
 mod script;
 mod sqlite;
 mod suite;

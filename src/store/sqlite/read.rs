@@ -46,7 +46,7 @@ impl Reader for SqliteReader {
         let transaction = self.begin()?;
         let Some(room) = room(&transaction, key)? else { return Ok(Vec::new()) };
         let mut statement = transaction.prepare_cached(
-            "SELECT seq, at, origin, cseq, kind, version, flags, target, user, name, body, hash, digest FROM events \
+            "SELECT seq, at, origin, cseq, kind, version, flags, target, author, name, body, hash, digest FROM events \
              WHERE room = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
         )?;
         let rows = statement.query_and_then(params![room, index(after), index(to), EVENTS], entry)?;
@@ -65,7 +65,7 @@ impl Reader for SqliteReader {
         let transaction = self.begin()?;
         let Some(room) = room(&transaction, key)? else { return Ok(KnownOrigin::default()) };
         let mut statement =
-            transaction.prepare_cached("SELECT user, last FROM origins WHERE room = ?1 AND origin = ?2")?;
+            transaction.prepare_cached("SELECT author, last FROM origins WHERE room = ?1 AND origin = ?2")?;
         let mark = statement.query_row(params![room, origin.0.cast_signed()], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?))
         });
@@ -93,7 +93,7 @@ impl Reader for SqliteReader {
         let transaction = self.begin()?;
         let Some(room) = room(&transaction, key)? else { return Ok(None) };
         let mut statement = transaction.prepare_cached(
-            "SELECT e.user, m.deleted_at IS NOT NULL FROM messages m \
+            "SELECT e.author, m.deleted_at IS NOT NULL FROM messages m \
              JOIN events e ON e.room = m.room AND e.seq = m.seq WHERE m.room = ?1 AND m.seq = ?2",
         )?;
         let known = statement.query_row(params![room, index(seq)], |row| {
@@ -129,7 +129,7 @@ fn messages(
     room: i64,
     query: &PageQuery,
 ) -> Result<Vec<page::Row>, StoreError> {
-    const COLUMNS: &str = "SELECT m.seq, e.kind, e.user, e.name, e.at, m.parent, m.version, m.flags, m.edited_at, \
+    const COLUMNS: &str = "SELECT m.seq, e.kind, e.author, e.name, e.at, m.parent, m.version, m.flags, m.edited_at, \
         m.deleted_at IS NOT NULL, m.replies - (SELECT count(*) FROM messages r \
             WHERE r.room = ?1 AND r.parent = m.seq AND r.parent > 0 AND r.seq > ?4), coalesce(m.body, e.body) \
         FROM messages m JOIN events e ON e.room = m.room AND e.seq = m.seq WHERE m.room = ?1";
@@ -176,7 +176,7 @@ fn reactions(
     rows: &[page::Row],
 ) -> rusqlite::Result<Vec<page::Reaction>> {
     let mut statement = transaction.prepare_cached(
-        "SELECT seq, emoji, user FROM reactions WHERE room = ?1 AND message = ?2 AND seq <= ?3",
+        "SELECT seq, emoji, author FROM reactions WHERE room = ?1 AND message = ?2 AND seq <= ?3",
     )?;
     let horizon = index(page::horizon_of(query));
     let mut reactions = Vec::new();

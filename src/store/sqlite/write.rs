@@ -120,7 +120,7 @@ fn take(transaction: &Transaction<'_>, key: &RoomKey, epochs: u32) -> rusqlite::
 /// The newest events, in order.
 fn recent(connection: &Connection, room: i64, head: u64) -> Result<Vec<Arc<Entry>>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT seq, at, origin, cseq, kind, version, flags, target, user, name, body, hash, digest FROM events \
+        "SELECT seq, at, origin, cseq, kind, version, flags, target, author, name, body, hash, digest FROM events \
          WHERE room = ?1 AND seq <= ?2 ORDER BY seq DESC LIMIT ?3",
     )?;
     let rows = statement.query_and_then(params![room, index(head), EVENTS], entry)?;
@@ -143,7 +143,7 @@ fn carry_out(transaction: &Transaction<'_>, plan: &Plan<'_>, now: u64) -> rusqli
     let prepare = |sql: &str| transaction.prepare_cached(sql);
     append(
         &mut prepare(
-            "INSERT INTO events (room, seq, at, origin, cseq, kind, version, flags, target, user, name, body, hash, digest) \
+            "INSERT INTO events (room, seq, at, origin, cseq, kind, version, flags, target, author, name, body, hash, digest) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?,
         plan,
@@ -223,16 +223,16 @@ fn append(statement: &mut CachedStatement<'_>, plan: &Plan<'_>) -> rusqlite::Res
 
 fn react(transaction: &Transaction<'_>, plan: &Plan<'_>) -> rusqlite::Result<()> {
     let mut keep = transaction.prepare_cached(
-        "INSERT INTO reactions (room, message, emoji, user, seq) SELECT room, seq, ?3, ?4, ?5 FROM messages \
+        "INSERT INTO reactions (room, message, emoji, author, seq) SELECT room, seq, ?3, ?4, ?5 FROM messages \
          WHERE room = ?1 AND seq = ?2 AND deleted_at IS NULL ON CONFLICT DO NOTHING",
     )?;
     let mut renew = transaction.prepare_cached(
-        "INSERT INTO reactions (room, message, emoji, user, seq) SELECT room, seq, ?3, ?4, ?5 FROM messages \
+        "INSERT INTO reactions (room, message, emoji, author, seq) SELECT room, seq, ?3, ?4, ?5 FROM messages \
          WHERE room = ?1 AND seq = ?2 AND deleted_at IS NULL \
-         ON CONFLICT (room, message, emoji, user) DO UPDATE SET seq = excluded.seq",
+         ON CONFLICT (room, message, emoji, author) DO UPDATE SET seq = excluded.seq",
     )?;
     let mut remove = transaction.prepare_cached(
-        "DELETE FROM reactions WHERE room = ?1 AND message = ?2 AND emoji = ?3 AND user = ?4",
+        "DELETE FROM reactions WHERE room = ?1 AND message = ?2 AND emoji = ?3 AND author = ?4",
     )?;
     for (&((room, message), emoji, user), reaction) in &plan.reactions {
         let message = index(message);
@@ -256,7 +256,7 @@ fn mark(transaction: &Transaction<'_>, plan: &Plan<'_>, now: u64) -> rusqlite::R
         statement.execute(params![room, origin, cseq, hash, code.as_str(), index(now)])?;
     }
     let mut marks = transaction.prepare_cached(
-        "INSERT INTO origins (room, origin, user, last, base, used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+        "INSERT INTO origins (room, origin, author, last, base, used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
          ON CONFLICT (room, origin) DO UPDATE SET last = max(last, excluded.last), base = max(base, excluded.base), \
          used_at = excluded.used_at RETURNING base",
     )?;
@@ -292,12 +292,12 @@ fn write_note(transaction: &Transaction<'_>, note: &Note) -> rusqlite::Result<()
         Note::Joined { session, user, name, role, at, .. } => {
             end.execute(params![room, session, index(*at), "lost"])?;
             let mut statement = transaction.prepare_cached(
-                "INSERT INTO sessions (room, session, user, joined_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+                "INSERT INTO sessions (room, session, member, joined_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
             )?;
             statement.execute(params![room, session, user, index(*at)])?;
             let mut statement = transaction.prepare_cached(
-                "INSERT INTO participants (room, user, name, role, first_at, last_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5) \
-                 ON CONFLICT (room, user) DO UPDATE SET name = excluded.name, role = excluded.role, \
+                "INSERT INTO participants (room, member, name, role, first_at, last_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5) \
+                 ON CONFLICT (room, member) DO UPDATE SET name = excluded.name, role = excluded.role, \
                  last_at = max(last_at, excluded.last_at)",
             )?;
             statement.execute(params![room, user, name, role, index(*at)])?;
@@ -305,7 +305,7 @@ fn write_note(transaction: &Transaction<'_>, note: &Note) -> rusqlite::Result<()
         Note::Left { session, user, reason, at, .. } => {
             end.execute(params![room, session, index(*at), reason.as_str()])?;
             let mut statement = transaction.prepare_cached(
-                "UPDATE participants SET last_at = max(last_at, ?3) WHERE room = ?1 AND user = ?2",
+                "UPDATE participants SET last_at = max(last_at, ?3) WHERE room = ?1 AND member = ?2",
             )?;
             statement.execute(params![room, user, index(*at)])?;
         }

@@ -217,7 +217,8 @@ impl<'a> Device<'a> {
 
     fn read(&mut self, views: &mut Views) -> Result<(), String> {
         for noted in &self.history.notes {
-            self.take(noted.at, &noted.note, views).map_err(|reason| format!("at {:?}: {reason}", noted.at))?;
+            self.take(noted.at, &noted.note, views)
+                .map_err(|reason| format!("at {:?}: {reason}", noted.at))?;
         }
         Ok(())
     }
@@ -237,7 +238,9 @@ impl<'a> Device<'a> {
             Note::Forgot(ids) => self.unanswered.retain(|id| !ids.contains(id)),
             Note::Asked(role) => {
                 self.roles.push(*role);
-                for (_, roles) in self.submitted.iter_mut().filter(|(id, _)| self.unanswered.contains(id)).map(|(_, of)| of) {
+                for (_, roles) in
+                    self.submitted.iter_mut().filter(|(id, _)| self.unanswered.contains(id)).map(|(_, of)| of)
+                {
                     roles.push(*role);
                 }
             }
@@ -299,7 +302,13 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
-    fn accept(&mut self, at: Duration, id: Id, (origin, cseq): (Origin, u32), seq: u64) -> Result<(), String> {
+    fn accept(
+        &mut self,
+        at: Duration,
+        id: Id,
+        (origin, cseq): (Origin, u32),
+        seq: u64,
+    ) -> Result<(), String> {
         if !self.submitted.contains_key(&id) {
             return Err(format!("submission {id} was accepted and never made"));
         }
@@ -338,7 +347,8 @@ impl<'a> Device<'a> {
         if self.accepted.contains_key(&id) || self.world.places.contains_key(&id) {
             return Err(format!("submission {id} was refused ({code}) and is in the log"));
         }
-        let of = |wanted: Id| self.world.submitted.iter().find(|(_, id)| **id == wanted).map(|(said, _)| said);
+        let of =
+            |wanted: Id| self.world.submitted.iter().find(|(_, id)| **id == wanted).map(|(said, _)| said);
         let (kind, target) = of(id).map_or((EventKind::End, 0), |said| (said.1, said.2));
         let restored = !self.world.restored.is_empty();
         let is_right = match code {

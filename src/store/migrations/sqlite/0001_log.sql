@@ -26,7 +26,7 @@ CREATE TABLE events (
     version INTEGER NOT NULL,
     flags INTEGER NOT NULL,
     target INTEGER NOT NULL,
-    user TEXT NOT NULL,
+    author TEXT NOT NULL,
     name TEXT NOT NULL,
     body BLOB NOT NULL,
     hash INTEGER NOT NULL,
@@ -55,10 +55,10 @@ CREATE TABLE reactions (
     room INTEGER NOT NULL,
     message INTEGER NOT NULL,
     emoji TEXT NOT NULL,
-    user TEXT NOT NULL,
+    author TEXT NOT NULL,
     -- The event that added it.
     seq INTEGER NOT NULL,
-    PRIMARY KEY (room, message, emoji, user)
+    PRIMARY KEY (room, message, emoji, author)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE fields (
@@ -72,7 +72,7 @@ CREATE TABLE fields (
 CREATE TABLE origins (
     room INTEGER NOT NULL,
     origin INTEGER NOT NULL,
-    user TEXT NOT NULL,
+    author TEXT NOT NULL,
     last INTEGER NOT NULL,
     base INTEGER NOT NULL,
     used_at INTEGER NOT NULL,
@@ -101,19 +101,19 @@ CREATE TABLE abandoned (
 
 CREATE TABLE participants (
     room INTEGER NOT NULL,
-    user TEXT NOT NULL,
+    member TEXT NOT NULL,
     name TEXT NOT NULL,
     role TEXT NOT NULL,
     first_at INTEGER NOT NULL,
     last_at INTEGER NOT NULL,
-    PRIMARY KEY (room, user)
+    PRIMARY KEY (room, member)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sessions (
     room INTEGER NOT NULL,
     session TEXT NOT NULL,
     joined_at INTEGER NOT NULL,
-    user TEXT NOT NULL,
+    member TEXT NOT NULL,
     left_at INTEGER,
     -- A code of the protocol, or "lost" where the server ended first.
     reason TEXT,

@@ -10,6 +10,7 @@
 
 #[path = "../it/world/disk.rs"]
 mod disk;
+mod equal;
 mod model;
 mod postgres;
 mod script;

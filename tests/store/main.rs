@@ -16,3 +16,4 @@ mod postgres;
 mod script;
 mod sqlite;
 mod suite;
+mod threads;

@@ -44,11 +44,11 @@ pub struct Writer {
     sent: usize,
     /// Bodies of those.
     sent_bytes: usize,
-    /// The `base` that was last sent.
-    told_base: u32,
     /// How many may be sent and unanswered. After the server has asked for patience one, and one more for each answer:
     /// what comes behind one that is not taken is sent in vain.
     window: usize,
+    /// The `base` that was last sent.
+    told_base: u32,
     is_attached: bool,
     /// The origin belongs to another writer as well: nothing more is queued.
     is_closed: bool,
@@ -142,8 +142,8 @@ impl Writer {
             queue: outbox.unanswered.into_iter().map(queued).collect(),
             sent: 0,
             sent_bytes: 0,
-            told_base: outbox.base,
             window: limits::SUBMISSIONS,
+            told_base: outbox.base,
             is_attached: false,
             is_closed: false,
             not_before: None,

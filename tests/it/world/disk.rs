@@ -171,6 +171,11 @@ impl Disk {
         self.fault = fault;
     }
 
+    /// What is wrong with the disk.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
     fn apply(&mut self, change: Change) {
         self.written.apply(&change);
         self.unsynced.push(change);

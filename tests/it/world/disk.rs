@@ -440,7 +440,7 @@ impl Room {
         for (_, message) in older.by_ref() {
             bytes += if message.is_deleted { 0 } else { message.body.len() };
             let is_full =
-                messages.len() >= query.limit.min(100) || (bytes > 256 * 1024 && !messages.is_empty());
+                messages.len() >= query.limit.min(100) || (bytes > 128 * 1024 && !messages.is_empty());
             if is_full {
                 more = true;
                 break;

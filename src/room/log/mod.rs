@@ -1057,11 +1057,12 @@ impl Log {
         for (stream, _) in &decided.ended {
             self.streams.close(*stream);
         }
+        let is_end = |seq| decided.ended.iter().any(|(_, ended)| *ended == seq);
         for entry in &decided.events {
             let Event { seq, origin, cseq, .. } = entry.event;
             match decided.by.get(&(origin, cseq)).copied() {
-                // A live follower has it by the event itself.
-                Some(By::Member(member)) if self.is_live(member) => {}
+                // A live follower has it by the event itself, unless that says something else than what was submitted.
+                Some(By::Member(member)) if self.is_live(member) && !is_end(seq) => {}
                 Some(by) => self.accepted(by, origin, cseq, seq),
                 None => {}
             }

@@ -258,7 +258,7 @@ impl<'a> Device<'a> {
             }
             Note::Confirmed(role) => self.roles = vec![*role],
             Note::Accepted { id, origin, cseq, seq } => self.accept(at, *id, (*origin, *cseq), *seq)?,
-            Note::Refused { id, code } => self.refuse(*id, code)?,
+            Note::Refused { id, code } => self.refuse(at, *id, code)?,
             Note::Conflict => self.conflicts += 1,
             Note::Event(event) => self.event(at, event, views)?,
             Note::Replayed(events) => {
@@ -328,7 +328,7 @@ impl<'a> Device<'a> {
         if self.accepted.get(&id).is_some_and(|first| *first != seq) && self.world.restored.is_empty() {
             return Err(format!("submission {id} was accepted as {:?} and as {seq}", self.accepted.get(&id)));
         }
-        if self.refused.contains(&id) && !self.world.shared.contains(&id) {
+        if self.refused.contains(&id) && !self.world.shared.contains(&id) && self.world.restored.is_empty() {
             return Err(format!("submission {id} was refused, then accepted"));
         }
         self.accepted.insert(id, seq);
@@ -347,7 +347,7 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
-    fn refuse(&mut self, id: Id, code: &str) -> Result<(), String> {
+    fn refuse(&mut self, at: Duration, id: Id, code: &str) -> Result<(), String> {
         let Some((_, roles)) = self.submitted.get(&id) else {
             return Err(format!("submission {id} was refused and never made"));
         };
@@ -357,7 +357,7 @@ impl<'a> Device<'a> {
             return Ok(());
         }
         let was_accepted = self.accepted.contains_key(&id) && self.world.restored.is_empty();
-        if was_accepted || self.world.places.contains_key(&id) {
+        if was_accepted || (self.world.places.contains_key(&id) && !self.world.may_be_lost(at)) {
             return Err(format!("submission {id} was refused ({code}) and is in the log"));
         }
         let of =
@@ -513,7 +513,7 @@ mod tests {
     #[test]
     fn each_fault_is_found() {
         type Fault = fn(&mut [Vec<Note>; 3]);
-        let faults: [(&str, Fault); 19] = [
+        let faults: [(&str, Fault); 20] = [
             ("in the log twice", |[_, ben, observer]| {
                 ben.push(Note::Event(event(3, 4, "one")));
                 observer[1] =
@@ -525,7 +525,12 @@ mod tests {
             ("out of order", |[.., observer]| {
                 observer[1] = Note::Replayed(vec![event(1, 3, "one"), event(2, 1, "three")]);
             }),
-            ("accepted as 2 and is not in the log", |[.., observer]| {
+            ("event 2 was read and is not in the log", |[.., observer]| {
+                observer[1] = Note::Replayed(vec![event(1, 1, "one")]);
+            }),
+            ("accepted as 2 and is not in the log", |[ann, ben, observer]| {
+                ann.remove(12);
+                ben.pop();
                 observer[1] = Note::Replayed(vec![event(1, 1, "one")]);
             }),
             ("accepted as 9 and is 2", |[ann, ..]| ann[13] = accepted(12, 3, 9)),

@@ -27,7 +27,10 @@ use switchyard_signaling::{
     record,
 };
 
-pub use self::log::{BackendError, BackendWrite, LogSettings, LogTally};
+pub use self::log::{
+    BackendAct, BackendAnswer, BackendError, BackendRequest, BackendStream, BackendWrite, LogSettings,
+    LogTally,
+};
 use self::{
     log::{Log, Said},
     permission::{Permission, Permissions, Role},
@@ -156,8 +159,8 @@ pub enum Output {
     Refused(Code),
     /// Something is asked of the store; the answer carries the ticket.
     Store(u64, Request),
-    /// A request of the application's backend is answered: with the event's `seq`.
-    Backend(u64, Result<u64, BackendError>),
+    /// A request of the application's backend is answered.
+    Backend(u64, Result<BackendAnswer, BackendError>),
     /// Something happened in the log, for the count.
     Log(LogTally),
 }
@@ -277,11 +280,11 @@ impl Room {
         self.hear_log(now);
     }
 
-    /// The application's backend writes; [`Output::Backend`] answers.
-    pub fn handle_backend(&mut self, write: BackendWrite, now: Instant) {
+    /// The application's backend acts; [`Output::Backend`] answers.
+    pub fn handle_backend(&mut self, request: BackendRequest, now: Instant) {
         self.open_log();
         if let Some(log) = &mut self.log {
-            log.backend(&self.members, write, now);
+            log.backend(&self.members, request, now);
         }
         self.hear_log(now);
     }

@@ -283,6 +283,9 @@ impl Room {
     /// The application's backend acts; [`Output::Backend`] answers.
     pub fn handle_backend(&mut self, request: BackendRequest, now: Instant) {
         self.open_log();
+        if self.is_empty() {
+            self.empty_since = now;
+        }
         if let Some(log) = &mut self.log {
             log.backend(&self.members, request, now);
         }
@@ -306,7 +309,9 @@ impl Room {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let expiry = self.expiry.first().map(|(at, _)| *at);
         let log = self.log.as_ref().and_then(|log| log.poll_timeout());
-        let idle = (self.is_empty() && self.log.is_some()).then(|| self.empty_since + self.settings.idle);
+        // What is under way ends first, and has times of its own.
+        let is_idle = self.is_empty() && self.log.as_ref().is_some_and(|log| log.is_quiet());
+        let idle = is_idle.then(|| self.empty_since + self.settings.idle);
         [expiry, log, idle].into_iter().flatten().min()
     }
 

@@ -18,7 +18,7 @@ import { paint } from './palette.js';
  * @property {() => void} top the first message has come into view
  */
 
-const EMOJI = ['👍', '🎉', '❤️'];
+const EMOJI = ['♥', '✓', '★'];
 const NOTICES = 100;
 const NEAR = 40;
 

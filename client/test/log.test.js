@@ -507,6 +507,39 @@ test('the same room without its log has none', async () => {
   assert.equal(world.server.texts.find(({ type }) => type === 'join').follow, undefined);
 });
 
+test('a page that is killed at whatever moment: what it had stored is sent by the next one, once, in order', async () => {
+  for (let at = 0; at < 900; at += 3) {
+    const world = new World({ seed: at });
+    const log = world.server.log('r');
+    const profile = new Profile();
+    profile.delay = 60;
+    const first = open(world, 'ann', { profile });
+    const script = new Map([[0, ['a', 'forbidden', 'b']], [150, ['c']], [180, ['forbidden']], [240, ['d', 'forbidden', 'e']], [420, ['f']]]);
+    const written = [];
+    let now = 0;
+    for (const [when, posts] of script) {
+      if (when > at) break;
+      await world.clock.advance(when - now);
+      now = when;
+      posts.forEach((text) => first.room.post(text));
+      written.push(...posts.map((text) => ({ text, when })));
+    }
+    await world.clock.advance(at - now);
+    first.page.kill();
+    const second = open(world, 'ann', { profile });
+    second.room.post('last');
+    await world.clock.advance(1_000);
+    await world.clock.until(() => second.room.active && second.room.status.queued === 0, 60_000);
+    const expected = written.filter(({ text }) => text !== 'forbidden');
+    const { texts: said } = log;
+    assert.equal(said.at(-1), 'last', `killed after ${at} ms: ${said}`);
+    assert.deepEqual(said.slice(0, -1), expected.slice(0, said.length - 1).map(({ text }) => text), `killed after ${at} ms`);
+    // Opening the storage, adopting, and one transaction before its own.
+    const kept = expected.filter(({ when }) => when <= at - 5 * profile.delay);
+    assert.ok(said.length - 1 >= kept.length, `killed after ${at} ms: ${said}`);
+  }
+});
+
 const FIRST = Number(process.env.FIRST ?? 1);
 const SEEDS = Number(process.env.SEEDS ?? 40);
 
@@ -532,7 +565,7 @@ async function chaos(seed) {
   log.lose = () => chance(lossy);
   const writers = ['ann', 'bob', 'bob'].map((user, i) => {
     const profile = new Profile();
-    profile.delay = chance(0.5) ? 2 : 40;
+    profile.delay = [2, 40, 300][Math.floor(random() * 3)];
     return { user, name: `${user}${i}`, profile, page: open(world, user, { profile }), count: 0, written: [] };
   });
   const reader = open(world, 'eve');
@@ -543,6 +576,7 @@ async function chaos(seed) {
         writer.written.push({ text, at: world.clock.now, kept: true });
         writer.page.room.post(text);
       }
+      if (chance(0.1)) writer.page.room.post('forbidden');
       if (!chance(0.02)) continue;
       writer.page.page.kill();
       // What had no time to be stored goes with the page.
@@ -569,6 +603,7 @@ async function chaos(seed) {
   await world.clock.advance(10_000);
   const { texts: said } = log;
   assert.equal(new Set(said).size, said.length, 'nothing is doubled');
+  assert.ok(!said.includes('forbidden'));
   for (const { name, written } of writers) {
     const mine = said.filter((text) => text.startsWith(`${name} `));
     const numbers = mine.map((text) => Number(text.split(' ')[1]));

@@ -68,8 +68,8 @@ pub enum LogEvent {
     },
     /// Writing takes longer, for this reason.
     Waits(String),
-    /// Another writes with the same origin: so many submissions are submitted anew with a fresh one.
-    Conflict(usize),
+    /// Another writes with the same origin: this submission is made anew with a fresh one.
+    Conflict(u32),
     /// A streamed message is in progress.
     Stream(Stream),
     /// A piece of its text.
@@ -99,6 +99,8 @@ pub struct Saved {
     pub outbox: Option<Outbox>,
     /// What has not.
     pub waiting: Vec<Unanswered>,
+    /// Streamed messages that are being written.
+    pub texts: BTreeMap<u32, Text>,
     /// To be kept together with what was read up to there.
     pub position: Option<Position>,
 }
@@ -110,13 +112,15 @@ pub struct RoomLog {
     writer: Option<Writer>,
     /// Submissions that wait for an origin.
     waiting: VecDeque<Unanswered>,
+    /// Submissions that met a conflict, by their numbers: they come before those.
+    given_back: BTreeMap<u32, Unanswered>,
     /// A fresh origin that is not needed yet.
     spare: Option<Origin>,
     /// The request for an origin, or to use the one of before.
     asked: Option<u32>,
     ask_at: Option<Instant>,
     reader: Reader,
-    texts: BTreeMap<u32, Author>,
+    texts: BTreeMap<u32, Text>,
     /// Control messages and records that are to be sent.
     controls: VecDeque<ClientControl>,
     records: VecDeque<ClientRecord>,
@@ -124,11 +128,14 @@ pub struct RoomLog {
 }
 
 /// A streamed message that is being written.
-#[derive(Debug)]
-struct Author {
-    origin: Option<Origin>,
-    content: Content,
-    text: String,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// The message without its text.
+    pub content: Content,
+    /// What there is of it.
+    pub text: String,
+    /// The submission that ends it, if it has been made.
+    pub end: Option<u32>,
 }
 
 impl RoomLog {
@@ -137,6 +144,7 @@ impl RoomLog {
         Self {
             writer: saved.outbox.map(Writer::restore),
             waiting: saved.waiting.into(),
+            texts: saved.texts,
             reader: saved.position.map_or_else(Reader::default, Reader::restore),
             ..Self::default()
         }
@@ -144,9 +152,14 @@ impl RoomLog {
 
     /// What has to be kept now.
     pub fn saved(&self) -> Saved {
+        let outbox = self.writer.as_ref().map(Writer::outbox);
+        // Those that the outbox has again meet their conflict again.
+        let base = outbox.as_ref().map_or(u32::MAX, |outbox| outbox.base);
+        let given_back = self.given_back.range(..base).map(|(_, unanswered)| unanswered);
         Saved {
-            outbox: self.writer.as_ref().filter(|writer| !writer.is_silent()).map(Writer::outbox),
-            waiting: self.waiting.iter().cloned().collect(),
+            waiting: given_back.chain(&self.waiting).cloned().collect(),
+            outbox,
+            texts: self.texts.clone(),
             position: self.reader.position(),
         }
     }
@@ -166,10 +179,17 @@ impl RoomLog {
         self.writer.as_ref().map(Writer::origin)
     }
 
+    /// Changes whenever [`saved`](Self::saved) must not lag behind: the origin, up to where the server was told that there
+    /// are answers, and what waits.
+    pub fn must_save(&self) -> (Option<Origin>, u32, usize) {
+        let told = self.writer.as_ref().map_or(0, Writer::told_base);
+        (self.origin(), told, self.given_back.len() + self.waiting.len())
+    }
+
     /// Submissions without an answer.
     pub fn unanswered(&self) -> usize {
         let written = self.writer.as_ref().map_or(0, |writer| (writer.next() - writer.base()) as usize);
-        written + self.waiting.len()
+        written + self.given_back.len() + self.waiting.len()
     }
 
     /// Whether nothing is known to be missing.
@@ -179,16 +199,13 @@ impl RoomLog {
 
     /// Writes; the nonce names the submission in what is told of it.
     pub fn submit(&mut self, nonce: u32, content: Content) {
-        let writer = self.writer.as_mut().filter(|writer| !writer.is_silent());
-        if writer.and_then(|writer| writer.submit(nonce, content.clone())).is_none() {
-            self.waiting.push_back(Unanswered { nonce, content });
-        }
+        self.waiting.push_back(Unanswered { nonce, content });
+        self.flush();
     }
 
     /// Opens a streamed message under a key that this log has not used.
     pub fn begin(&mut self, key: u32, content: Content) {
-        let origin = self.origin().filter(|_| self.handle.is_some());
-        self.texts.insert(key, Author { origin, content, text: String::new() });
+        self.texts.insert(key, Text { content, text: String::new(), end: None });
         self.begin_stream(key);
     }
 
@@ -203,7 +220,8 @@ impl RoomLog {
 
     /// Ends it.
     pub fn end(&mut self, key: u32, nonce: u32) {
-        if let Some(author) = self.texts.get(&key) {
+        if let Some(author) = self.texts.get_mut(&key) {
+            author.end = Some(nonce);
             let body = Bytes::copy_from_slice(&(author.text.len() as u32).to_be_bytes());
             let (kind, target) = (EventKind::End, key.into());
             self.submit(nonce, Content { kind, version: 0, flags: 0, target, body });
@@ -242,16 +260,14 @@ impl RoomLog {
         self.reader.attach(now);
         self.spare = Some(log.origin);
         match &mut self.writer {
-            Some(writer) if !writer.is_idle() && !writer.is_silent() => {
+            Some(writer) if !writer.is_idle() => {
                 let (origin, base) = (Some(writer.origin()), Some(writer.base()));
                 writer.attach();
                 let id = self.request();
                 self.asked = Some(id);
                 self.controls.push_back(ClientControl::Writer { id, origin, base });
-                let keys: Vec<u32> = self.texts.keys().copied().collect();
-                for key in keys {
-                    self.begin_stream(key);
-                }
+                self.flush();
+                self.begin_streams();
             }
             _ => self.begin_anew(),
         }
@@ -267,6 +283,7 @@ impl RoomLog {
                     self.spare = Some(*origin);
                     self.begin_anew();
                 }
+                self.replace_writer();
                 true
             }
             ServerControl::Refused { id: Some(id), code, retry_after_ms, .. } if self.asked == Some(*id) => {
@@ -274,7 +291,8 @@ impl RoomLog {
                 if *code == Code::BadOrigin {
                     // Whatever was written with it, another user has it now.
                     if let Some(writer) = self.writer.take() {
-                        self.give_back(writer.outbox().unanswered);
+                        let Outbox { base, unanswered, .. } = writer.outbox();
+                        self.given_back.extend((base..).zip(unanswered));
                     }
                     self.begin_anew();
                 } else {
@@ -374,27 +392,37 @@ impl RoomLog {
             None => {}
             Some(Told::Accepted { cseq, nonce, seq }) => {
                 told.push(LogEvent::Accepted { nonce, origin, cseq, seq });
-                if let ServerRecord::Event(event) = record {
-                    self.forget_text(event);
-                }
+                self.texts.retain(|_, text| text.end != Some(nonce));
             }
-            Some(Told::Refused { nonce, code, .. }) => told.push(LogEvent::Refused { nonce, code }),
+            Some(Told::Refused { nonce, code, .. }) => {
+                told.push(LogEvent::Refused { nonce, code });
+                self.texts.retain(|_, text| text.end != Some(nonce));
+            }
             Some(Told::Waits { code, .. }) => told.push(LogEvent::Waits(code)),
-            Some(Told::Conflict(unanswered)) => {
-                told.push(LogEvent::Conflict(unanswered.len()));
-                self.give_back(unanswered);
-                self.begin_anew();
+            Some(Told::Conflict { cseq, unanswered }) => {
+                told.push(LogEvent::Conflict(unanswered.nonce));
+                self.given_back.insert(cseq, unanswered);
             }
+        }
+        self.replace_writer();
+    }
+
+    /// After a conflict, when everything else has its answer: what was given back is written anew.
+    fn replace_writer(&mut self) {
+        let is_done = self.writer.as_ref().is_some_and(|writer| writer.is_closed() && writer.is_idle());
+        if is_done && self.handle.is_some() && self.asked.is_none() {
+            self.begin_anew();
         }
     }
 
-    /// Before everything that waits already, in order.
-    fn give_back(&mut self, unanswered: Vec<Unanswered>) {
-        for submission in unanswered.into_iter().rev() {
-            self.waiting.push_front(submission);
+    /// Gives what waits to the writer, if that takes it.
+    fn flush(&mut self) {
+        let Some(writer) = self.writer.as_mut().filter(|writer| !writer.is_closed()) else { return };
+        while let Some(Unanswered { nonce, content }) = self.waiting.pop_front() {
+            if writer.submit(nonce, content.clone()).is_none() {
+                return self.waiting.push_front(Unanswered { nonce, content });
+            }
         }
-        // A stream belongs to its origin.
-        self.texts.clear();
     }
 
     /// Writes with a fresh origin, or asks for one.
@@ -402,19 +430,21 @@ impl RoomLog {
         let Some(origin) = self.spare.take() else {
             return self.ask();
         };
+        for (_, unanswered) in std::mem::take(&mut self.given_back).into_iter().rev() {
+            self.waiting.push_front(unanswered);
+        }
         let mut writer = Writer::new(origin);
         writer.attach();
-        for Unanswered { nonce, content } in self.waiting.drain(..) {
-            writer.submit(nonce, content);
-        }
-        self.texts.clear();
         self.writer = Some(writer);
+        // A stream belongs to its origin.
+        self.begin_streams();
+        self.flush();
     }
 
     fn ask(&mut self) {
         let id = self.request();
         self.asked = Some(id);
-        let writer = self.writer.as_ref().filter(|writer| !writer.is_silent());
+        let writer = self.writer.as_ref().filter(|writer| !writer.is_idle());
         let (origin, base) = (writer.map(Writer::origin), writer.map(Writer::base));
         self.controls.push_back(ClientControl::Writer { id, origin, base });
     }
@@ -427,10 +457,15 @@ impl RoomLog {
 
     // ---- streams
 
+    fn begin_streams(&mut self) {
+        for key in self.texts.keys().copied().collect::<Vec<_>>() {
+            self.begin_stream(key);
+        }
+    }
+
     fn begin_stream(&mut self, key: u32) {
-        let Some(origin) = self.origin() else { return };
-        if let Some(author) = self.texts.get_mut(&key) {
-            author.origin = Some(origin);
+        let Some(origin) = self.origin().filter(|_| self.handle.is_some()) else { return };
+        if let Some(author) = self.texts.get(&key) {
             let content = author.content.clone();
             self.records.push_back(ClientRecord::Begin { origin, key, content });
             self.send_text(key, 0);
@@ -438,16 +473,15 @@ impl RoomLog {
     }
 
     fn have(&mut self, origin: Origin, key: u32, offset: usize) {
-        let Some(author) = self.texts.get(&key) else { return };
-        if author.origin != Some(origin) || offset >= author.text.len() {
-            return;
+        let is_short = self.texts.get(&key).is_some_and(|author| offset < author.text.len());
+        if self.origin() == Some(origin) && is_short {
+            if offset == 0 { self.begin_stream(key) } else { self.send_text(key, offset) }
         }
-        if offset == 0 { self.begin_stream(key) } else { self.send_text(key, offset) }
     }
 
     fn send_text(&mut self, key: u32, offset: usize) {
         let Some(author) = self.texts.get(&key) else { return };
-        let Some(origin) = author.origin.filter(|_| self.handle.is_some()) else { return };
+        let Some(origin) = self.origin().filter(|_| self.handle.is_some()) else { return };
         let mut offset = offset;
         while offset < author.text.len() {
             let mut end = author.text.len().min(offset + PART_BYTES);
@@ -459,15 +493,6 @@ impl RoomLog {
             self.records.push_back(ClientRecord::Part { origin, key, offset: offset as u32, text });
             offset = end;
         }
-    }
-
-    fn forget_text(&mut self, event: &Event) {
-        if self.texts.is_empty() {
-            return;
-        }
-        let ended = serde_json::from_slice::<Value>(&event.content.body).ok();
-        let ended = ended.as_ref().and_then(|body| body["text"].as_str());
-        self.texts.retain(|_, author| Some(author.text.as_str()) != ended);
     }
 }
 

@@ -16,6 +16,7 @@ use switchyard_signaling::{
     event::{Position, to_hex},
     limits,
     message::Follow,
+    reader::SNAPSHOT,
     record::{self, Json, ServerRecord},
 };
 
@@ -33,6 +34,8 @@ const OPEN: usize = 4;
 #[derive(Debug)]
 pub(super) struct Follower {
     state: State,
+    /// It has never shown a position.
+    is_new: bool,
     /// History, replays.
     open: usize,
 }
@@ -70,7 +73,8 @@ impl Log {
     /// A member wants the log.
     pub(in crate::room) fn follow(&mut self, member: u32, follow: Follow, now: Instant) {
         let open = self.followers.get(&member).map_or(0, |follower| follower.open);
-        self.followers.insert(member, Follower { state: State::New(follow), open });
+        let is_new = matches!(follow, Follow::New);
+        self.followers.insert(member, Follower { state: State::New(follow), is_new, open });
         if matches!(self.phase, Phase::Failed { .. }) {
             let code = Code::StorageUnavailable.as_str().to_owned();
             self.answer(member, &ServerRecord::Status(Some(code)));
@@ -85,6 +89,7 @@ impl Log {
         // What is on its way to it answers this too.
         if matches!(follower.state, State::Live | State::Behind) {
             follower.state = State::Behind;
+            follower.is_new &= after == SNAPSHOT;
             if matches!(self.phase, Phase::Failed { .. }) && self.fence == 0 {
                 return;
             }
@@ -283,7 +288,8 @@ impl Log {
     /// Brings a follower from `after` towards the end.
     fn catch_up(&mut self, member: u32, after: u64, now: Instant) {
         if after > self.head.seq {
-            return self.snapshot(member, "mismatch", now);
+            let is_new = self.followers.get(&member).is_some_and(|follower| follower.is_new);
+            return self.snapshot(member, if is_new { "new" } else { "mismatch" }, now);
         }
         if after == self.head.seq {
             return self.arrive(member, BytesMut::new(), self.head);
@@ -292,7 +298,8 @@ impl Log {
             return self.snapshot(member, "behind", now);
         }
         if self.recent_from(after + 1).is_some() {
-            return self.catch_up_from_memory(member, after, BytesMut::new());
+            let before = Head { seq: after, ..self.head };
+            return self.catch_up_from_memory(member, before, BytesMut::new());
         }
         let asked = AskedOfStore::Follow(Asked::Events(member, after, self.head.epoch));
         let (key, to) = (self.key.clone(), self.head.seq);
@@ -301,18 +308,17 @@ impl Log {
     }
 
     /// Sends what fits behind what the message has already.
-    fn catch_up_from_memory(&mut self, member: u32, after: u64, mut message: BytesMut) {
-        let mut head = None;
+    fn catch_up_from_memory(&mut self, member: u32, before: Head, mut message: BytesMut) {
+        let mut head = before;
         let mut is_whole = true;
-        for entry in self.recent_from(after + 1).into_iter().flatten() {
+        for entry in self.recent_from(before.seq + 1).into_iter().flatten() {
             if !message.is_empty() && message.len() + record::event_len(&entry.event) > ANSWER_BYTES {
                 is_whole = false;
                 break;
             }
             record::put_event(&mut message, &entry.event);
-            head = Some(Head { seq: entry.event.seq, digest: entry.digest, ..self.head });
+            head = Head { seq: entry.event.seq, digest: entry.digest, ..self.head };
         }
-        let head = head.unwrap_or(self.head);
         if is_whole { self.arrive(member, message, head) } else { self.send(member, message, head) }
     }
 
@@ -430,7 +436,7 @@ impl Log {
         if head.seq == self.head.seq {
             self.arrive(member, message, self.head);
         } else if self.recent_from(head.seq + 1).is_some() {
-            self.catch_up_from_memory(member, head.seq, message);
+            self.catch_up_from_memory(member, head, message);
         } else {
             self.send(member, message, head);
         }
@@ -463,7 +469,7 @@ impl Log {
         if head.seq == self.head.seq {
             self.arrive(member, message, head);
         } else if head.seq == last.event.seq && self.recent_from(head.seq + 1).is_some() {
-            self.catch_up_from_memory(member, head.seq, message);
+            self.catch_up_from_memory(member, head, message);
         } else {
             self.send(member, message, head);
         }

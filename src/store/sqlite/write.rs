@@ -262,11 +262,17 @@ fn mark(transaction: &Transaction<'_>, plan: &Plan<'_>, now: u64) -> rusqlite::R
     )?;
     let mut forget =
         transaction.prepare_cached("DELETE FROM refusals WHERE room = ?1 AND origin = ?2 AND cseq < ?3")?;
+    // There are nearly never any in the whole file, and there is a mark for each writer of each transaction.
+    let any_refused = transaction
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM refusals)")?
+        .query_row([], |row| row.get::<_, bool>(0))?;
     for (&(room, origin), mark) in &plan.marks {
         let origin = origin.0.cast_signed();
         let values = params![room, origin, mark.user, mark.last, mark.base, index(now)];
         let base: u32 = marks.query_row(values, |row| row.get(0))?;
-        forget.execute(params![room, origin, base])?;
+        if any_refused {
+            forget.execute(params![room, origin, base])?;
+        }
     }
     let mut statement = transaction.prepare_cached(
         "INSERT INTO abandoned (room, origin, first, last, at) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",

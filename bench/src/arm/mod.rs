@@ -143,13 +143,7 @@ impl Arm {
 
     /// CPU time of all its threads so far, exact for those that sleep.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let mut nanoseconds = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let first = text.split(' ').next().context("an empty schedstat")?;
-            nanoseconds += first.parse::<u64>().context("schedstat")?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        cpu_of(self.child.id())
     }
 
     /// Bytes of memory that are resident.
@@ -180,6 +174,21 @@ impl Drop for Arm {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU time of this process, which is that of all clients.
+pub(crate) fn own_cpu() -> anyhow::Result<Duration> {
+    cpu_of(std::process::id())
+}
+
+fn cpu_of(process: u32) -> anyhow::Result<Duration> {
+    let mut nanoseconds = 0;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let first = text.split(' ').next().context("an empty schedstat")?;
+        nanoseconds += first.parse::<u64>().context("schedstat")?;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// Says a line to whoever started this arm.

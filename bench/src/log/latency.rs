@@ -17,7 +17,7 @@ pub(super) async fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let count = if depth == Depth::Full { 4000 } else { 500 };
+    let count = if depth == Depth::Full { 3000 } else { 500 };
     for (disk, is_slowed) in [("disk", false), ("disk-4ms", true)] {
         let disk_name = format!("log/latency/{disk}");
         if !wanted(&disk_name) {

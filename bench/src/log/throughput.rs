@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Contender, name, row, shapes};
 use crate::{
     Depth,
-    arm::Kind,
+    arm::{self, Kind},
     client::Shape,
     report::{Report, median},
 };
@@ -15,13 +15,18 @@ const MEASURED: Duration = Duration::from_secs(2);
 /// From the begin of writing until it goes evenly.
 const BEGIN: Duration = Duration::from_millis(700);
 
+/// By turns with the floor.
+const ROUNDS: usize = 3;
+
 /// What one round says.
 #[derive(Clone, Copy)]
 struct Round {
     /// Messages acknowledged in a second.
     rate: f64,
-    /// CPU time in microseconds, for each of them.
+    /// CPU time of the arm in microseconds, for each of them.
     cpu: f64,
+    /// CPU time of the clients.
+    clients: f64,
 }
 
 pub(super) async fn measure(
@@ -29,7 +34,7 @@ pub(super) async fn measure(
     wanted: &impl Fn(&str) -> bool,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let rounds = if depth == Depth::Full { 5 } else { 1 };
+    let rounds = if depth == Depth::Full { ROUNDS } else { 1 };
     for shape in shapes(depth) {
         let name = format!("log/throughput/{}", name(shape));
         if !wanted(&name) {
@@ -58,6 +63,8 @@ pub(super) async fn measure(
         report.add(row(format!("{name}/cpu"), cpu, "µs/message", cpu_ratio));
         let delivery = cpu / shape.members as f64;
         report.add(row(format!("{name}/cpu-delivery"), delivery, "µs/delivery", cpu_ratio));
+        let clients = of(|round| round.clients);
+        report.add(row(format!("{name}/cpu-clients"), clients, "µs/message", None));
     }
     Ok(())
 }
@@ -72,10 +79,12 @@ async fn round(contender: &mut Contender, window: usize) -> anyhow::Result<Round
     let Contender { crowd, arm, .. } = contender;
     crowd.write(window);
     crowd.sleep(BEGIN).await?;
-    let (start, before, cpu) = (Instant::now(), crowd.tally(), arm.cpu()?);
+    let (start, before, cpu, own) = (Instant::now(), crowd.tally(), arm.cpu()?, arm::own_cpu()?);
     crowd.sleep(MEASURED).await?;
-    let (time, after, cpu) = (start.elapsed(), crowd.tally(), arm.cpu()? - cpu);
+    let (time, after) = (start.elapsed(), crowd.tally());
+    let (cpu, clients) = (arm.cpu()? - cpu, arm::own_cpu()? - own);
     crowd.settle().await?;
     let messages = (after.acknowledged - before.acknowledged) as f64;
-    Ok(Round { rate: messages / time.as_secs_f64(), cpu: cpu.as_secs_f64() * 1e6 / messages })
+    let of_each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / messages;
+    Ok(Round { rate: messages / time.as_secs_f64(), cpu: of_each(cpu), clients: of_each(clients) })
 }

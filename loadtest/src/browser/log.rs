@@ -464,8 +464,10 @@ impl RoomLog {
 
     // ---- streams
 
+    /// Those that go on. One that only waits for its end is sent when the server asks for it: only a few may be open.
     fn begin_streams(&mut self) {
-        for key in self.texts.keys().copied().collect::<Vec<_>>() {
+        let open = self.texts.iter().filter(|(_, text)| text.end.is_none());
+        for key in open.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.begin_stream(key);
         }
     }

@@ -135,6 +135,9 @@ impl Seats {
         let ids: Vec<Id> =
             outbox.iter().flat_map(|outbox| outbox.unanswered.iter().map(|one| one.nonce)).collect();
         let role = self.seats[of].role;
+        let mine = (0..self.seats[of].written).map(|number| (of as u32 + 1) * 100_000 + number).collect();
+        let at = self.world.elapsed();
+        self.seats[of].history.note(at, Note::Shared(mine));
         let client = self.add(&user, kind, Saved { outbox, texts, ..Saved::default() });
         let at = self.world.elapsed();
         self.seats[client].history.note(at, Note::Inherited(ids.clone()));

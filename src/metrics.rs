@@ -294,8 +294,8 @@ impl Metrics {
             events: counters(
                 r,
                 "switchyard_log_events_total",
-                "Events committed to logs, by kind.",
-                &["kind"],
+                "Events committed to logs, by type.",
+                &["type"],
             ),
             submissions: counters(
                 r,
@@ -313,7 +313,7 @@ impl Metrics {
                 r,
                 "switchyard_log_incidents_total",
                 "Logs loaded, writes that failed, acknowledged submissions lost with a restored backup.",
-                &["incident"],
+                &["cause"],
             ),
         };
         let store = Store {

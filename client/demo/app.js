@@ -1,6 +1,7 @@
 /**
  * The demo: a lobby with a form, and a room with people, cursors, chat, a drawing board and a connection panel. Shows
- * what the client can do with nothing but its public API.
+ * what the client can do with nothing but its public API. The chat is in the room's log and is kept; the board is data,
+ * which the windows that are there pass on to those that come.
  *
  * `?room=` names the room, `?transport=websocket` keeps WebRTC out of it, `#token=` brings a token (a server in
  * development mode makes its own). `window.switchyard` has the session and the room, for tests and the curious.
@@ -33,7 +34,7 @@ byId('join-form', HTMLFormElement).addEventListener('submit', (event) => {
   event.preventDefault();
   enter();
 });
-if (remembered().joined && remembered().room === fields.room.value) enter();
+if (remembered().joined && remembered().room === fields.room.value) comeBack();
 
 function fillForm() {
   const stored = remembered();
@@ -45,26 +46,31 @@ function fillForm() {
   if (token) byId('token-field', HTMLElement).hidden = false;
 }
 
-async function enter() {
+/** A session, and who joins with it. */
+function begin() {
   const name = fields.name.value.trim();
-  const roomName = fields.room.value.trim();
-  const user = remembered().user ?? `guest-${newId().slice(0, 8)}`;
-  const button = byId('join', HTMLButtonElement);
-  button.disabled = true;
-  complain('');
+  const user = claimsOf(fields.token.value.trim()).user ?? remembered().user ?? `guest-${newId().slice(0, 8)}`;
   const session = connect({
     transport: query.get('transport') === 'websocket' ? 'websocket' : 'auto',
     getToken: (room) => tokenFor(room, user, name),
   });
+  return { session, name, user, room: fields.room.value.trim() };
+}
+
+async function enter() {
+  const { session, name, user, room: roomName } = begin();
+  const button = byId('join', HTMLButtonElement);
+  button.disabled = true;
+  complain('');
   const slow = setTimeout(() => complain('Still trying to reach the server …'), SLOW_MS);
   try {
-    const room = await session.join({ room: roomName });
+    const room = await session.join({ room: roomName, user });
     complain('');
     remember({ name, room: roomName, user, joined: true });
     const url = new URL(location.href);
     url.searchParams.set('room', roomName);
     history.replaceState(null, '', url);
-    showRoom(session, room, name);
+    showRoom(session, room, { user, name });
   } catch (error) {
     session.close();
     forgetJoin();
@@ -75,12 +81,18 @@ async function enter() {
   }
 }
 
+/** After a reload: the room is there at once, with or without the server. */
+function comeBack() {
+  const { session, name, user, room } = begin();
+  showRoom(session, session.open({ room, user }), { user, name });
+}
+
 /**
  * @param {import('/client/session.js').Session} session
  * @param {Room} room
- * @param {string} name as typed, should the token have none
+ * @param {{ user: string, name: string }} self as far as it is known before the room is joined
  */
-function showRoom(session, room, name) {
+function showRoom(session, room, self) {
   const ended = new AbortController();
   const { signal } = ended;
   Object.assign(window, { switchyard: { session, room, rooms: [room] } });
@@ -89,7 +101,6 @@ function showRoom(session, room, name) {
   byId('room-name', HTMLElement).textContent = room.name;
   document.title = `${room.name} – Switchyard`;
 
-  const self = { user: room.self?.user ?? '', name: room.self?.name || name };
   const board = new Board({
     user: self.user,
     sent: (stroke) => tell(room, stroke, Streams.BOARD, chat),
@@ -99,15 +110,17 @@ function showRoom(session, room, name) {
     },
     signal,
   });
-  const chat = new Chat({
-    self,
-    sent: (line) => room.send(JSON.stringify(line), { stream: Streams.CHAT }),
-    signal,
-  });
+  const arrived = () => {
+    if (room.self) self = { user: room.self.user, name: room.self.name || self.name };
+    byId('chat-log', HTMLElement).dataset.user = self.user;
+    showPeople(room, self.name);
+  };
+  arrived();
+  const chat = new Chat(room, signal);
   showConnection(session, room, signal);
-  showPeople(room, self.name);
-  chat.notice(`You joined ${room.name}.`);
+  chat.notice(room.active ? `You joined ${room.name}.` : `Joining ${room.name} …`);
   chat.focus();
+  room.on('joined', arrived, { signal });
 
   listen({ session, room, board, chat, self, signal });
   room.on('left', ({ reason }) => {
@@ -137,13 +150,13 @@ function showRoom(session, room, name) {
  * @param {AbortSignal} place.signal
  */
 function listen({ session, room, board, chat, self, signal }) {
-  room.on('message', (event) => receive(room, board, chat, event), { signal });
+  room.on('data', (event) => receive(room, board, event), { signal });
   room.on(
     'memberjoined',
     (member) => {
       showPeople(room, self.name);
       chat.notice(`${member.name || member.user} joined.`);
-      if (speaksForAll(room, member.member)) tellHistory(room, member, board, chat);
+      if (speaksForAll(room, member.member)) tellHistory(room, member, board);
     },
     { signal },
   );
@@ -161,7 +174,6 @@ function listen({ session, room, board, chat, self, signal }) {
   room.on(
     'rejoined',
     () => {
-      showPeople(room, self.name);
       chat.notice('The server had lost the session; joined again.');
     },
     { signal },
@@ -172,15 +184,11 @@ function listen({ session, room, board, chat, self, signal }) {
 /**
  * @param {Room} room
  * @param {Board} board
- * @param {Chat} chat
- * @param {import('/client/room.js').MessageEvent} event
+ * @param {import('/client/room.js').DataEvent} event
  */
-function receive(room, board, chat, event) {
+function receive(room, board, event) {
   const message = readMessage(event);
   switch (message?.t) {
-    case 'line':
-      chat.show(message);
-      break;
     case 'stroke':
       board.draw(message);
       break;
@@ -192,7 +200,6 @@ function receive(room, board, chat, event) {
       break;
     case 'history':
       if (message.member !== room.self?.member) break;
-      message.lines.forEach((line) => chat.show(line));
       message.strokes.forEach((stroke) => board.recall(stroke));
       break;
     default:
@@ -215,7 +222,7 @@ function tell(room, message, stream, chat) {
   }
 }
 
-/** The server stores nothing: of those who were there, the one with the lowest number tells the newcomer. @param {Room} room @param {number} newcomer */
+/** The server does not store the board: of those who were there, the one with the lowest number tells the newcomer. @param {Room} room @param {number} newcomer */
 function speaksForAll(room, newcomer) {
   const mine = room.self?.member ?? Infinity;
   return [...room.members.keys()].every((other) => other === newcomer || other > mine);
@@ -225,18 +232,16 @@ function speaksForAll(room, newcomer) {
  * @param {Room} room
  * @param {import('/client/room.js').Member} newcomer
  * @param {Board} board
- * @param {Chat} chat
  */
-function tellHistory(room, newcomer, board, chat) {
-  const parts = [...chat.lines, ...board.strokes];
+function tellHistory(room, newcomer, board) {
+  const parts = board.strokes;
   for (let at = 0; at < parts.length; ) {
     /** @type {import('./wire.js').History} */
-    const history = { t: 'history', member: newcomer.member, lines: [], strokes: [] };
+    const history = { t: 'history', member: newcomer.member, strokes: [] };
     for (let size = 0; at < parts.length && size < HISTORY_BYTES; at += 1) {
       const part = parts[at];
       size += JSON.stringify(part).length;
-      if (part.t === 'line') history.lines.push(part);
-      else history.strokes.push(part);
+      history.strokes.push(part);
     }
     try {
       room.send(JSON.stringify(history), { stream: Streams.HISTORY, to: [newcomer.user] });
@@ -326,13 +331,13 @@ function forgetJoin() {
 /**
  * Room and name that a token is for, to fill the form. The server alone judges it.
  * @param {string} token
- * @returns {{ room?: string, name?: string }}
+ * @returns {{ room?: string, name?: string, user?: string }}
  */
 function claimsOf(token) {
   try {
     const part = token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/');
     const claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(part), (c) => c.charCodeAt(0))));
-    return { room: claims.room?.name ?? claims.video?.room, name: claims.name ?? claims.sub };
+    return { room: claims.room?.name ?? claims.video?.room, name: claims.name ?? claims.sub, user: claims.sub };
   } catch {
     return {};
   }

@@ -1,106 +1,159 @@
-/** The chat: lines of people, and notices of who came and went. */
+/**
+ * The chat: the room's messages, which are kept and in the same order everywhere, and notices of who came and went. What
+ * one writes is there at once; whether it has arrived is said beside it. list.js draws the messages.
+ */
 
-import { byId, make } from './dom.js';
-import { paint } from './palette.js';
-import { newId } from './wire.js';
+import { byId } from './dom.js';
+import { MessageList } from './list.js';
 
-const LINES = 300;
-const SLOW_MS = 400;
+/** @typedef {import('/client/messages.js').LogMessage} LogMessage */
 
-/** @typedef {import('./wire.js').Line} Line */
+const PAGE = 50;
+/** What is on its way for a moment is no news. */
+const NEWS_MS = 600;
+const WORD_MS = 90;
+const ANSWER =
+  'A streamed message grows while it is being written. Everybody sees every word as it comes, whoever opens the room ' +
+  'now gets what is there so far, and in the end it is one message like any other: in its place, once, on disk.';
 
 export class Chat {
-  #log = byId('chat-log', HTMLOListElement);
+  #room;
+  #list;
   #input = byId('chat-input', HTMLInputElement);
-  /** By id. @type {Map<string, Line>} */
-  #lines = new Map();
-  #time = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+  #mode = byId('chat-mode', HTMLElement);
+  #waiting = byId('chat-waiting', HTMLElement);
+  /** What the form does besides saying something new. @type {{ kind: 'edit' | 'reply', message: LogMessage } | null} */
+  #about = null;
+  #paging = false;
+  /** @type {ReturnType<typeof setTimeout> | null} */
+  #telling = null;
 
   /**
-   * @param {object} options
-   * @param {{ user: string, name: string }} options.self
-   * @param {(line: Line) => Promise<void>} options.sent
-   * @param {AbortSignal} options.signal ends it
+   * @param {import('/client/room.js').Room} room
+   * @param {AbortSignal} signal ends it
    */
-  constructor({ self, sent, signal }) {
-    this.#log.replaceChildren();
-    byId('chat-form', HTMLFormElement).addEventListener(
-      'submit',
-      (event) => {
-        event.preventDefault();
-        const text = this.#input.value.trim();
-        if (text === '') return;
-        const { user, name } = self;
-        this.#submit({ t: 'line', id: newId(), user, name, text, at: Date.now() }, sent);
-      },
-      { signal },
-    );
+  constructor(room, signal) {
+    this.#room = room;
+    const actions = {
+      isOwn: (/** @type {LogMessage} */ message) => message.user === room.self?.user,
+      edit: (/** @type {LogMessage} */ message) => this.#begin('edit', message),
+      reply: (/** @type {LogMessage} */ message) => this.#begin('reply', message),
+      remove: (/** @type {LogMessage} */ message) => this.#try(() => room.remove(message.id)),
+      react: (/** @type {LogMessage} */ message, /** @type {string} */ emoji, /** @type {boolean} */ on) =>
+        this.#try(() => (on ? room.react(message.id, emoji) : room.unreact(message.id, emoji))),
+      top: () => this.#older(),
+    };
+    this.#list = new MessageList(actions, signal);
+    this.#list.show(room.messages);
+    room.on('change', (messages) => this.#list.show(messages), { signal });
+    room.on('status', () => this.#status(), { signal });
+    room.on('sync', ({ reason }) => {
+      if (reason !== 'new') this.notice('You were away for long: these are the newest messages.');
+    }, { signal });
+    this.#status();
+    byId('chat-form', HTMLFormElement).addEventListener('submit', (event) => this.#submit(event), { signal });
+    byId('chat-cancel', HTMLButtonElement).addEventListener('click', () => this.#finish(), { signal });
+    byId('chat-stream', HTMLButtonElement).addEventListener('click', () => this.#answer(signal), { signal });
+    this.#input.addEventListener('keydown', (event) => event.key === 'Escape' && this.#finish(), { signal });
   }
 
-  /** What was said, for somebody who came later. */
-  get lines() {
-    return [...this.#lines.values()];
-  }
-
-  /** @param {Line} line */
-  show(line) {
-    if (this.#lines.has(line.id)) return null;
-    this.#lines.set(line.id, line);
-    const item = make('li', '');
-    const who = make('span', 'who', line.name || line.user);
-    paint(who, line.user);
-    const time = make('time', '', this.#time.format(line.at));
-    time.dateTime = new Date(line.at).toISOString();
-    item.append(who, time, make('span', 'text', line.text));
-    this.#append(item);
-    if (this.#lines.size > LINES) this.#lines.delete(this.#lines.keys().next().value ?? '');
-    return item;
-  }
-
-  /** Somebody came or went, or messages are missing. @param {string} text */
+  /** Somebody came or went, or something failed. @param {string} text */
   notice(text) {
-    this.#append(make('li', 'notice', text));
+    this.#list.notice(text);
   }
 
   focus() {
     this.#input.focus();
   }
 
-  /** @param {Line} line @param {(line: Line) => Promise<void>} sent */
-  #submit(line, sent) {
-    let sending;
-    try {
-      sending = sent(line);
-    } catch (error) {
-      this.notice(`Not sent: ${error instanceof Error ? error.message : error}`);
-      return;
-    }
+  /** @param {SubmitEvent} event */
+  #submit(event) {
+    event.preventDefault();
+    const text = this.#input.value.trim();
+    if (text === '') return;
+    const about = this.#about;
+    const done = this.#try(() => {
+      if (about?.kind === 'edit') return this.#room.edit(about.message.id, { ...about.message.body, text });
+      const thread = about ? (about.message.parent ?? about.message.seq ?? 0) : 0;
+      return this.#room.post({ text, thread });
+    });
+    if (!done) return;
     this.#input.value = '';
-    const time = this.show(line)?.querySelector('time');
-    const fate = make('span', 'fate');
-    const slow = setTimeout(() => {
-      fate.textContent = 'sending …';
-      time?.after(fate);
-    }, SLOW_MS);
-    sending.then(
-      () => {
-        clearTimeout(slow);
-        fate.remove();
-      },
-      () => {
-        clearTimeout(slow);
-        fate.textContent = 'not confirmed';
-        time?.after(fate);
-      },
-    );
+    this.#finish();
+    this.#list.toEnd();
   }
 
-  /** @param {HTMLElement} item */
-  #append(item) {
-    const log = this.#log;
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    log.append(item);
-    while (log.children.length > LINES) log.firstElementChild?.remove();
-    if (atEnd) log.scrollTop = log.scrollHeight;
+  /** Does it, and says so if it cannot be done or is refused later. @param {() => import('/client/log.js').Written} act */
+  #try(act) {
+    try {
+      act().settled.catch((error) => error.code !== 'closed' && this.notice(`Refused: ${error.message}.`));
+      return true;
+    } catch (error) {
+      this.notice(`Not sent: ${error instanceof Error ? error.message : error}.`);
+      return false;
+    }
+  }
+
+  /** @param {'edit' | 'reply'} kind @param {LogMessage} message */
+  #begin(kind, message) {
+    this.#about = { kind, message };
+    this.#mode.hidden = false;
+    const who = message.name || message.user;
+    byId('chat-mode-text', HTMLElement).textContent = kind === 'edit' ? 'Changing your message' : `Answering ${who}`;
+    if (kind === 'edit' && !(message.body instanceof Uint8Array)) this.#input.value = message.body.text ?? '';
+    this.#input.focus();
+  }
+
+  #finish() {
+    if (this.#about?.kind === 'edit') this.#input.value = '';
+    this.#about = null;
+    this.#mode.hidden = true;
+  }
+
+  /** An answer word by word, as a language model gives it. @param {AbortSignal} signal */
+  #answer(signal) {
+    const button = byId('chat-stream', HTMLButtonElement);
+    const stream = this.#room.stream();
+    const words = ANSWER.split(/(?<= )/u);
+    button.disabled = true;
+    const timer = setInterval(() => {
+      const word = words.shift();
+      if (word !== undefined) {
+        stream.write(word);
+        return;
+      }
+      clearInterval(timer);
+      button.disabled = false;
+      stream.end().catch((error) => error.code !== 'closed' && this.notice(`Refused: ${error.message}.`));
+    }, WORD_MS);
+    signal.addEventListener('abort', () => {
+      clearInterval(timer);
+      button.disabled = false;
+    });
+  }
+
+  /** The messages before those that are shown. */
+  async #older() {
+    if (this.#paging || !this.#room.more) return;
+    this.#paging = true;
+    try {
+      await this.#list.keepPlace(() => this.#room.history({ limit: PAGE }));
+    } catch {
+      // Scrolling up again asks again.
+    } finally {
+      this.#paging = false;
+    }
+  }
+
+  /** Says what waits, once it has waited. */
+  #status() {
+    this.#telling ??= setTimeout(() => {
+      this.#telling = null;
+      const { storage, queued, durable } = this.#room.status;
+      const notes = storage === 'unavailable' ? ['The server cannot store messages now.'] : [];
+      if (queued > 0) notes.push(`${queued} waiting to be sent${durable ? ', kept over a reload' : ''}.`);
+      const text = notes.join(' ');
+      if (this.#waiting.textContent !== text) this.#waiting.textContent = text;
+    }, NEWS_MS);
   }
 }

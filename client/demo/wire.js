@@ -1,22 +1,21 @@
 /**
- * What the windows of the demo say to each other: JSON on four streams. Everything from others is checked here, so
+ * What the windows of the demo say to each other: JSON on three streams. Everything from others is checked here, so
  * that the rest of the demo can trust it.
  *
- * @typedef {{ t: 'line', id: string, user: string, name: string, text: string, at: number }} Line
  * @typedef {{ t: 'stroke', id: string, user: string, points: number[] }} Stroke points are x, y, x, y … from 0 to 1;
  *   a further message with the same id goes on with it
  * @typedef {{ t: 'cursor', x: number, y: number } | { t: 'cursor', gone: true }} Cursor
- * @typedef {{ t: 'history', member: number, lines: Line[], strokes: Stroke[] }} History for a member that came later
- * @typedef {Line | Stroke | Cursor | { t: 'clear' } | History} Message
+ * @typedef {{ t: 'history', member: number, strokes: Stroke[] }} History for a member that came later
+ * @typedef {Stroke | Cursor | { t: 'clear' } | History} Message
  */
 
 /** Streams do not wait for each other. */
-export const Streams = Object.freeze({ CHAT: 0, BOARD: 1, CURSOR: 2, HISTORY: 3 });
+export const Streams = Object.freeze({ BOARD: 1, CURSOR: 2, HISTORY: 3 });
 
 const POINTS = 4_000;
 
 /**
- * @param {import('/client/room.js').MessageEvent} event
+ * @param {import('/client/room.js').DataEvent} event
  * @returns {Message | null} null for what is no message of the demo
  */
 export function readMessage({ data, sender }) {
@@ -29,8 +28,6 @@ export function readMessage({ data, sender }) {
   }
   if (typeof value !== 'object' || value === null) return null;
   switch (value.t) {
-    case 'line':
-      return readLine({ ...value, user: sender.user, name: sender.name });
     case 'stroke':
       return readStroke({ ...value, user: sender.user });
     case 'cursor':
@@ -41,19 +38,11 @@ export function readMessage({ data, sender }) {
       return {
         t: 'history',
         member: Number(value.member),
-        lines: readList(value.lines, readLine),
         strokes: readList(value.strokes, readStroke),
       };
     default:
       return null;
   }
-}
-
-/** @param {any} value @returns {Line | null} */
-function readLine(value) {
-  const { id, user, name, text, at } = value ?? {};
-  if (![id, user, name, text].every((field) => typeof field === 'string') || !Number.isFinite(at)) return null;
-  return { t: 'line', id: id.slice(0, 64), user, name: name.slice(0, 80), text: text.slice(0, 4_000), at };
 }
 
 /** @param {any} value @returns {Stroke | null} */
@@ -84,7 +73,7 @@ function isShare(value) {
   return typeof value === 'number' && value >= 0 && value <= 1;
 }
 
-/** Unique enough to tell two lines or strokes apart. */
+/** Unique enough to tell two strokes apart. */
 export function newId() {
   return Math.random().toString(36).slice(2, 12) + Date.now().toString(36);
 }

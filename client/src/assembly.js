@@ -4,7 +4,7 @@
  */
 
 import { Flag } from './frame.js';
-import { UNFINISHED_BYTES } from './limits.js';
+import { LOG_MESSAGE_BYTES, UNFINISHED_BYTES } from './limits.js';
 
 /**
  * @typedef {object} Assembled
@@ -18,7 +18,7 @@ export class Assembly {
   #open = new Map();
   #held = 0;
 
-  /** @param {number} limit longest message */
+  /** @param {number} limit longest message, of data or control */
   constructor(limit) {
     this.limit = limit;
   }
@@ -37,7 +37,8 @@ export class Assembly {
     if (frame.flags & Flag.FIRST) {
       if (begun) this.#drop(key, frame.stream);
       if (last) return begun ? 'bad' : { first: frame, payload: frame.payload };
-      if (begun || (frame.total ?? 0) > this.limit || this.#held + frame.payload.length > UNFINISHED_BYTES) return 'bad';
+      const limit = frame.kind === 'log' ? LOG_MESSAGE_BYTES : this.limit;
+      if (begun || (frame.total ?? 0) > limit || this.#held + frame.payload.length > UNFINISHED_BYTES) return 'bad';
       this.#held += frame.payload.length;
       const entry = { first: frame, parts: [frame.payload], size: frame.payload.length };
       if (streams) streams.set(frame.stream, entry);

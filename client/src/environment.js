@@ -1,3 +1,5 @@
+import { browserStorage } from './store.js';
+
 /**
  * What the client needs from its surroundings. Tests give their own clock, sockets and peer connections; applications
  * give nothing.
@@ -6,9 +8,13 @@
  * @property {new (url: string, protocols?: string[]) => WebSocket} [WebSocket]
  * @property {new (configuration?: RTCConfiguration) => RTCPeerConnection} [RTCPeerConnection] absent: no WebRTC
  * @property {() => number} now milliseconds, never going back
+ * @property {() => number} date milliseconds since 1970
  * @property {(callback: () => void, ms: number) => unknown} setTimeout
  * @property {(timer: any) => void} clearTimeout
  * @property {() => number} random in [0, 1)
+ * @property {(bytes: Uint8Array) => Promise<Uint8Array>} inflate raw DEFLATE
+ * @property {() => Promise<import('./store.js').Storage | null>} storage where messages wait that are not sent; null: in
+ *   memory
  */
 
 /**
@@ -20,9 +26,18 @@ export function environment(given = {}) {
     WebSocket: globalThis.WebSocket,
     RTCPeerConnection: globalThis.RTCPeerConnection,
     now: () => performance.now(),
+    date: () => Date.now(),
     setTimeout: (callback, ms) => globalThis.setTimeout(callback, ms),
     clearTimeout: (timer) => globalThis.clearTimeout(timer),
     random: () => Math.random(),
+    inflate,
+    storage: browserStorage,
     ...given,
   };
+}
+
+/** @param {Uint8Array} bytes */
+async function inflate(bytes) {
+  const whole = new Blob([bytes.slice()]).stream().pipeThrough(new DecompressionStream('deflate-raw'));
+  return new Uint8Array(await new Response(whole).arrayBuffer());
 }

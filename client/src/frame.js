@@ -11,6 +11,7 @@ export const Kind = Object.freeze({
   DATA: 0x01,
   CONTROL: 0x02,
   GAP: 0x03,
+  LOG: 0x04,
   LOSSY: 0x10,
   ACK: 0x20,
   PING: 0x21,
@@ -28,13 +29,16 @@ const LOSSY_HEADER_BYTES = 14;
 const LOSSY_PAYLOAD_BYTES = 15_360;
 const GAP_BYTES = 22;
 const ACK_AT = 6;
+const RELIABLE_KINDS = { data: Kind.DATA, control: Kind.CONTROL, log: Kind.LOG };
 
 /**
  * Whom a message is for: the whole room, named users, or the subscribers of a topic.
  * @typedef {{ tag: 'room' } | { tag: 'users', users: string[] } | { tag: 'topic', topic: string }} Target
  *
- * @typedef {object} ReliableFrame DATA and CONTROL
- * @property {'data' | 'control'} kind
+ * @typedef {'data' | 'control' | 'log'} ReliableKind
+ *
+ * @typedef {object} ReliableFrame DATA, CONTROL and LOG
+ * @property {ReliableKind} kind
  * @property {number} flags
  * @property {number} laneSeq
  * @property {number} ack
@@ -111,8 +115,11 @@ export function decodeFrame(bytes) {
   const code = bytes[0];
   switch (code) {
     case Kind.DATA:
+      return decodeReliable('data', bytes, view);
     case Kind.CONTROL:
-      return decodeReliable(code === Kind.DATA ? 'data' : 'control', bytes, view);
+      return decodeReliable('control', bytes, view);
+    case Kind.LOG:
+      return decodeReliable('log', bytes, view);
     case Kind.GAP: {
       atLeast(bytes, GAP_BYTES);
       if (bytes[1] !== 0) throw new FrameError('flags on a gap');
@@ -144,6 +151,7 @@ export function encodeFrame(frame) {
   switch (frame.kind) {
     case 'data':
     case 'control':
+    case 'log':
       return encodeReliable(frame);
     case 'gap': {
       const bytes = new Uint8Array(GAP_BYTES);
@@ -206,7 +214,7 @@ export function decodeText(bytes) {
 }
 
 /**
- * @param {'data' | 'control'} kind
+ * @param {ReliableKind} kind
  * @param {Uint8Array} bytes
  * @param {DataView} view
  * @returns {ReliableFrame}
@@ -314,7 +322,7 @@ function encodeReliable(frame) {
   const hasTotal = (frame.flags & (Flag.FIRST | Flag.LAST)) === Flag.FIRST;
   const payloadAt = RELIABLE_HEADER_BYTES + target.length + (hasTotal ? 4 : 0);
   const bytes = new Uint8Array(payloadAt + frame.payload.length);
-  const view = writeReliableHeader(bytes, frame.kind === 'data' ? Kind.DATA : Kind.CONTROL, frame.flags, frame);
+  const view = writeReliableHeader(bytes, RELIABLE_KINDS[frame.kind], frame.flags, frame);
   bytes.set(target, RELIABLE_HEADER_BYTES);
   if (hasTotal) view.setUint32(payloadAt - 4, frame.total ?? 0);
   bytes.set(frame.payload, payloadAt);

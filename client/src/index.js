@@ -5,7 +5,7 @@
  *     import { connect } from 'switchyard-client';
  *     const session = connect({ url: 'wss://example.org', getToken });
  *     const room = await session.join({ room: 'planning' });
- *     room.on('message', ({ sender, data }) => console.log(sender.name, data));
+ *     room.on('data', ({ sender, data }) => console.log(sender.name, data));
  *     room.send('hello');
  *
  * session.js has the rooms and messages, link.js the connection, lane.js the delivery, frame.js the bytes;

@@ -15,6 +15,14 @@ export const PIPE_QUEUE_BYTES = 65_536;
 export const OVERHEAD_BYTES = 64;
 /** Bytes in unfinished messages that a receiver keeps. */
 export const UNFINISHED_BYTES = 16_777_216;
+/** Longest message of records. */
+export const LOG_MESSAGE_BYTES = 262_144;
+/** Submissions of a writer without an answer, and the bytes of their bodies. */
+export const WRITER_WINDOW = 64;
+export const WRITER_WINDOW_BYTES = 131_072;
+/** Bytes of the body of a message, and of the text of a streamed one. */
+export const BODY_BYTES = 65_536;
+export const STREAM_TEXT_BYTES = 196_608;
 /** Bytes of the data of a signal, as JSON. */
 export const SIGNAL_BYTES = 16_384;
 /**

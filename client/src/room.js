@@ -1,10 +1,12 @@
 /**
- * One room as the application sees it: who is in it, sending to it, and its events. What it knows comes from
- * session.js, which alone calls the methods marked internal.
+ * One room as the application sees it: who is in it, sending to it, its log, and its events. What it knows comes from
+ * session.js, which alone calls the methods marked internal. Data is passed on and forgotten; what is written to the log
+ * (log.js) is kept, and docs/delivery.md says what that means for an application.
  */
 
 import { Emitter } from './emitter.js';
 import { SwitchyardError } from './errors.js';
+import { Log } from './log.js';
 import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js';
 
 /**
@@ -14,7 +16,7 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @property {string} name
  * @property {string} role
  *
- * @typedef {object} MessageEvent
+ * @typedef {object} DataEvent a data message: passed on and not kept
  * @property {string | Uint8Array} data
  * @property {Member} sender
  * @property {number} stream
@@ -30,8 +32,8 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @property {number} [stream]
  * @property {number} [retryAfterMs]
  *
- * @typedef {object} RoomEvents
- * @property {MessageEvent} message
+ * @typedef {object} OwnEvents
+ * @property {DataEvent} data
  * @property {Member} memberjoined
  * @property {{ member: Member, reason: string }} memberleft
  * @property {{ sender: Member | null, stream: number, count: number }} gap messages of a stream that are missing, at
@@ -42,6 +44,9 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  *   of others may have been missed, and so many of one's own may or may not have arrived
  * @property {{ reason: string }} left
  * @property {{ topics: string[] }} subscribed the server has taken a change of topics: all there are now
+ * @property {Room} joined the room is entered, for the first time or anew
+ *
+ * @typedef {OwnEvents & import('./log.js').LogEvents} RoomEvents
  *
  * @typedef {object} SendOptions
  * @property {number} [stream] 0–65535; order holds within a stream, streams do not wait for each other
@@ -54,6 +59,9 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @property {(room: Room, payload: Uint8Array, text: boolean, stream: number, target: import('./frame.js').Target) =>
  *   void} sendLossy
  * @property {(room: Room, message: Record<string, unknown>) => Promise<void>} control
+ * @property {(room: Room, message: Record<string, unknown>) => number | null} request as control; gives its id
+ * @property {(room: Room) => boolean} fitsLog whether there is room for another message of records
+ * @property {(room: Room, payload: Uint8Array) => void} sendLog
  * @property {(room: Room) => void} leave
  * @property {(room: Room, token: string | undefined) => Promise<void>} refresh
  */
@@ -75,6 +83,10 @@ export class Room extends Emitter {
   /** @type {{ promise: Promise<void>, resolve: () => void } | null} */
   #leaving = null;
 
+  #ended = false;
+  /** @type {Log | null} */
+  #log = null;
+
   /** Who one is in it. @type {Member | null} */
   self = null;
   /** What the server permits. @type {readonly string[]} */
@@ -87,11 +99,25 @@ export class Room extends Emitter {
    * @internal Rooms come from `session.join`.
    * @param {string} name
    * @param {RoomCore} core
+   * @param {{ scope: string, env: import('./environment.js').Environment, user: string } | null} log none: without a log
    */
-  constructor(name, core) {
+  constructor(name, core, log) {
     super();
     this.name = name;
     this.#core = core;
+    if (!log) return;
+    const { scope, env, user } = log;
+    this.#log = new Log({
+      scope,
+      env,
+      core: {
+        emit: (event, detail) => this.emit(event, /** @type {any} */ (detail)),
+        self: () => ({ user: this.self?.user ?? user, name: this.self?.name ?? '' }),
+        fits: () => core.fitsLog(this),
+        send: (payload) => core.sendLog(this, payload),
+        request: (message) => core.request(this, message),
+      },
+    });
   }
 
   /** The others, by member number. @returns {ReadonlyMap<number, Member>} */
@@ -161,6 +187,110 @@ export class Room extends Emitter {
     return this.#core.control(this, { type: 'signal', ...whom, data: data ?? null });
   }
 
+  // --- the log ---------------------------------------------------------------------------------------------------------
+
+  /**
+   * The messages as they are to be shown, oldest first: those of the log, those that are being written, and those of this
+   * page that have no answer yet (`state: 'pending'`). A new list after each `change`.
+   */
+  get messages() {
+    return this.#log?.messages ?? [];
+  }
+
+  /** The room's fields. */
+  get fields() {
+    return this.#log?.fields ?? {};
+  }
+
+  /** Whether there are older messages than those in `messages`. */
+  get more() {
+    return this.#log?.more ?? false;
+  }
+
+  /** How the log fares: whether the server can write, and what waits to be sent. */
+  get status() {
+    return this.#log?.status ?? { storage: /** @type {const} */ ('ok'), code: '', queued: 0, durable: false };
+  }
+
+  /**
+   * Writes a message. It is shown at once and sent when that is possible, in order, once, after a reload too. Gives its
+   * temporary id and `settled`, which resolves with its `seq` or rejects with the code of the refusal.
+   *
+   * Throws, and writes nothing: `too_large`, `bad_argument`, `buffer_full`, `not_in_room`. So do the next five.
+   * @param {string | (import('./body.js').Post & import('./body.js').Placing)} message
+   */
+  post(message) {
+    return this.log.post(message);
+  }
+
+  /** Replaces the body of a message. @param {string | number} message its id or seq @param {string | import('./body.js').Post} body */
+  edit(message, body) {
+    return this.log.edit(message, body);
+  }
+
+  /** Deletes a message; its place stays. @param {string | number} message its id or seq */
+  remove(message) {
+    return this.log.remove(message);
+  }
+
+  /** @param {string | number} message its id or seq @param {string} emoji */
+  react(message, emoji) {
+    return this.log.react('react', message, emoji);
+  }
+
+  /** @param {string | number} message its id or seq @param {string} emoji */
+  unreact(message, emoji) {
+    return this.log.react('unreact', message, emoji);
+  }
+
+  /** Changes fields of the room; `null` removes one. @param {Record<string, unknown>} changes */
+  setFields(changes) {
+    return this.log.setFields(changes);
+  }
+
+  /**
+   * Writes an event of the application's own.
+   * @param {unknown} data bytes as they are, anything else as JSON
+   * @param {{ target?: number, version?: number }} [options]
+   */
+  emitEvent(data, options = {}) {
+    return this.log.emitEvent(data, options);
+  }
+
+  /**
+   * Writes a message that the others see while it grows; it ends as one message. What is not ended when the page goes
+   * stays in the room as far as it came, marked incomplete.
+   * @param {import('./body.js').Post & import('./body.js').Placing} [message]
+   */
+  stream(message = {}) {
+    return this.log.stream(message);
+  }
+
+  /**
+   * Messages before `before`, by default before the oldest of `messages`, to which they are then added; with `thread`
+   * those of one thread.
+   * @param {{ before?: number, limit?: number, thread?: number }} [options]
+   */
+  history(options = {}) {
+    return this.log.history(options);
+  }
+
+  /** The events from one `seq` to another, or to the end. @param {number} from @param {number} [to] */
+  replay(from, to) {
+    return this.log.replay(from, to);
+  }
+
+  /** @internal */
+  get log() {
+    if (!this.#log) throw new SwitchyardError('bad_argument', 'the room was joined without its log');
+    return this.#log;
+  }
+
+  /** @internal */
+  get logOrNull() {
+    return this.#log;
+  }
+
   /** Replaces the token before it expires. @param {string} [token] by default from `getToken` */
   refresh(token) {
     return this.#core.refresh(this, token);
@@ -168,7 +298,7 @@ export class Room extends Emitter {
 
   /** Leaves, after what was sent. @returns {Promise<void>} when it is done */
   leave() {
-    if (!this.active) return Promise.resolve();
+    if (this.#ended) return Promise.resolve();
     if (!this.#leaving) {
       let resolve = () => {};
       const promise = /** @type {Promise<void>} */ (new Promise((done) => (resolve = done)));
@@ -238,11 +368,11 @@ export class Room extends Emitter {
     const lossy = seq !== undefined;
     if (lossy) this.#countLossy(sender, stream, seq);
     this.counters[lossy ? 'lossyReceived' : 'received'] += 1;
-    /** @type {MessageEvent} */
+    /** @type {DataEvent} */
     const event = { data, sender: this.member(sender), stream, direct: target.tag === 'users', lossy };
     if (target.tag === 'topic') event.topic = target.topic;
     if (lossy) event.seq = seq;
-    this.emit('message', event);
+    this.emit('data', event);
   }
 
   /** @internal @param {number | null} sender @param {number} stream @param {number} count */
@@ -253,9 +383,12 @@ export class Room extends Emitter {
 
   /** @internal @param {string} reason */
   ended(reason) {
+    if (this.#ended) return;
+    this.#ended = true;
     this.active = false;
     this.#members.clear();
     this.#leaving?.resolve();
+    this.#log?.close(reason);
     this.emit('left', { reason });
   }
 

@@ -13,7 +13,7 @@ import { Queue } from './queue.js';
 /**
  * @template [Tag=unknown]
  * @typedef {object} Message
- * @property {'data' | 'control'} kind
+ * @property {import('./frame.js').ReliableKind} kind
  * @property {number} room handle
  * @property {number} stream
  * @property {boolean} text
@@ -101,10 +101,10 @@ export class Scheduler {
     return chunk;
   }
 
-  /** Whether data of a room still waits. @param {number} room */
+  /** Whether data or records of a room still wait. @param {number} room */
   waitsFor(room) {
     for (const keys of [this.#smallOf.keys(), this.#bulk.keys()]) {
-      for (const key of keys) if (Math.floor(key / 65_536) === room) return true;
+      for (const key of keys) if (Math.floor(key / ROOM_KEYS) === room) return true;
     }
     return false;
   }
@@ -139,9 +139,12 @@ export class Scheduler {
   }
 }
 
+/** A room has a key for each stream of data, and as many for its log, which has an order of its own. */
+const ROOM_KEYS = 131_072;
+
 /** @param {Message<any>} message */
 function keyOf(message) {
-  return message.room * 65_536 + message.stream;
+  return message.room * ROOM_KEYS + (message.kind === 'log' ? 65_536 : 0) + message.stream;
 }
 
 /** Messages in line, and how much of the first is gone. */

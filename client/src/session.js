@@ -5,17 +5,19 @@
  */
 
 import { Assembly } from './assembly.js';
+import { Backoff } from './backoff.js';
 import { Emitter } from './emitter.js';
 import { environment } from './environment.js';
 import { SwitchyardError } from './errors.js';
 import { Flag, FrameError, decodeText, encodeFrame } from './frame.js';
 import { Lane } from './lane.js';
-import { CLIENT_ACKS, DEFAULT_LIMITS } from './limits.js';
+import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
 import { Link } from './link.js';
 import { LossyQueue } from './lossy.js';
 import { Room } from './room.js';
 import { messageCost } from './scheduler.js';
 import { parseObject } from './socket.js';
+import { identityIn } from './token.js';
 
 /**
  * @typedef {import('./link.js').LinkState} SessionState
@@ -33,6 +35,13 @@ import { parseObject } from './socket.js';
  * @property {Rung} rung
  * @property {number} rtt milliseconds, smoothed
  * @property {SwitchyardError} error a refusal that belongs to no request, or the reason of the end
+ *
+ * @typedef {object} JoinOptions
+ * @property {string} room
+ * @property {string} [token] by default from `getToken`
+ * @property {boolean} [log] whether the room's log is followed and can be written; true by default
+ * @property {string} [user] whose the room is, where there may be no token yet to tell it: an offline page finds by it
+ *   what this user has written before
  *
  * @typedef {object} Delivery the tag of a message in the lane
  * @property {Room} room
@@ -54,6 +63,9 @@ import { parseObject } from './socket.js';
  */
 
 const JOIN_MS = 10_000;
+/** How soon a token is asked for again, doubling. */
+const TOKEN_MS = 1_000;
+const TOKEN_MOST_MS = 15_000;
 /** More than a `leave` costs. */
 const LEAVE_BYTES = 128;
 const utf8 = new TextEncoder();
@@ -61,6 +73,7 @@ const utf8 = new TextEncoder();
 /** @extends {Emitter<SessionEvents>} */
 export class Session extends Emitter {
   #env;
+  #url;
   #getToken;
   #link;
   #limits = DEFAULT_LIMITS;
@@ -105,7 +118,8 @@ export class Session extends Emitter {
     if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
     this.#getToken = getToken;
     this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, acks: CLIENT_ACKS });
-    const options = { url: endpoint(url), webRtc: transport !== 'websocket' };
+    this.#url = endpoint(url);
+    const options = { url: this.#url, webRtc: transport !== 'websocket' };
     this.#link = new Link(this.#env, options, this.#linkOwner());
     this.#followPage();
   }
@@ -132,26 +146,43 @@ export class Session extends Emitter {
 
   /**
    * Joins a room, connecting first if need be. Rejects with the server's code if it refuses.
-   * @param {{ room: string, token?: string }} options
+   * @param {JoinOptions} options
    * @returns {Promise<Room>}
    */
-  async join({ room: name, token }) {
+  async join(options) {
     if (this.state === 'closed') throw new SwitchyardError('closed', 'the session is closed');
-    let room = this.#rooms.get(name);
-    if (room?.active) {
-      await room.refresh(token);
-      return room;
+    const known = this.#rooms.get(options.room);
+    if (known?.active) {
+      await known.refresh(options.token);
+      return known;
     }
-    if (room) throw new SwitchyardError('bad_argument', `room ${name} is being joined already`);
-    room = new Room(name, this.#roomCore());
-    this.#rooms.set(name, room);
+    if (known) throw new SwitchyardError('bad_argument', `room ${options.room} is being joined already`);
+    const room = this.#newRoom(options);
     try {
-      token ??= await this.#freshToken(name);
+      const token = options.token ?? (await this.#freshToken(room.name));
+      this.#identify(room, token);
       await this.#join(room, token, false);
     } catch (error) {
-      if (this.#rooms.get(name) === room) this.#rooms.delete(name);
+      if (this.#rooms.get(room.name) === room) this.#rooms.delete(room.name);
+      room.logOrNull?.close('not_joined');
       throw error;
     }
+    room.emit('joined', room);
+    return room;
+  }
+
+  /**
+   * Gives the room at once and joins it as soon as that is possible, however long it takes: what is written to its log
+   * meanwhile is kept. The room says `joined`, or `left` with the code of the server's refusal.
+   * @param {JoinOptions} options
+   * @returns {Room}
+   */
+  open(options) {
+    if (this.state === 'closed') throw new SwitchyardError('closed', 'the session is closed');
+    const known = this.#rooms.get(options.room);
+    if (known) return known;
+    const room = this.#newRoom(options);
+    this.#enter(room, options.token).catch((error) => this.#roomEnded(room, codeOf(error)));
     return room;
   }
 
@@ -184,6 +215,31 @@ export class Session extends Emitter {
 
   // --- joining ---------------------------------------------------------------------------------------------------
 
+  /** @param {JoinOptions} options */
+  #newRoom({ room: name, token, log = true, user }) {
+    const scope = JSON.stringify([this.#url, name]);
+    const room = new Room(name, this.#roomCore(), log ? { scope, env: this.#env, user: user ?? '' } : null);
+    this.#rooms.set(name, room);
+    room.logOrNull?.linked(this.state === 'connected');
+    if (user !== undefined) room.logOrNull?.identify({ tenant: '', user });
+    if (token !== undefined) this.#identify(room, token);
+    return room;
+  }
+
+  /** Joins with a token that may have to be waited for. @param {Room} room @param {string} [given] */
+  async #enter(room, given) {
+    const token = given ?? (await this.#patientToken(room));
+    this.#identify(room, token);
+    await this.#join(room, token, false);
+    room.emit('joined', room);
+  }
+
+  /** @param {Room} room @param {string} token */
+  #identify(room, token) {
+    const identity = identityIn(token);
+    if (identity) room.logOrNull?.identify(identity);
+  }
+
   /**
    * @param {Room} room
    * @param {string | undefined} token asked for when it is needed
@@ -212,6 +268,8 @@ export class Session extends Emitter {
     }, JOIN_MS);
     /** @type {Record<string, unknown>} */
     const message = { type: 'join', id: join.id, room: join.room.name, token: join.token };
+    const { logOrNull: log } = join.room;
+    if (log && !join.refresh) message.follow = log.follow;
     if (offer) message.offer = offer;
     this.#link.sendText(message);
   }
@@ -247,16 +305,38 @@ export class Session extends Emitter {
   async #rejoin(room) {
     this.#rejoining.add(room);
     try {
-      const token = this.#getToken ? await this.#freshToken(room.name) : this.#tokens.get(room);
+      const token = this.#getToken ? await this.#patientToken(room) : this.#tokens.get(room);
       await this.#join(room, token, false);
       this.#rejoining.delete(room);
       if (room.topics.length > 0) room.subscribe(room.topics);
       const unconfirmed = this.#unconfirmed.get(room) ?? 0;
       this.#unconfirmed.delete(room);
       room.emit('rejoined', { unconfirmed });
+      room.emit('joined', room);
     } catch (error) {
       this.#rejoining.delete(room);
-      this.#roomEnded(room, error instanceof SwitchyardError ? error.code : 'session_lost');
+      this.#roomEnded(room, codeOf(error));
+    }
+  }
+
+  /**
+   * A token, asked for again and again while asking fails: only a SwitchyardError is an answer.
+   * @param {Room} room
+   * @returns {Promise<string>}
+   */
+  async #patientToken(room) {
+    const backoff = new Backoff({ least: TOKEN_MS / 4, first: TOKEN_MS, most: TOKEN_MOST_MS, random: this.#env.random });
+    for (;;) {
+      try {
+        return await this.#freshToken(room.name);
+      } catch (error) {
+        if (error instanceof SwitchyardError) throw error;
+      }
+      await new Promise((resolve) => {
+        this.#env.setTimeout(() => resolve(undefined), backoff.next());
+        globalThis.addEventListener?.('online', resolve, { once: true, signal: this.#page.signal });
+      });
+      if (this.#rooms.get(room.name) !== room) throw new SwitchyardError('left', 'the room was left');
     }
   }
 
@@ -297,6 +377,7 @@ export class Session extends Emitter {
       },
       unacknowledged: () => this.#lane.unacknowledgedFrames > 0,
       state: (state) => {
+        for (const room of this.#rooms.values()) room.logOrNull?.linked(state === 'connected');
         this.emit('state', state);
         // A refused token ended the connection, and others wait with theirs.
         if (state === 'idle' && !this.#asleep && this.#joins.size > 0) queueMicrotask(() => this.#link.start());
@@ -325,6 +406,7 @@ export class Session extends Emitter {
 
   #sessionLost() {
     this.#counters.sessionsLost += 1;
+    for (const room of this.#rooms.values()) room.logOrNull?.detached();
     const { uncertain, waiting } = this.#lane.abandon();
     this.#newLane();
     for (const { tag } of uncertain) {
@@ -390,6 +472,7 @@ export class Session extends Emitter {
         return 'taken';
       case 'data':
       case 'control':
+      case 'log':
       case 'gap':
         return this.#reliable(frame);
       default:
@@ -420,7 +503,10 @@ export class Session extends Emitter {
       return 'taken';
     }
     const message = this.#assembly.take(frame);
-    if (message === 'bad') this.#counters.badMessages += 1;
+    if (message === 'bad') {
+      this.#counters.badMessages += 1;
+      if (frame.kind === 'log') this.#byHandle.get(frame.room)?.logOrNull?.gap();
+    } else if (message && frame.kind === 'log') this.#byHandle.get(frame.room)?.logOrNull?.receive(message.payload);
     else if (message && frame.kind === 'data') this.#message(message.first, message.payload);
     else if (message) this.#control(frame.room, message.payload);
     return 'taken';
@@ -431,13 +517,17 @@ export class Session extends Emitter {
     const whole = sender === 0;
     if (whole) this.#assembly.forget(room);
     else this.#assembly.forget(room, sender, stream);
+    if (whole) this.#byHandle.get(room)?.logOrNull?.gap();
     this.#byHandle.get(room)?.gap(whole ? null : sender, stream, count);
   }
 
   /** @param {number} ack */
   #acknowledged(ack) {
     for (const delivery of this.#lane.acknowledge(ack)) delivery.resolve();
-    for (const room of this.#rooms.values()) if (room.leaving) this.#sendLeave(room);
+    for (const room of this.#rooms.values()) {
+      room.logOrNull?.wake();
+      if (room.leaving) this.#sendLeave(room);
+    }
   }
 
   /**
@@ -480,6 +570,7 @@ export class Session extends Emitter {
       if (!message) this.#counters.badMessages += 1;
       return;
     }
+    if (room.logOrNull?.control(message)) return;
     switch (message.type) {
       case 'left':
         this.#roomEnded(room, text(message.reason));
@@ -526,9 +617,26 @@ export class Session extends Emitter {
       this.#handles.set(room, message.handle);
       room.enter(self ?? { member: 0, user: '', name: '', role: '' }, members, permissions);
       this.#unpark(room, message.handle);
+      this.#enterLog(join, message);
     }
     if (join.token !== undefined) this.#tokens.set(room, join.token);
     join.resolve();
+  }
+
+  /** @param {Join} join @param {Record<string, unknown>} joined */
+  #enterLog({ room, token }, joined) {
+    const log = room.logOrNull;
+    if (!log) return;
+    try {
+      log.identify({ tenant: identityIn(token ?? '')?.tenant ?? '', user: text(joined.user) });
+    } catch (error) {
+      // What another user has written must not be sent as this one's.
+      queueMicrotask(() => room.leave());
+      this.emit('error', /** @type {SwitchyardError} */ (error));
+      return;
+    }
+    const sent = /** @type {Record<string, unknown> | undefined} */ (joined.log);
+    log.entered(typeof sent?.origin === 'string' ? sent.origin : null);
   }
 
   /** @param {Room} room @param {Record<string, unknown>} message */
@@ -582,8 +690,24 @@ export class Session extends Emitter {
         return sent;
       },
       sendLossy: (room, payload, isText, stream, target) => this.#sendLossy(room, payload, isText, stream, target),
-      control: (room, message) => this.#sendControl(room, message),
-      leave: (room) => this.#sendLeave(room),
+      control: (room, message) => this.#sendControl(room, message).sent,
+      request: (room, message) => {
+        try {
+          return this.#handles.has(room) ? this.#sendControl(room, message).id : null;
+        } catch {
+          return null;
+        }
+      },
+      fitsLog: (room) => this.#handles.has(room) && this.#lane.fits(LOG_MESSAGE_BYTES + OVERHEAD_BYTES),
+      sendLog: (room, payload) => {
+        const handle = this.#handles.get(room) ?? 0;
+        this.#lane.offer({ kind: 'log', room: handle, stream: 0, text: false, target: { tag: 'room' }, payload });
+        this.#link.wake();
+      },
+      leave: (room) => {
+        if (room.active) this.#sendLeave(room);
+        else this.#abandon(room);
+      },
       refresh: async (room, token) => {
         if (!room.active) throw new SwitchyardError('not_in_room', `not in room ${room.name}`);
         await this.#join(room, token ?? (await this.#freshToken(room.name)), true);
@@ -644,13 +768,19 @@ export class Session extends Emitter {
     this.#link.wake();
   }
 
+  /** A room is left that has not been joined yet. @param {Room} room */
+  #abandon(room) {
+    for (const join of [...this.#joins.values()]) if (join.room === room) this.#joinFailed(join, new SwitchyardError('left', 'the room was left'));
+    this.#roomEnded(room, 'left');
+  }
+
   /** @param {Room} room @param {Record<string, unknown>} message */
   #sendControl(room, message) {
     const id = this.#id();
     this.#requests.set(id, text(message.type));
     if (this.#requests.size > 256) this.#requests.delete(this.#requests.keys().next().value ?? 0);
     const payload = utf8.encode(JSON.stringify({ ...message, id }));
-    return this.#offer(room, { kind: 'control', room: 0, stream: 0, text: true, target: { tag: 'room' }, payload });
+    return { id, sent: this.#offer(room, { kind: 'control', room: 0, stream: 0, text: true, target: { tag: 'room' }, payload }) };
   }
 
   /** Once, and not before what was sent to the room has left: control messages overtake. @param {Room} room */
@@ -705,6 +835,11 @@ export class Session extends Emitter {
     addEventListener('pageshow', back, { signal });
     addEventListener('online', () => this.#link.hurry(), { signal });
   }
+}
+
+/** @param {unknown} error */
+function codeOf(error) {
+  return error instanceof SwitchyardError ? error.code : 'session_lost';
 }
 
 function lost() {

@@ -1,8 +1,11 @@
 // Browsers' WebSockets and peer connections over an imagined network, and the switches to disturb it. The server at
 // the other end is fake-server.js.
 
+import { inflateRawSync } from 'node:zlib';
+
 import { Clock, seeded } from './clock.js';
 import { FakeServer } from './fake-server.js';
+import { Page } from './fake-storage.js';
 
 export class World {
   clock = new Clock();
@@ -25,13 +28,15 @@ export class World {
     this.server = new FakeServer(this.clock);
   }
 
-  /** The environment of one browser. */
-  browser() {
+  /** The environment of one page, of a browser profile if what it stores is to outlive it. */
+  browser(profile) {
     const world = this;
+    const page = new Page(this, profile);
     return {
       WebSocket: class extends FakeWebSocket {
         constructor(url, protocols) {
           super(world, url, protocols);
+          page.sockets.push(this);
         }
       },
       RTCPeerConnection: class extends FakePeerConnection {
@@ -40,7 +45,11 @@ export class World {
         }
       },
       now: () => this.clock.now,
-      setTimeout: (call, ms) => this.clock.setTimeout(call, ms),
+      date: () => 1_800_000_000_000 + this.clock.now,
+      page,
+      inflate: async (bytes) => inflateRawSync(bytes),
+      storage: () => page.storage(),
+      setTimeout: (call, ms) => this.clock.setTimeout(() => page.alive && call(), ms),
       clearTimeout: (timer) => this.clock.clearTimeout(timer),
       random: this.random,
     };

@@ -2,6 +2,7 @@
 // with the code under test; its lane is its own. Tokens are JSON texts: {"user", "name"?}; the token "bad" is refused.
 
 import { Flag, decodeFrame, encodeFrame, joinFrames, splitFrames } from '../src/frame.js';
+import { FakeLog } from './fake-log.js';
 
 const GRACE_MS = 10_000;
 const utf8 = new TextEncoder();
@@ -10,6 +11,8 @@ export class FakeServer {
   #clock;
   #next = 1;
   rooms = new Map();
+  /** What is on disk: logs by room. */
+  logs = new Map();
   sessions = new Map();
   /** Peer connections by the number in their fake SDP. */
   #offers = new Map();
@@ -45,8 +48,14 @@ export class FakeServer {
     return this.#next++;
   }
 
+  log(room) {
+    if (!this.logs.has(room)) this.logs.set(room, new FakeLog(this.#clock));
+    return this.logs.get(room);
+  }
+
   /** The server restarts: every session is gone, the sockets break. */
   forget() {
+    for (const log of this.logs.values()) log.restart();
     for (const session of this.sessions.values()) session.end('timeout', false);
     this.sessions.clear();
     this.rooms.clear();
@@ -126,7 +135,7 @@ class Connection {
     session.resumedOn(this);
   }
 
-  #join({ id, room, token, offer }) {
+  #join({ id, room, token, offer, follow }) {
     if (token === 'bad') {
       this.text({ type: 'error', id, code: 'token_signature', message: 'no', fatal: !this.#session });
       if (!this.#session) this.close(4401, 'token_signature');
@@ -137,7 +146,7 @@ class Connection {
       this.#session = session;
       this.text({ type: 'session', session: session.id, key: session.key });
     }
-    this.#session.join(id, room, JSON.parse(token));
+    this.#session.join(id, room, JSON.parse(token), follow);
     if (offer) this.#offer(offer);
   }
 
@@ -185,7 +194,7 @@ class Session {
     return this.#pipe?.kind ?? null;
   }
 
-  join(id, name, { user, name: shown = user }) {
+  join(id, name, { user, name: shown = user }, follow) {
     let room = this.#server.rooms.get(name);
     if (!room) this.#server.rooms.set(name, (room = new Map()));
     let mine = [...this.memberships.values()].find((membership) => membership.room === room);
@@ -199,9 +208,14 @@ class Session {
     }
     const members = [...room.values()].filter((other) => other !== mine).map((other) => other.self);
     const { member, role } = mine.self;
+    const log = follow && this.#server.log(name);
     this.control(mine.handle, {
       type: 'joined', id, room: name, handle: mine.handle, member, user, role, permissions: ['write'], topics: [], members,
+      ...(log && { log: { origin: log.newOrigin(user) } }),
     });
+    if (log) {
+      mine.log = log.follow(mine.self, follow, (payload) => this.pushLog(mine.handle, payload));
+    }
   }
 
   resumedOn(connection) {
@@ -251,6 +265,7 @@ class Session {
           break;
         case 'data':
         case 'control':
+        case 'log':
           this.#reliable(pipe, frame);
           break;
         default:
@@ -318,6 +333,7 @@ class Session {
     }, 20);
     if (frame.sender !== 0) throw new Error('a client stamps no sender');
     if (frame.kind === 'control') this.#request(frame);
+    else if (frame.kind === 'log') this.#records(frame);
     else this.#forward(frame);
   }
 
@@ -326,6 +342,11 @@ class Session {
     const membership = this.memberships.get(frame.room);
     if (!membership) return;
     const { room, self } = membership;
+    const answer = membership.log?.request(message);
+    if (answer) {
+      if (answer !== true) this.control(frame.room, answer);
+      return;
+    }
     switch (message.type) {
       case 'leave':
         this.#leave(membership, 'left');
@@ -355,6 +376,28 @@ class Session {
     }
   }
 
+  /** A LOG message in chunks; null is one that found no room in the replay limit. */
+  pushLog(room, payload) {
+    if (payload === null) {
+      this.push({ kind: 'gap', room, sender: 0, stream: 0, count: 1 });
+      return;
+    }
+    for (let at = 0; at < payload.length; at += 16_384) {
+      const flags = (at === 0 ? Flag.FIRST : 0) | (at + 16_384 >= payload.length ? Flag.LAST : 0);
+      const part = payload.subarray(at, at + 16_384);
+      this.push({ kind: 'log', flags, room, sender: 0, stream: 0, total: payload.length, payload: part });
+    }
+  }
+
+  #records(frame) {
+    const parts = this.#logParts;
+    parts.push(...frame.payload);
+    if (!(frame.flags & Flag.LAST)) return;
+    this.#logParts = [];
+    this.memberships.get(frame.room)?.log?.receive(Uint8Array.from(parts));
+  }
+  #logParts = [];
+
   #forward(frame) {
     const membership = this.memberships.get(frame.room);
     if (!membership) {
@@ -377,6 +420,7 @@ class Session {
 
   #leave(membership, reason) {
     membership.room.delete(membership.self.member);
+    membership.log?.leave();
     this.memberships.delete(membership.handle);
     for (const other of membership.room.values()) {
       other.session.control(other.handle, { type: 'member_left', member: membership.self.member, reason });

@@ -18,7 +18,7 @@ async function enter(world, user, { room = 'r', ...options } = {}) {
   session.on('rung', (rung) => rungs.push(rung));
   const joined = await finish(world, session.join({ room, token: token(user) }));
   const heard = [];
-  joined.on('message', (event) => heard.push(event));
+  joined.on('data', (event) => heard.push(event));
   return { session, room: joined, heard, states, rungs };
 }
 
@@ -205,7 +205,7 @@ test('one session is in several rooms', async () => {
   const second = await finish(world, ann.session.join({ room: 'b', token: token('ann') }));
   const bob = await enter(world, 'bob', { room: 'b' });
   const heard = [];
-  second.on('message', (event) => heard.push(event.data));
+  second.on('data', (event) => heard.push(event.data));
   bob.room.send('in b');
   await world.clock.advance(100);
   assert.deepEqual(heard, ['in b']);
@@ -375,7 +375,7 @@ test('a lost session is made anew with a fresh token, and what never left is sen
   assert.deepEqual(rejoined, [{ unconfirmed: 1 }]);
   const bob = await enter(world, 'bob');
   await world.clock.advance(100);
-  ann.room.on('message', (event) => topics.push(event.topic));
+  ann.room.on('data', (event) => topics.push(event.topic));
   bob.room.send('x', { topic: 't' });
   await world.clock.advance(100);
   assert.deepEqual(topics, ['t']);

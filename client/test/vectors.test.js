@@ -6,6 +6,9 @@ import { test } from 'node:test';
 
 import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from '../src/frame.js';
 import { Lane } from '../src/lane.js';
+import { Reader } from '../src/reader.js';
+import { KINDS } from '../src/record.js';
+import { Writer } from '../src/writer.js';
 
 const load = (name) => JSON.parse(readFileSync(new URL(`../../signaling/vectors/${name}`, import.meta.url), 'utf8'));
 
@@ -161,5 +164,121 @@ function doStep(lane, step, label) {
       return;
     default:
       assert.fail(`unknown step ${step.do}`);
+  }
+}
+
+const delivery = load('delivery.json');
+const ORIGIN = '0000000000000007';
+const hex = (number) => number.toString(16).padStart(16, '0');
+
+for (const { name, steps } of delivery.writers) {
+  test(`writer: ${name}`, () => {
+    let writer = new Writer({ origin: ORIGIN });
+    let now = 0;
+    for (const step of steps) {
+      now = step.now ?? now;
+      if (step.do === 'restore') writer = restored(writer);
+      else assert.deepEqual(written(writer, step, now), step.expect ?? null, JSON.stringify(step));
+    }
+  });
+}
+
+/** One made from what is kept of another: answers that came out of order are forgotten. */
+function restored(old) {
+  const writer = new Writer({ origin: ORIGIN, next: old.base });
+  for (const submission of old.unanswered) writer.push(submission);
+  return writer;
+}
+
+function contentOf({ kind, text = '', length, flags = 0 }) {
+  const body = length === undefined ? Buffer.from(text) : new Uint8Array(length);
+  return { kind: kind === 'end' ? KINDS.end : KINDS.chat, version: 0, flags, target: 0, body: new Uint8Array(body) };
+}
+
+function written(writer, step, now) {
+  const backOf = ({ body, nonce }) => [Buffer.from(body).toString(), nonce];
+  switch (step.do) {
+    case 'submit': {
+      if (writer.conflicted) return null;
+      const { nonce, times = 1 } = step;
+      for (let i = 0; i < times; i += 1) writer.push({ cseq: writer.next, nonce: nonce + i, ...contentOf(step) });
+      return writer.next - 1;
+    }
+    case 'attach':
+      writer.attach();
+      return null;
+    case 'detach':
+      writer.detach();
+      return null;
+    case 'send': {
+      const sent = writer.poll(now);
+      if (sent.length === 0) return null;
+      const [{ cseq: from, base }] = sent;
+      sent.forEach((submission, i) => assert.deepEqual([submission.cseq, submission.base], [from + i, base]));
+      return { from, to: sent.at(-1).cseq, base };
+    }
+    case 'due':
+      return writer.dueAt;
+    case 'outbox': {
+      if (writer.conflicted) return { base: writer.base, unanswered: [] };
+      return { base: writer.base, unanswered: writer.unanswered.map(backOf) };
+    }
+    default: {
+      const { do: tag, origin = ORIGIN, cseq, seq, code = '', retry_after_ms: retryAfterMs } = step;
+      const before = writer.conflicted;
+      const told = writer.handle({ tag, origin, cseq, seq, code, message: '', retryAfterMs, ...contentOf(step) }, now);
+      writer.release(writer.answeredTo);
+      if (writer.conflicted && !before) return { conflict: writer.unanswered.map(backOf) };
+      if (told === null) return null;
+      if ('waits' in told) return { waits: [told.cseq, told.waits] };
+      return 'code' in told ? { refused: [told.cseq, told.code] } : { accepted: [told.cseq, told.seq] };
+    }
+  }
+}
+
+for (const { name, position, steps } of delivery.readers) {
+  test(`reader: ${name}`, () => {
+    const reader = new Reader(position ? positionOf(...position) : null);
+    let now = 0;
+    for (const step of steps) {
+      now = step.now ?? now;
+      assert.deepEqual(readOf(reader, step, now), step.expect ?? null, JSON.stringify(step));
+    }
+  });
+}
+
+const positionOf = (epoch, seq) => ({ epoch, seq, digest: hex(seq), proof: hex(seq) });
+
+function readOf(reader, step, now) {
+  switch (step.do) {
+    case 'attach':
+      reader.attach(now);
+      return null;
+    case 'detach':
+      reader.detach();
+      return null;
+    case 'gap':
+      reader.gap();
+      return null;
+    case 'pull':
+      return reader.poll(now);
+    case 'due':
+      return reader.dueAt;
+    case 'position':
+      return reader.position && [reader.position.epoch, reader.position.seq];
+    case 'message': {
+      const { answer, snapshot, events = [], head } = step;
+      // Answers to a replay are kept apart by log.js.
+      if (answer) return [{ answered: [...answer, events] }];
+      const records = events.map((seq) => ({ tag: 'event', seq }));
+      if (snapshot) {
+        const [reason, ...at] = snapshot;
+        records.unshift({ tag: 'snapshot', snapshot: { reason, ...positionOf(...at) } });
+      }
+      if (head) records.push({ tag: 'head', ...positionOf(...head) });
+      return reader.handle(records).map((read) => (read.tag === 'event' ? read.event.seq : { snapshot: read.snapshot.reason }));
+    }
+    default:
+      return assert.fail(step.do);
   }
 }

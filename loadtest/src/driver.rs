@@ -385,7 +385,9 @@ impl<'a> Driver<'a> {
                 Event::SessionLost => self.outcome.trouble("the session was lost".to_owned()),
                 Event::Draining => self.outcome.trouble("the server is shutting down".to_owned()),
                 Event::Violation(what) => self.outcome.trouble(format!("protocol violation: {what}")),
-                Event::Attached(_)
+                // The load program follows no log.
+                Event::Log(..)
+                | Event::Attached(_)
                 | Event::Welcome
                 | Event::Session(_)
                 | Event::Control(..)

@@ -3,6 +3,8 @@
 //! Reading never allocates for what it has not checked and never panics; writing appends to a buffer that the caller
 //! keeps. What a frame *means* is decided in [`crate::lane`] and by the server's session.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::limits;
@@ -311,9 +313,59 @@ pub fn decode(frame: Bytes) -> Result<Option<Frame>, FrameError> {
     Ok(Some(frame))
 }
 
+/// What frames are appended to: a buffer, or something that leaves long payloads where they are.
+pub trait Out {
+    /// For everything but payloads.
+    fn buffer(&mut self) -> &mut BytesMut;
+
+    /// Appends a part of a payload.
+    fn put_payload(&mut self, payload: &Bytes, part: Range<usize>);
+
+    /// Bytes so far.
+    fn len(&self) -> usize;
+
+    /// Whether there is nothing yet.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Out for BytesMut {
+    fn buffer(&mut self) -> &mut BytesMut {
+        self
+    }
+
+    fn put_payload(&mut self, payload: &Bytes, part: Range<usize>) {
+        self.put_slice(&payload[part]);
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+}
+
 /// Appends a chunk with its length; `payload` is the chunk's, `total` the message's.
 #[expect(clippy::too_many_arguments, reason = "the fields of the frame in their order, on the hottest path")]
 pub fn put_chunk(
+    out: &mut BytesMut,
+    kind: Kind,
+    text: bool,
+    numbers: (u32, u32),
+    room: u16,
+    sender: u32,
+    stream: u16,
+    first: Option<(&Target, usize)>,
+    last: bool,
+    payload: &[u8],
+) {
+    out.reserve(chunk_len(first.map(|(target, _)| target), payload.len()));
+    put_chunk_head(out, kind, text, numbers, room, sender, stream, first, last, payload.len());
+    out.put_slice(payload);
+}
+
+/// Appends what comes before the payload of a chunk; `payload` bytes have to follow.
+#[expect(clippy::too_many_arguments, reason = "the fields of the frame in their order, on the hottest path")]
+pub fn put_chunk_head(
     out: &mut BytesMut,
     kind: Kind,
     text: bool,
@@ -323,10 +375,10 @@ pub fn put_chunk(
     stream: u16,
     first: Option<(&Target, usize)>,
     last: bool,
-    payload: &[u8],
+    payload: usize,
 ) {
     let mut flags = if text { TEXT } else { 0 };
-    let mut length = 18 + payload.len();
+    let mut length = 18 + payload;
     if let Some((target, _)) = first {
         flags |= FIRST;
         length += target.encoded_len() + if last { 0 } else { 4 };
@@ -334,7 +386,6 @@ pub fn put_chunk(
     if last {
         flags |= LAST;
     }
-    out.reserve(LENGTH_BYTES + length);
     out.put_u16(length as u16);
     out.put_u8(kind.to_wire());
     out.put_u8(flags);
@@ -349,7 +400,6 @@ pub fn put_chunk(
             out.put_u32(total as u32);
         }
     }
-    out.put_slice(payload);
 }
 
 /// Bytes that [`put_chunk`] appends at most for a chunk with this payload and target.

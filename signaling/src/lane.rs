@@ -15,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::{
-    frame::{self, Kind, Target},
+    frame::{self, Kind, Out, Target},
     limits::{Acks, CHUNK_BYTES, OPEN_MESSAGES, SERVER_ACKS},
 };
 
@@ -179,7 +179,7 @@ impl Sender {
     }
 
     /// Appends the next frame, with its length, if it is no longer than `room` bytes. `ack` goes with it.
-    pub fn poll(&mut self, ack: u32, room: usize, out: &mut BytesMut) -> Polled {
+    pub fn poll(&mut self, ack: u32, room: usize, out: &mut impl Out) -> Polled {
         if self.on_pipe < self.sent.len() {
             return self.replay(ack, room, out);
         }
@@ -297,7 +297,7 @@ impl Sender {
         self.small.iter().any(|(room, message)| (*room, message.sender, message.stream) == *stream)
     }
 
-    fn replay(&mut self, ack: u32, room: usize, out: &mut BytesMut) -> Polled {
+    fn replay(&mut self, ack: u32, room: usize, out: &mut impl Out) -> Polled {
         let lane_seq = self.next_seq.wrapping_sub((self.sent.len() - self.on_pipe) as u32);
         let sent = &self.sent[self.on_pipe];
         if sent.frame_len() > room {
@@ -313,7 +313,7 @@ impl Sender {
         stream: StreamKey,
         count: u32,
         (ack, room): (u32, usize),
-        out: &mut BytesMut,
+        out: &mut impl Out,
     ) -> Polled {
         let sent = Sent::Gap { stream, count };
         if sent.frame_len() > room {
@@ -330,7 +330,7 @@ impl Sender {
         &mut self,
         (handle, message, offset): (u16, Arc<Message>, usize),
         (ack, room): (u32, usize),
-        out: &mut BytesMut,
+        out: &mut impl Out,
     ) -> Polled {
         let (kind, one_chunk) = (message.kind, message.is_one_chunk());
         let stream = (handle, message.sender, message.stream);
@@ -388,7 +388,7 @@ impl Sender {
             && self.bulk.get(stream).is_some_and(|bulk| Arc::ptr_eq(&bulk.messages[0], message))
     }
 
-    fn send(&mut self, sent: Sent, ack: u32, out: &mut BytesMut) {
+    fn send(&mut self, sent: Sent, ack: u32, out: &mut impl Out) {
         sent.put((self.next_seq, ack), out);
         self.sent.push_back(sent);
         self.on_pipe += 1;
@@ -447,12 +447,13 @@ impl Sent {
         }
     }
 
-    fn put(&self, numbers: (u32, u32), out: &mut BytesMut) {
+    fn put(&self, numbers: (u32, u32), out: &mut impl Out) {
         match self {
             Self::Chunk { room, message, offset } => {
                 let offset = *offset as usize;
-                frame::put_chunk(
-                    out,
+                let end = self.end();
+                frame::put_chunk_head(
+                    out.buffer(),
                     message.kind,
                     message.text,
                     numbers,
@@ -461,11 +462,12 @@ impl Sent {
                     message.stream,
                     (offset == 0).then_some((&message.target, message.payload.len())),
                     self.is_last(),
-                    &message.payload[offset..self.end()],
+                    end - offset,
                 );
+                out.put_payload(&message.payload, offset..end);
             }
             Self::Gap { stream: (room, sender, stream), count } => {
-                frame::put_gap(out, numbers, *room, *sender, *stream, *count);
+                frame::put_gap(out.buffer(), numbers, *room, *sender, *stream, *count);
             }
         }
     }

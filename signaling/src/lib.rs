@@ -11,6 +11,7 @@
 //! - [`lane`]: the reliable lane: numbering, acknowledgement, replay, interleaving of chunks, gaps;
 //! - [`assembly`]: chunks back to messages;
 //! - [`event`], [`record`]: what a room's log is made of, and how LOG frames carry it;
+//! - [`writer`], [`reader`]: the delivery rules of the log, a client's half;
 //! - [`origin`]: the server's half of writing to a log;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
@@ -22,6 +23,8 @@ pub mod lane;
 pub mod limits;
 pub mod message;
 pub mod origin;
+pub mod reader;
 pub mod record;
+pub mod writer;
 
 pub use code::Code;

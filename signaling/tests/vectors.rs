@@ -11,8 +11,12 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 use switchyard_signaling::{
+    event::{Content, Event, EventKind, Origin, Position, Submission},
     frame::{self, Frame, Frames, Kind, Reliable, Target},
     lane::{Arrival, Message, Polled, Receiver, Sender},
+    reader::{Item, News, Reader, Snapshot},
+    record::ServerRecord,
+    writer::{Told, Unanswered, Writer},
 };
 
 const DATA_ROOM: u64 = 1;
@@ -185,6 +189,206 @@ impl Lane {
     fn at(&self, step: &Value) -> Instant {
         self.begin + Duration::from_millis(step["now"].as_u64().unwrap())
     }
+}
+
+#[test]
+fn a_log_is_written_as_the_vectors_say() {
+    let vectors = load(include_str!("../vectors/delivery.json"));
+    for scenario in list(&vectors["writers"]) {
+        let mut clock = Clock::default();
+        let mut writer = Writer::new(Origin(7));
+        for step in list(&scenario["steps"]) {
+            let now = clock.at(step);
+            let seen = write(&mut writer, (now, clock.begin), step);
+            assert_eq!(seen, step["expect"], "{}: {step}", scenario["name"]);
+        }
+    }
+}
+
+fn write(writer: &mut Writer, (now, begin): (Instant, Instant), step: &Value) -> Value {
+    match text(&step["do"]) {
+        "submit" => {
+            let times = step["times"].as_u64().unwrap_or(1) as u32;
+            let cseqs =
+                (0..times).map(|further| writer.submit(number(&step["nonce"]) + further, content(step)));
+            cseqs.last().flatten().into()
+        }
+        "attach" => {
+            writer.attach();
+            Value::Null
+        }
+        "detach" => {
+            writer.detach();
+            Value::Null
+        }
+        "restore" => {
+            *writer = Writer::restore(writer.outbox());
+            Value::Null
+        }
+        "send" => {
+            let sent: Vec<Submission> = std::iter::from_fn(|| writer.poll(now)).collect();
+            let (Some(first), Some(last)) = (sent.first(), sent.last()) else {
+                return Value::Null;
+            };
+            assert!(sent.iter().all(|submission| submission.base == first.base));
+            assert_eq!((last.cseq - first.cseq) as usize, sent.len() - 1);
+            serde_json::json!({"from": first.cseq, "to": last.cseq, "base": first.base})
+        }
+        "due" => millis(writer.poll_timeout(), begin),
+        "outbox" => {
+            let outbox = writer.outbox();
+            serde_json::json!({"base": outbox.base, "unanswered": unanswered(&outbox.unanswered)})
+        }
+        _ => match writer.handle(now, &answer(step)) {
+            None => Value::Null,
+            Some(Told::Accepted { cseq, seq, .. }) => serde_json::json!({"accepted": [cseq, seq]}),
+            Some(Told::Refused { cseq, code, .. }) => serde_json::json!({"refused": [cseq, code]}),
+            Some(Told::Waits { cseq, code }) => serde_json::json!({"waits": [cseq, code]}),
+            Some(Told::Conflict { cseq, unanswered: Unanswered { nonce, content } }) => {
+                serde_json::json!({"conflict": [cseq, std::str::from_utf8(&content.body).unwrap(), nonce]})
+            }
+        },
+    }
+}
+
+fn content(step: &Value) -> Content {
+    let body = match step["length"].as_u64() {
+        Some(length) => vec![0; length as usize].into(),
+        None => Bytes::copy_from_slice(text(&step["text"]).as_bytes()),
+    };
+    let kind = if step["kind"].as_str() == Some("end") { EventKind::End } else { EventKind::Chat };
+    Content { kind, version: 0, flags: step["flags"].as_u64().unwrap_or(0) as u8, target: 0, body }
+}
+
+fn answer(step: &Value) -> ServerRecord {
+    let origin = step["origin"].as_str().map_or(Origin(7), |hex| Origin::from_hex(hex).unwrap());
+    let cseq = number(&step["cseq"]);
+    let code = step["code"].as_str().unwrap_or_default().to_owned();
+    match text(&step["do"]) {
+        "accepted" => ServerRecord::Accepted { origin, cseq, seq: step["seq"].as_u64().unwrap() },
+        "refused" => ServerRecord::Refused { origin, cseq, code, sentence: String::new() },
+        "expected" => {
+            ServerRecord::Expected { origin, cseq, retry_after_ms: number(&step["retry_after_ms"]), code }
+        }
+        "conflict" => ServerRecord::Conflict { origin, cseq },
+        "event" => {
+            let event = event(step["seq"].as_u64().unwrap());
+            ServerRecord::Event(Event { origin, cseq, content: content(step), ..event })
+        }
+        other => panic!("unknown step {other}"),
+    }
+}
+
+fn event(seq: u64) -> Event {
+    let (user, name) = ("u".to_owned(), "U".to_owned());
+    let content = Content { kind: EventKind::Chat, version: 0, flags: 0, target: 0, body: Bytes::new() };
+    Event { seq, at: 0, origin: Origin(1), cseq: 1, user, name, content }
+}
+
+fn unanswered(list: &[Unanswered]) -> Value {
+    let body = |content: &Content| String::from_utf8(content.body.to_vec()).unwrap();
+    list.iter().map(|one| serde_json::json!([body(&one.content), one.nonce])).collect()
+}
+
+#[test]
+fn a_log_is_read_as_the_vectors_say() {
+    let vectors = load(include_str!("../vectors/delivery.json"));
+    for scenario in list(&vectors["readers"]) {
+        let mut clock = Clock::default();
+        let begins_at = scenario["position"].as_array();
+        let mut reader =
+            begins_at.map_or_else(Reader::default, |begin| Reader::restore(position(&begin[0], &begin[1])));
+        for step in list(&scenario["steps"]) {
+            let now = clock.at(step);
+            let seen = read(&mut reader, (now, clock.begin), step);
+            assert_eq!(seen, step["expect"], "{}: {step}", scenario["name"]);
+        }
+    }
+}
+
+fn read(reader: &mut Reader, (now, begin): (Instant, Instant), step: &Value) -> Value {
+    match text(&step["do"]) {
+        "attach" => {
+            reader.attach(now);
+            Value::Null
+        }
+        "detach" => {
+            reader.detach();
+            Value::Null
+        }
+        "gap" => {
+            reader.handle_gap();
+            Value::Null
+        }
+        "pull" => reader.poll(now).into(),
+        "due" => millis(reader.poll_timeout(), begin),
+        "position" => reader.position().map(|position| vec![u64::from(position.epoch), position.seq]).into(),
+        "message" => {
+            let seqs = |events: &[Event]| events.iter().map(|event| event.seq).collect::<Vec<_>>();
+            let news = reader.handle(items(step)).into_iter().map(|news| match news {
+                News::Event(event) => event.seq.into(),
+                News::Snapshot(snapshot) => serde_json::json!({"snapshot": snapshot.reason}),
+                News::Answered { id, last, events } => {
+                    serde_json::json!({"answered": [id, last, seqs(&events)]})
+                }
+            });
+            news.collect()
+        }
+        other => panic!("unknown step {other}"),
+    }
+}
+
+fn items(step: &Value) -> Vec<Item> {
+    let mut items = Vec::new();
+    if let Some(answer) = step["answer"].as_array() {
+        items.push(Item::Answer { id: number(&answer[0]), last: answer[1].as_bool().unwrap() });
+    }
+    if let Some(snapshot) = step["snapshot"].as_array() {
+        items.push(Item::Snapshot(Snapshot {
+            reason: text(&snapshot[0]).to_owned(),
+            position: position(&snapshot[1], &snapshot[2]),
+            fields: serde_json::Map::new(),
+            messages: Vec::new(),
+            more: false,
+        }));
+    }
+    let events = step["events"].as_array().into_iter().flatten();
+    items.extend(events.map(|seq| Item::Event(event(seq.as_u64().unwrap()))));
+    if let Some(head) = step["head"].as_array() {
+        items.push(Item::Head(position(&head[0], &head[1])));
+    }
+    items
+}
+
+fn position(epoch: &Value, seq: &Value) -> Position {
+    let seq = seq.as_u64().unwrap();
+    Position { epoch: number(epoch), seq, digest: seq, proof: seq }
+}
+
+/// The time of steps; one that names none happens with the one before.
+struct Clock {
+    begin: Instant,
+    now: Instant,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        let begin = Instant::now();
+        Self { begin, now: begin }
+    }
+}
+
+impl Clock {
+    fn at(&mut self, step: &Value) -> Instant {
+        if let Some(now) = step["now"].as_u64() {
+            self.now = self.begin + Duration::from_millis(now);
+        }
+        self.now
+    }
+}
+
+fn millis(at: Option<Instant>, begin: Instant) -> Value {
+    at.map(|at| (at - begin).as_millis() as u64).into()
 }
 
 /// A frame in the words of the vectors. The flags are read from the raw bytes, for the types name them otherwise.

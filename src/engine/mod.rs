@@ -12,12 +12,13 @@
 //! shares with other threads.
 //!
 //! - [`peer`]: the WebRTC engine; [`ice`], [`stun`], [`dtls_guard`], [`demux`], [`sdp`]: what we do in front of it;
-//! - [`peers`]: datagram → path → peer; [`session`]: frames, lanes, rooms of a device; [`outbox`]: its WebSocket.
+//! - [`peers`]: datagram → path → peer; [`session`]: frames, lanes, rooms of a device; [`outbox`]: its WebSocket, and [`gather`] a message for it.
 
 mod commands;
 pub mod demux;
 pub mod dtls_guard;
 mod endings;
+mod gather;
 pub mod ice;
 pub mod outbox;
 pub mod path;
@@ -45,6 +46,7 @@ use switchyard_signaling::{
 };
 
 use self::{
+    gather::Gather,
     outbox::Outbox,
     path::Path,
     peer::Identity,
@@ -219,6 +221,7 @@ pub struct Shard {
     outcomes: Tallies<Outcome>,
     events: Vec<Event>,
     buffer: BytesMut,
+    gather: Gather,
     /// What waits until everybody who is connected has been served.
     handshakes: VecDeque<Handshake>,
     draining: bool,
@@ -278,6 +281,7 @@ impl Shard {
             outcomes: Tallies::new(),
             events: Vec::new(),
             buffer: BytesMut::new(),
+            gather: Gather::default(),
             handshakes: VecDeque::new(),
             draining: false,
             config,

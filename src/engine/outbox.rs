@@ -20,8 +20,8 @@ const TEXTS: usize = 256;
 
 /// A way to write without the task.
 pub trait Direct: fmt::Debug + Send + Sync {
-    /// Writes one binary message, or does not begin with it. It never waits.
-    fn write_message(&self, message: &[u8]) -> Taken;
+    /// Writes one binary message, given in parts, or does not begin with it. It never waits.
+    fn write_message(&self, parts: &[&[u8]]) -> Taken;
 }
 
 /// What became of a message given to [`Direct`].
@@ -83,12 +83,12 @@ impl Outbox {
         limits::PIPE_BYTES.saturating_sub(inner.frames.len() + inner.writing)
     }
 
-    /// Adds whole frames with their lengths. `starved` says that the session has more, and wants to hear of room.
-    pub fn push_frames(&self, frames: &[u8], starved: bool) {
+    /// Adds whole frames with their lengths, in parts that end anywhere. `starved` says that the session has more, and wants to hear of room.
+    pub fn push_frames(&self, parts: &[&[u8]], starved: bool) {
         let mut inner = self.lock();
         inner.starved = starved;
         let taken = match &self.direct {
-            Some(direct) if inner.is_quiet() => direct.write_message(frames),
+            Some(direct) if inner.is_quiet() => direct.write_message(parts),
             _ => Taken::Nothing,
         };
         match taken {
@@ -96,9 +96,9 @@ impl Outbox {
             Taken::Written => inner.is_behind = true,
             Taken::Kept => {
                 inner.is_behind = true;
-                inner.writing = frames.len();
+                inner.writing = parts.iter().map(|part| part.len()).sum();
             }
-            Taken::Nothing => inner.frames.extend_from_slice(frames),
+            Taken::Nothing => parts.iter().for_each(|part| inner.frames.extend_from_slice(part)),
         }
         inner.wake();
     }
@@ -192,10 +192,10 @@ mod tests {
     #[test]
     fn frames_that_come_while_the_task_writes_leave_together() {
         let outbox = Outbox::default();
-        outbox.push_frames(b"ab", false);
+        outbox.push_frames(&[b"ab"], false);
         assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Frames(BytesMut::from("ab"))));
-        outbox.push_frames(b"cd", false);
-        outbox.push_frames(b"ef", true);
+        outbox.push_frames(&[b"cd"], false);
+        outbox.push_frames(&[b"ef"], true);
         assert_eq!(outbox.room(), limits::PIPE_BYTES - 6);
         assert!(outbox.written());
         assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Frames(BytesMut::from("cdef"))));
@@ -211,9 +211,9 @@ mod tests {
     }
 
     impl Direct for Socket {
-        fn write_message(&self, message: &[u8]) -> Taken {
+        fn write_message(&self, parts: &[&[u8]]) -> Taken {
             let mut written = self.written.lock().unwrap();
-            written.push(message.to_vec());
+            written.push(parts.concat());
             if written.len() <= self.takes { Taken::Written } else { Taken::Kept }
         }
     }
@@ -223,21 +223,21 @@ mod tests {
         let socket = Arc::new(Socket { takes: 2, ..Socket::default() });
         let outbox = Outbox::direct(socket.clone());
         let written = || socket.written.lock().unwrap().concat();
-        outbox.push_frames(b"a", false);
+        outbox.push_frames(&[b"a"], false);
         assert_eq!((poll(&outbox), written()), (Poll::Pending, b"a".to_vec()));
         outbox.push_text("t".into());
-        outbox.push_frames(b"b", false);
+        outbox.push_frames(&[b"b"], false);
         assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Text("t".into())));
-        outbox.push_frames(b"c", false);
+        outbox.push_frames(&[b"c"], false);
         assert_eq!(written(), b"a", "frames do not overtake a text that is being written");
         assert!(!outbox.written());
         assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Frames(BytesMut::from("bc"))));
         assert!(!outbox.written());
-        outbox.push_frames(b"d", true);
+        outbox.push_frames(&[b"d"], true);
         assert_eq!((poll(&outbox), written()), (Poll::Ready(Outgoing::Drain), b"ad".to_vec()));
         assert!(outbox.written(), "a session that has more hears of the room");
-        outbox.push_frames(b"e", false);
-        outbox.push_frames(b"f", false);
+        outbox.push_frames(&[b"e"], false);
+        outbox.push_frames(&[b"f"], false);
         assert_eq!(outbox.room(), limits::PIPE_BYTES - 2);
         assert_eq!((poll(&outbox), written()), (Poll::Ready(Outgoing::Drain), b"ade".to_vec()));
         assert!(!outbox.written());
@@ -248,7 +248,7 @@ mod tests {
     fn texts_go_before_frames_and_a_close_goes_last() {
         let outbox = Outbox::default();
         outbox.close(Code::Bye);
-        outbox.push_frames(b"ab", false);
+        outbox.push_frames(&[b"ab"], false);
         outbox.push_text("t".into());
         assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Text("t".into())));
         assert_eq!(poll(&outbox), Poll::Ready(Outgoing::Frames(BytesMut::from("ab"))));

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
     Code,
     assembly::{Assembly, AssemblyError, Complete},
-    frame::{self, ChunkHeader, Frame, Frames, Kind, LossyHeader, Reliable, Target},
+    frame::{self, ChunkHeader, Frame, Frames, Kind, LossyHeader, Out, Reliable, Target},
     lane,
     limits::Limits,
     message::{ClientControl, ServerControl},
@@ -317,8 +317,8 @@ impl Session {
 
     /// Appends the next pipe message of reliable and lane-less frames to the empty `out`: frames until `enough`
     /// bytes, and a single longer one of at most `most`. Returns whether there was anything.
-    pub fn fill(&mut self, (enough, most): (usize, usize), now: Instant, out: &mut BytesMut) -> bool {
-        self.put_words(now, out);
+    pub fn fill(&mut self, (enough, most): (usize, usize), now: Instant, out: &mut impl Out) -> bool {
+        self.put_words(now, out.buffer());
         let ack = self.arrivals.ack();
         loop {
             let room = if out.is_empty() { most } else { enough.saturating_sub(out.len()) };
@@ -447,7 +447,9 @@ impl Session {
             self.arrivals.acknowledged();
         }
         if self.out.unacknowledged() == 0 {
-            self.next_probe = self.out.is_ready().then_some(now);
+            // However often everything is acknowledged in between: a probe costs the client an answer.
+            let earliest = self.probe.map_or(now, |(_, sent)| now.max(sent + PROBE_INTERVAL));
+            self.next_probe = self.out.is_ready().then_some(earliest);
         } else if self.next_probe.is_none_or(|due| due <= now) {
             let nonce = self.probe.map_or(1, |(nonce, _)| nonce.wrapping_add(1));
             frame::put_ping(out, nonce);
@@ -637,4 +639,49 @@ impl Session {
 
 fn not_in(room: u16) -> String {
     format!("handle {room} names no room of this session")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::ShardId;
+
+    #[test]
+    fn a_client_is_probed_every_two_seconds_at_most_however_often_it_acknowledges() {
+        let start = Instant::now();
+        let limits = SessionLimits {
+            announced: Limits::default(),
+            lossy_queue_bytes: 0,
+            messages_per_second: 0,
+            message_burst: 1,
+            problems: 1,
+        };
+        let id = SessionId { shard: ShardId(0), slot: 0, serial: 1 };
+        let mut session = Session::new(id, ("t".into(), "u".into()), "key".into(), Arc::new(limits), start);
+        let control = ServerControl::Refused {
+            id: None,
+            stream: None,
+            code: Code::RateLimited,
+            message: String::new(),
+            retry_after_ms: None,
+        };
+        let mut probed = Vec::new();
+        for step in 0..100 {
+            let now = start + Duration::from_millis(100) * step;
+            // Two messages, and only then the acknowledgement of both.
+            for _ in 0..2 {
+                session.tell(0, &control, now).unwrap();
+                let mut out = BytesMut::new();
+                session.fill((1000, 1000), now, &mut out);
+                let mut frames = Frames::new(out.freeze());
+                probed
+                    .extend(frames.by_ref().filter(|frame| matches!(frame, Ok(Frame::Ping(_)))).map(|_| now));
+            }
+            let mut ack = BytesMut::new();
+            frame::put_ack(&mut ack, 2 * (step + 1));
+            session.handle_message(Via::Socket, ack.freeze(), now, &mut Vec::new());
+        }
+        assert_eq!(probed.len(), 5);
+        assert!(probed.windows(2).all(|two| two[1] - two[0] >= PROBE_INTERVAL));
+    }
 }

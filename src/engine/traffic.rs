@@ -3,10 +3,15 @@
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use switchyard_signaling::{Code, frame, limits};
+use switchyard_signaling::{
+    Code,
+    frame::{self, Out as _},
+    limits,
+};
 
 use super::{
     CHANNEL_BATCH, LATENCIES, Shard,
+    gather::Gather,
     outbox::Outbox,
     peer::{Channel, PeerEvent},
     peers::{self, Outcome},
@@ -67,7 +72,7 @@ impl Shard {
         let Some(entry) = self.sessions.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         match (via, &entry.socket, entry.peer) {
             (Via::Socket, Some((_, outbox)), _) if outbox.room() >= pong.len() => {
-                outbox.push_frames(&pong, false)
+                outbox.push_frames(&[&pong], false)
             }
             (Via::Channel, _, Some(peer)) => {
                 if let Some(entry) = self.peers.get(peer)
@@ -209,21 +214,19 @@ impl Shard {
             return;
         };
         entry.is_dirty = false;
-        let mut buffer = std::mem::take(&mut self.buffer);
         let gaps = entry.session.gaps();
         match (entry.session.attached, &entry.socket, entry.peer) {
-            (Via::Socket, Some((_, outbox)), _) => fill_socket(&mut entry.session, outbox, now, &mut buffer),
+            (Via::Socket, Some((_, outbox)), _) => {
+                fill_socket(&mut entry.session, outbox, now, &mut self.gather);
+            }
             (Via::Channel, _, Some(peer)) => {
                 if let Some(peer_entry) = self.peers.get(peer) {
-                    fill_channels(&mut entry.session, peer_entry, now, &mut buffer);
+                    fill_channels(&mut entry.session, peer_entry, now, &mut self.buffer);
                 }
-                self.buffer = buffer;
                 self.mark_peer(peer);
-                return self.after_fill(slot, gaps, now);
             }
             _ => {}
         }
-        self.buffer = buffer;
         self.after_fill(slot, gaps, now);
     }
 
@@ -257,15 +260,15 @@ impl Shard {
     }
 }
 
-fn fill_socket(session: &mut Session, outbox: &Outbox, now: Instant, buffer: &mut BytesMut) {
-    buffer.clear();
+fn fill_socket(session: &mut Session, outbox: &Outbox, now: Instant, message: &mut Gather) {
     let room = outbox.room();
-    session.fill((room, room), now, buffer);
-    let left = room.saturating_sub(buffer.len());
-    session.fill_lossy((room, left), buffer);
+    session.fill((room, room), now, message);
+    let left = room.saturating_sub(message.len());
+    session.fill_lossy((room, left), message.buffer());
     let starved = session.is_ready();
-    if !buffer.is_empty() {
-        outbox.push_frames(buffer, starved);
+    if !message.is_empty() {
+        message.with_parts(|parts| outbox.push_frames(parts, starved));
+        message.clear();
     } else if starved {
         outbox.set_starved();
     }

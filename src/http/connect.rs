@@ -2,7 +2,8 @@
 //!
 //! One task per WebSocket. It parses and checks what the client says, verifies tokens, and hands commands to the shard
 //! of the session; what the shard has for the client it finds in the socket's [`Outbox`]. It keeps no state of a
-//! session beyond which shard has it.
+//! session beyond which shard has it. Once it knows that shard it goes on by its side, on its thread, so that what a
+//! client sends wakes one thread and not two.
 
 use std::{
     future::poll_fn,
@@ -26,7 +27,8 @@ use switchyard_signaling::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant as TokioInstant, sleep_until, timeout},
+    task::yield_now,
+    time::{sleep_until, timeout},
 };
 
 use super::{
@@ -55,6 +57,8 @@ const WRITE: Duration = Duration::from_secs(15);
 const CLOSING: Duration = Duration::from_secs(2);
 /// Bytes that an idle socket holds for reading; longer messages get room while they come.
 const READ_BUFFER: usize = 2048;
+/// Messages of one client after which others have a turn.
+const READS: u32 = 16;
 /// The subprotocol, for clients that offer one.
 const SUBPROTOCOL: &str = "switchyard.v1";
 
@@ -89,7 +93,7 @@ pub(super) async fn upgrade(
         .on_upgrade(move |socket| serve(app, wire, socket))
 }
 
-async fn serve(app: Arc<App>, wire: Arc<Wire>, socket: WebSocket) {
+async fn serve(app: Arc<App>, wire: Arc<Wire>, mut socket: WebSocket) {
     let id = SocketId(app.next_socket.fetch_add(1, Ordering::Relaxed));
     app.sockets.fetch_add(1, Ordering::Relaxed);
     app.metrics.http.websockets.inc();
@@ -106,13 +110,19 @@ async fn serve(app: Arc<App>, wire: Arc<Wire>, socket: WebSocket) {
         deadline: now + PATIENCE,
         app,
     };
-    let end = connection.run(socket).await;
-    if let Some(home) = connection.home {
-        let clean = matches!(end, End::Clean);
-        connection.app.shards.send(home, Command::Closed { socket: id, clean }).await;
+    if let Some(end) = connection.run(&mut socket).await {
+        return connection.ended(end).await;
     }
-    connection.app.sockets.fetch_sub(1, Ordering::Relaxed);
-    connection.app.metrics.http.websockets.dec();
+    let Some(runtime) = connection.home.and_then(|home| connection.app.shards.runtime(home)).cloned() else {
+        return connection.ended(End::Broken).await;
+    };
+    if let Err(error) = connection.wire.move_to(&runtime) {
+        tracing::debug!(%error, "a WebSocket stays with the runtime that it came by");
+    }
+    runtime.spawn(async move {
+        let end = connection.run(&mut socket).await.unwrap_or(End::Broken);
+        connection.ended(end).await;
+    });
 }
 
 /// How a socket ended.
@@ -151,34 +161,49 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(&mut self, mut socket: WebSocket) -> End {
+    /// Serves the socket until it ends, or, with `None`, until it has found its home.
+    async fn run(&mut self, socket: &mut WebSocket) -> Option<End> {
         let (mut draining, mut told) = (self.app.draining.subscribe(), false);
-        loop {
+        let is_home = self.home.is_some();
+        let mut read = 0;
+        let silence = sleep_until(self.deadline.into());
+        tokio::pin!(silence);
+        while is_home || self.home.is_none() {
+            if read == READS {
+                read = 0;
+                yield_now().await;
+            }
             let outbox = self.outbox.clone();
-            let deadline = TokioInstant::from_std(self.deadline);
             tokio::select! {
                 biased;
                 outgoing = poll_fn(|cx| outbox.poll(cx.waker())) => {
-                    if let Some(end) = self.write(&mut socket, outgoing).await {
-                        return end;
+                    if let Some(end) = self.write(socket, outgoing).await {
+                        return Some(end);
                     }
                 }
                 incoming = socket.recv() => {
                     let now = Instant::now();
+                    read += 1;
                     match incoming {
-                        Some(Ok(Message::Close(frame))) => return End::of(frame.as_ref()),
+                        Some(Ok(Message::Close(frame))) => return Some(End::of(frame.as_ref())),
                         Some(Ok(message)) => self.read(message, now).await,
                         Some(Err(error)) => {
                             tracing::debug!(%error, "a WebSocket broke");
                             if is_too_large(error) {
-                                close(&mut socket, Code::TooLarge).await;
+                                close(socket, Code::TooLarge).await;
                             }
-                            return End::Broken;
+                            return Some(End::Broken);
                         }
-                        None => return End::Broken,
+                        None => return Some(End::Broken),
                     }
                 }
-                () = sleep_until(deadline) => self.outbox.close(Code::Timeout),
+                // Every message puts it off, which is looked at only here.
+                () = &mut silence => {
+                    if self.deadline <= Instant::now() {
+                        self.outbox.close(Code::Timeout);
+                    }
+                    silence.as_mut().reset(self.deadline.into());
+                }
                 // Those that have a session are told by its shard.
                 () = until_draining(&mut draining), if self.home.is_none() && !told => {
                     told = true;
@@ -187,6 +212,16 @@ impl Connection {
                 }
             }
         }
+        None
+    }
+
+    async fn ended(&self, end: End) {
+        if let Some(home) = self.home {
+            let clean = matches!(end, End::Clean);
+            self.app.shards.send(home, Command::Closed { socket: self.id, clean }).await;
+        }
+        self.app.sockets.fetch_sub(1, Ordering::Relaxed);
+        self.app.metrics.http.websockets.dec();
     }
 
     async fn write(&mut self, socket: &mut WebSocket, outgoing: Outgoing) -> Option<End> {

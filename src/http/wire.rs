@@ -1,8 +1,10 @@
-//! The TCP connection beneath a WebSocket, written to from two threads.
+//! The TCP connection beneath a WebSocket, written to by two: the socket's task and the session's shard.
 //!
-//! Most of what a session sends are frames that are ready on its shard's thread. Waking the socket's task for each of
-//! them costs more than the write itself, so [`Wire`] lets the shard write a WebSocket message at once when nothing is
-//! in the way; everything else, and what the connection does not take at once, is the task's, through [`WireIo`].
+//! Most of what a session sends are frames that are ready on its shard. Waking the socket's task for each of them costs
+//! more than the write itself, so [`Wire`] lets the shard write a WebSocket message at once when nothing is in the way;
+//! everything else, and what the connection does not take at once, is the task's, through [`WireIo`].
+//!
+//! A connection is watched by one runtime at a time, and [`Wire::move_to`] gives it to another one.
 //!
 //! Messages never mix because a write is all or nothing here: what the kernel does not take is kept, and nobody else
 //! writes before it has left. It never parses what it carries.
@@ -15,20 +17,28 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
+    runtime::Handle,
 };
 
 use crate::engine::outbox::{Direct, Taken};
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct Wire(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     stream: TcpStream,
     /// What the kernel has not taken yet of a message that counts as written.
-    rest: Mutex<BytesMut>,
+    rest: BytesMut,
 }
+
+/// A message of at most so many bytes is written as one part.
+const SHORT: usize = 1536;
 
 /// The connection as HTTP and the WebSocket library see it.
 #[derive(Debug)]
@@ -39,13 +49,23 @@ pub(super) struct WireIo(Arc<Wire>);
 pub(super) struct ConnectionWire(pub(super) Arc<Wire>);
 
 impl Wire {
+    /// Lets this runtime watch the connection. Whoever waits for it has to ask again, there.
+    pub(super) fn move_to(&self, runtime: &Handle) -> io::Result<()> {
+        let mut inner = self.lock();
+        // By a second descriptor: there is a connection at any time, and if this fails it stays where it is.
+        let stream = SockRef::from(&inner.stream).try_clone()?;
+        let _entered = runtime.enter();
+        inner.stream = TcpStream::from_std(stream.into())?;
+        Ok(())
+    }
+
     /// Takes all of these bytes, or none if others have to leave first.
-    fn take(&self, parts: [&[u8]; 2]) -> io::Result<Taken> {
-        let mut rest = self.lock();
+    fn take(&self, parts: &[&[u8]]) -> io::Result<Taken> {
+        let Inner { stream, rest } = &mut *self.lock();
         if !rest.is_empty() {
             return Ok(Taken::Nothing);
         }
-        let written = match self.stream.try_write_vectored(&parts.map(IoSlice::new)) {
+        let written = match write(stream, parts) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
@@ -62,14 +82,14 @@ impl Wire {
     /// Ready when nothing is kept any more.
     pub(super) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let mut rest = self.lock();
+            let Inner { stream, rest } = &mut *self.lock();
             if rest.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            match self.stream.try_write(&rest) {
+            match stream.try_write(rest) {
                 Ok(count) => rest.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream.poll_write_ready(cx))?;
+                    ready!(stream.poll_write_ready(cx))?;
                 }
                 Err(error) => {
                     rest.clear();
@@ -83,18 +103,43 @@ impl Wire {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BytesMut> {
-        self.rest.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Direct for Wire {
-    fn write_message(&self, message: &[u8]) -> Taken {
+    fn write_message(&self, parts: &[&[u8]]) -> Taken {
         let mut header = [0; 10];
-        let header = binary_header(message.len(), &mut header);
+        let header = binary_header(parts.iter().map(|part| part.len()).sum(), &mut header);
         // An error shows to the task as well, which ends the connection.
-        self.take([header, message]).unwrap_or(Taken::Nothing)
+        let taken = match parts {
+            [message] => self.take(&[header, message]),
+            _ => self.take(&[&[header], parts].concat()),
+        };
+        taken.unwrap_or(Taken::Nothing)
     }
+}
+
+/// Writes as much as the kernel takes at once.
+fn write(stream: &TcpStream, parts: &[&[u8]]) -> io::Result<usize> {
+    if let [only] = parts {
+        return stream.try_write(only);
+    }
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    if length > SHORT {
+        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        // Not `writev`, which takes a detour through the kernel's file system.
+        return stream.try_io(Interest::WRITABLE, || SockRef::from(stream).send_vectored(&slices));
+    }
+    // Putting a short message together takes less than the kernel needs for parts.
+    let mut whole = [0; SHORT];
+    let mut end = 0;
+    for part in parts {
+        whole[end..end + part.len()].copy_from_slice(part);
+        end += part.len();
+    }
+    stream.try_write(&whole[..end])
 }
 
 /// The header of an unfragmented, unmasked binary message (RFC 6455 §5.2).
@@ -119,7 +164,7 @@ impl WireIo {
     pub(super) fn new(stream: TcpStream) -> Self {
         // Frames are merged before they are written, and must not wait after that.
         let _ = stream.set_nodelay(true);
-        Self(Arc::new(Wire { stream, rest: Mutex::default() }))
+        Self(Arc::new(Wire(Mutex::new(Inner { stream, rest: BytesMut::new() }))))
     }
 
     /// The other way in.
@@ -134,15 +179,7 @@ impl AsyncRead for WireIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let stream = &self.0.stream;
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read_buf(buffer) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        Pin::new(&mut self.0.lock().stream).poll_read(cx, buffer)
     }
 }
 
@@ -150,7 +187,7 @@ impl AsyncWrite for WireIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_drain(cx))?;
-            if self.0.take([bytes, &[]])? != Taken::Nothing {
+            if self.0.take(&[bytes])? != Taken::Nothing {
                 return Poll::Ready(Ok(bytes.len()));
             }
         }
@@ -162,7 +199,7 @@ impl AsyncWrite for WireIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.0.poll_drain(cx))?;
-        Poll::Ready(socket2::SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(SockRef::from(&self.0.lock().stream).shutdown(std::net::Shutdown::Write))
     }
 }
 
@@ -187,11 +224,11 @@ mod tests {
         let wire = near.0.clone();
         let message = vec![7; 60_000];
         let mut written = 0;
-        while wire.lock().is_empty() {
-            assert_ne!(wire.write_message(&message), Taken::Nothing);
+        while wire.lock().rest.is_empty() {
+            assert_ne!(wire.write_message(&[&message]), Taken::Nothing);
             written += 1;
         }
-        assert_eq!(wire.write_message(&message), Taken::Nothing);
+        assert_eq!(wire.write_message(&[&message]), Taken::Nothing);
         let reader = tokio::spawn(async move {
             let mut all = Vec::new();
             far.read_to_end(&mut all).await.unwrap();
@@ -204,6 +241,45 @@ mod tests {
         assert_eq!(all.len(), written * framed + b"the task's".len());
         assert!(all.ends_with(b"the task's"));
         assert!(all[..written * framed].chunks(framed).all(|one| one[..4] == [0x82, 126, 0xea, 0x60]));
+    }
+
+    #[test]
+    fn a_connection_that_has_moved_needs_its_first_runtime_no_more() {
+        let [first, second] =
+            [(); 2].map(|()| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+        let (mut near, mut far) = first.block_on(async {
+            let (near, far) = connection().await;
+            (near, far.into_std().unwrap())
+        });
+        io::Write::write_all(&mut far, b"before").unwrap();
+        near.0.move_to(second.handle()).unwrap();
+        drop(first);
+        io::Write::write_all(&mut far, b" and after").unwrap();
+        second.block_on(async {
+            let mut read = [0; 16];
+            near.read_exact(&mut read).await.unwrap();
+            assert_eq!(&read, b"before and after");
+            near.write_all(b"back").await.unwrap();
+        });
+        far.set_nonblocking(false).unwrap();
+        let mut read = [0; 4];
+        io::Read::read_exact(&mut far, &mut read).unwrap();
+        assert_eq!(&read, b"back");
+    }
+
+    #[tokio::test]
+    async fn a_message_in_many_parts_arrives_whole() {
+        let (near, mut far) = connection().await;
+        for long in [3, 2 * SHORT] {
+            let long = vec![9; long];
+            assert_eq!(near.0.write_message(&[b"one", &long, b"", b"two"]), Taken::Written);
+            let whole = [b"one", &long[..], b"two"].concat();
+            let mut header = [0; 10];
+            let header = binary_header(whole.len(), &mut header);
+            let mut read = vec![0; header.len() + whole.len()];
+            far.read_exact(&mut read).await.unwrap();
+            assert_eq!(read, [header, &whole[..]].concat());
+        }
     }
 
     #[test]

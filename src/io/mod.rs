@@ -1,10 +1,12 @@
 //! How bytes move: threads, sockets, queues and clocks around the pure shards.
 //!
-//! One thread per shard runs [`shard`]: its UDP sockets, its timers and its queues. ICE-TCP connections are accepted
-//! by [`ice_tcp`] on the shared runtime and handed to the shard their first check names. Nothing is decided here.
+//! One thread per shard runs [`shard`]: its UDP sockets, its timers and its queues, and beside them the tasks of its
+//! sessions' WebSockets, which the doors bring ([`Shards::runtime`]). ICE-TCP connections are accepted by [`ice_tcp`] on
+//! the shared runtime and handed to the shard their first check names. Nothing is decided here.
 
 mod ice_tcp;
 mod shard;
+mod storage;
 mod udp;
 
 use std::{
@@ -21,7 +23,10 @@ use std::{
 use anyhow::Context as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use switchyard_signaling::limits::{CHUNK_BYTES, LOSSY_BYTES, Limits};
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 
 use crate::{
     config::{Config, Mode},
@@ -30,9 +35,10 @@ use crate::{
         sdp::HostCandidate, session::SessionLimits,
     },
     metrics::Metrics,
-    names::{ShardId, WallClock},
-    room::{LogSettings, RoomLimits},
+    names::{RoomKey, ShardId, WallClock},
+    room::{BackendError, BackendWrite, LogSettings, RoomLimits},
     router::Letter,
+    store::Store,
 };
 
 pub use ice_tcp::IceTcp;
@@ -53,14 +59,21 @@ pub(crate) enum Input {
     TcpOpened(TcpId, mpsc::Sender<bytes::Bytes>),
     /// Finish: send what is left and end the thread.
     Stop,
+    /// The application's backend writes to a room that lives here.
+    Backend(RoomKey, BackendWrite, BackendReply),
 }
+
+/// Where the answer to the application's backend goes.
+pub type BackendReply = oneshot::Sender<Result<u64, BackendError>>;
 
 /// The shards' threads, seen from the doors.
 #[derive(Debug)]
 pub struct Shards {
     inputs: Vec<mpsc::Sender<Input>>,
+    runtimes: Vec<Handle>,
     sessions: Arc<AtomicUsize>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    store: Arc<Store>,
     /// ICE-TCP, if it is offered.
     pub ice_tcp: Option<IceTcp>,
     limits: Limits,
@@ -86,8 +99,10 @@ impl Shards {
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
         let logs = Arc::new(log_settings(config));
+        let (store, mut replies) = storage::open(config, metrics, count).context("cannot open the store")?;
+        replies.reverse();
         let population = Arc::new(AtomicUsize::new(0));
-        let mut threads = Vec::new();
+        let (mut threads, mut runtimes) = (Vec::new(), Vec::new());
         letter_receivers.reverse();
         for ((index, inputs), sockets) in receivers.into_iter().enumerate().zip(sockets) {
             let udp = sockets.iter().map(|socket| socket.local).collect::<Vec<_>>();
@@ -116,17 +131,25 @@ impl Shards {
                 inputs,
                 letters_in: letter_receivers.pop().expect("one for each shard"),
                 letters_out: letters.clone(),
+                store: store.clone(),
+                replies: replies.pop().expect("one for each shard"),
+                clock: logs.clock.clone(),
                 counters: metrics.shard(index),
                 metrics: metrics.clone(),
                 population: population.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
-            threads.push(thread.spawn(move || run_or_abort(shell)).context("cannot start a shard's thread")?);
+            let (tell, told) = std::sync::mpsc::channel();
+            let running = thread.spawn(move || run_or_abort(shell, &tell));
+            threads.push(running.context("cannot start a shard's thread")?);
+            runtimes.push(told.recv().context("cannot start a shard's event loop")?);
         }
         Ok(Self {
             inputs,
+            runtimes,
             sessions: population,
             threads: Mutex::new(threads),
+            store,
             ice_tcp,
             limits: sessions.announced.clone(),
         })
@@ -135,6 +158,12 @@ impl Shards {
     /// How many there are.
     pub fn count(&self) -> u16 {
         self.inputs.len() as u16
+    }
+
+    /// Where the WebSockets of this shard's sessions run: a socket that is readable there wakes the shard's thread and no
+    /// other. Tasks take turns with the shard, so each turn has to be short; they end when the shard does.
+    pub(crate) fn runtime(&self, shard: ShardId) -> Option<&Handle> {
+        self.runtimes.get(shard.0 as usize)
     }
 
     /// What clients are told.
@@ -155,6 +184,17 @@ impl Shards {
         }
     }
 
+    /// The application's backend writes to a room; the answer is its event's `seq`.
+    ///
+    /// # Errors
+    /// [`BackendError`], or `None` when the shard has ended.
+    pub async fn write(&self, room: RoomKey, write: BackendWrite) -> Result<u64, Option<BackendError>> {
+        let (reply, answer) = oneshot::channel();
+        let inputs = self.inputs.get(room.shard(self.count()).0 as usize).ok_or(None)?;
+        inputs.send(Input::Backend(room, write, reply)).await.map_err(|_| None)?;
+        answer.await.map_err(|_| None)?.map_err(Some)
+    }
+
     /// Tells every client that the server shuts down, and lets go of it.
     pub async fn drain(&self, retry_after: Duration) {
         for shard in 0..self.count() {
@@ -169,8 +209,13 @@ impl Shards {
         }
         let threads =
             self.threads.lock().map(|mut threads| std::mem::take(&mut *threads)).unwrap_or_default();
-        let joined =
-            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        let store = self.store.clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            let joined = threads.into_iter().all(|thread| thread.join().is_ok());
+            // What the shards have handed in is done.
+            store.close();
+            joined
+        });
         if !joined.await.unwrap_or(false) {
             tracing::error!("a shard has panicked");
         }
@@ -178,8 +223,8 @@ impl Shards {
 }
 
 /// A shard that panics has lost its sessions and would leave the server half alive: better all of it is started anew.
-fn run_or_abort(shell: shard::Shell) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run())).is_err() {
+fn run_or_abort(shell: shard::Shell, tell: &std::sync::mpsc::Sender<Handle>) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run(tell))).is_err() {
         tracing::error!("a shard has panicked; this is a defect of the server");
         std::process::abort();
     }
@@ -222,8 +267,12 @@ fn candidates(addresses: &[IpAddr], udp: &[SocketAddr], tcp: &[SocketAddr]) -> V
     [reached(udp, false), reached(tcp, true)].concat()
 }
 
+/// Milliseconds since 1970.
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
 fn log_settings(config: &Config) -> LogSettings {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let secrets = config.keys.iter().map(|(key, secret)| (key.clone(), secret.secret.expose().to_vec()));
     LogSettings {
         writes_per_minute: config.limits.writes_per_minute,
@@ -231,7 +280,7 @@ fn log_settings(config: &Config) -> LogSettings {
         resync_events: config.limits.resync_events.into(),
         idle: config.limits.idle_room,
         secrets: secrets.collect(),
-        clock: WallClock::new(Instant::now(), now.as_millis() as u64),
+        clock: WallClock::new(Instant::now(), unix_ms()),
     }
 }
 

@@ -4,19 +4,26 @@
 use std::{
     collections::HashMap,
     future::poll_fn,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc::Sender,
     },
     task::Poll,
     time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc::{self, error::TrySendError},
+    task::yield_now,
+    time::{Sleep, sleep_until},
+};
 
 use super::{
-    Input, Letters,
+    BackendReply, Input, Letters, storage,
     udp::{ActiveUdp, ReceiveBuffer, Udp},
 };
 use crate::{
@@ -27,9 +34,10 @@ use crate::{
         transmit::Transmit,
     },
     metrics::{Connect, DatagramDrop, Direction, DropCause, Lane, Logs, Metrics, Queue, Rung, ShardCounters},
-    names::ShardId,
+    names::{ShardId, WallClock},
     room::LogTally,
     router::{Letter, Tally},
+    store::{Reply, Store},
 };
 
 /// Inputs and letters taken before the shard works: enough for batches to form, few enough for deadlines to hold.
@@ -46,6 +54,9 @@ pub(super) struct Shell {
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) letters_in: mpsc::Receiver<Letter>,
     pub(super) letters_out: Vec<Letters>,
+    pub(super) store: Arc<Store>,
+    pub(super) replies: mpsc::UnboundedReceiver<Reply>,
+    pub(super) clock: WallClock,
     pub(super) counters: ShardCounters,
     pub(super) metrics: Arc<Metrics>,
     pub(super) population: Arc<AtomicUsize>,
@@ -57,6 +68,12 @@ struct Loop {
     inputs: mpsc::Receiver<Input>,
     letters_in: mpsc::Receiver<Letter>,
     letters_out: Vec<Letters>,
+    store: Arc<Store>,
+    replies: mpsc::UnboundedReceiver<Reply>,
+    clock: WallClock,
+    /// The application's backend waits for these.
+    backend: HashMap<u64, BackendReply>,
+    backend_requests: u64,
     tcp: HashMap<TcpId, mpsc::Sender<Bytes>>,
     receive: ReceiveBuffer,
     counters: ShardCounters,
@@ -68,63 +85,92 @@ struct Loop {
 }
 
 impl Shell {
-    /// Runs until it is told to stop.
-    pub(super) fn run(self) {
+    /// Tells of its runtime, and runs until it is told to stop.
+    pub(super) fn run(self, tell: &Sender<Handle>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => return tracing::error!(%error, "cannot start a shard's event loop"),
         };
-        runtime.block_on(async {
-            let sockets = self.sockets.into_iter().map(Udp::activate).collect::<Result<Vec<_>, _>>();
-            let sockets = match sockets {
-                Ok(sockets) => sockets,
-                Err(error) => return tracing::error!(%error, "cannot use a shard's sockets"),
-            };
-            let mut shard = Loop {
-                shard: self.shard,
-                sockets,
-                inputs: self.inputs,
-                letters_in: self.letters_in,
-                letters_out: self.letters_out,
-                tcp: HashMap::new(),
-                receive: ReceiveBuffer::new(),
-                counters: self.counters,
-                metrics: self.metrics,
-                population: self.population,
-                counted: 0,
-                published: Instant::now(),
-                is_stopping: false,
-            };
-            while !shard.is_stopping {
-                if shard.shard.has_handshakes() {
-                    // The runtime looks what has become readable, and does not wait for it. Then a little of what handshakes
-                    // have waiting, and a turn for everybody else again.
-                    tokio::task::yield_now().await;
-                    shard.shard.handle_handshake(Instant::now());
-                } else {
-                    shard.wait().await;
-                }
-                shard.turn();
-            }
-        });
+        // Whoever starts the shard has gone: then nobody needs it.
+        let _ = tell.send(runtime.handle().clone());
+        // The shard is a task like those of the WebSockets beside it: they wake each other without a system call.
+        let shard = runtime.spawn(self.serve());
+        if let Err(error) = runtime.block_on(shard)
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
     }
+
+    async fn serve(self) {
+        let sockets = self.sockets.into_iter().map(Udp::activate).collect::<Result<Vec<_>, _>>();
+        let sockets = match sockets {
+            Ok(sockets) => sockets,
+            Err(error) => return tracing::error!(%error, "cannot use a shard's sockets"),
+        };
+        let mut shard = Loop {
+            shard: self.shard,
+            sockets,
+            inputs: self.inputs,
+            letters_in: self.letters_in,
+            letters_out: self.letters_out,
+            store: self.store,
+            replies: self.replies,
+            clock: self.clock,
+            backend: HashMap::new(),
+            backend_requests: 0,
+            tcp: HashMap::new(),
+            receive: ReceiveBuffer::new(),
+            counters: self.counters,
+            metrics: self.metrics,
+            population: self.population,
+            counted: 0,
+            published: Instant::now(),
+            is_stopping: false,
+        };
+        let sleep = sleep_until(shard.published.into());
+        tokio::pin!(sleep);
+        while !shard.is_stopping {
+            if shard.shard.has_handshakes() {
+                // The runtime looks what has become readable, and does not wait for it. Then a little of what handshakes
+                // have waiting, and a turn for everybody else again.
+                yield_now().await;
+                shard.shard.handle_handshake(Instant::now());
+            } else {
+                shard.wait(sleep.as_mut()).await;
+            }
+            if shard.turn() == Left::Something {
+                // However much comes in by one way, the WebSockets' tasks have their turns too.
+                yield_now().await;
+            }
+        }
+    }
+}
+
+/// Whether a turn has taken everything that was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    Something,
 }
 
 /// What ended the wait, and already taken from its queue.
 enum Woken {
     Input(Input),
     Letter(Letter),
+    Reply(Reply),
     Other,
 }
 
 impl Loop {
-    async fn wait(&mut self) {
+    async fn wait(&mut self, mut sleep: Pin<&mut Sleep>) {
         let publish = self.published + PUBLISH;
         let due = self.shard.poll_timeout().map_or(publish, |due| due.min(publish));
-        let sleep = tokio::time::sleep_until(due.into());
-        tokio::pin!(sleep);
-        let Self { inputs, letters_in, sockets, .. } = self;
+        if sleep.deadline().into_std() != due {
+            sleep.as_mut().reset(due.into());
+        }
+        let Self { inputs, letters_in, replies, sockets, .. } = self;
         let woken = poll_fn(|cx| {
             if sockets.iter().any(|socket| socket.poll_readable(cx).is_ready()) {
                 return Poll::Ready(Woken::Other);
@@ -135,16 +181,20 @@ impl Loop {
             if let Poll::Ready(Some(letter)) = letters_in.poll_recv(cx) {
                 return Poll::Ready(Woken::Letter(letter));
             }
+            if let Poll::Ready(Some(reply)) = replies.poll_recv(cx) {
+                return Poll::Ready(Woken::Reply(reply));
+            }
             sleep.as_mut().poll(cx).map(|()| Woken::Other)
         });
         match woken.await {
             Woken::Input(input) => self.handle(input, Instant::now()),
             Woken::Letter(letter) => self.shard.handle_letter(letter, Instant::now()),
+            Woken::Reply(reply) => self.shard.handle_stored(reply, Instant::now()),
             Woken::Other => {}
         }
     }
 
-    fn turn(&mut self) {
+    fn turn(&mut self) -> Left {
         let now = Instant::now();
         for _ in 0..TAKEN {
             let Ok(input) = self.inputs.try_recv() else { break };
@@ -156,16 +206,21 @@ impl Loop {
             };
             self.shard.handle_letter(letter, now);
         }
+        for _ in 0..TAKEN {
+            let Ok(reply) = self.replies.try_recv() else { break };
+            self.shard.handle_stored(reply, now);
+        }
         let Self { sockets, shard, receive, .. } = self;
+        let mut is_drained = self.inputs.is_empty() && self.letters_in.is_empty() && self.replies.is_empty();
         for socket in sockets.iter() {
-            for _ in 0..RECEIVES {
-                if socket.receive(receive, |datagram| shard.handle_datagram(datagram, now)) == 0 {
-                    break;
-                }
-            }
+            is_drained &= (0..RECEIVES)
+                .any(|_| socket.receive(receive, |datagram| shard.handle_datagram(datagram, now)) == 0);
         }
         if self.shard.poll_timeout().is_some_and(|due| due <= now) {
             self.shard.handle_timeout(now);
+        }
+        for reply in storage::post(&mut self.shard, &self.store) {
+            self.shard.handle_stored(reply, now);
         }
         self.shard.flush(now);
         self.transmit();
@@ -174,6 +229,7 @@ impl Loop {
         if now.saturating_duration_since(self.published) >= PUBLISH {
             self.publish(now);
         }
+        if is_drained { Left::Nothing } else { Left::Something }
     }
 
     fn handle(&mut self, input: Input, now: Instant) {
@@ -189,6 +245,12 @@ impl Loop {
                 self.tcp.insert(id, writer);
             }
             Input::Stop => self.is_stopping = true,
+            Input::Backend(room, mut write, reply) => {
+                self.backend_requests += 1;
+                write.request = self.backend_requests;
+                self.backend.insert(write.request, reply);
+                self.shard.handle_backend(room, write, now);
+            }
         }
     }
 
@@ -216,6 +278,10 @@ impl Loop {
     }
 
     fn post(&mut self) {
+        while let Some((request, result)) = self.shard.poll_backend() {
+            // Whoever asked may have gone.
+            let _ = self.backend.remove(&request).map(|reply| reply.send(result));
+        }
         for (index, queue) in self.letters_out.iter().enumerate() {
             let to = ShardId(index as u16);
             while let Some(letter) = self.shard.poll_letter(to) {
@@ -230,6 +296,7 @@ impl Loop {
 
     fn publish(&mut self, now: Instant) {
         self.published = now;
+        self.clock.set(now, super::unix_ms());
         let counts = self.shard.take_counts();
         let (sessions, peers) = (counts.sessions, counts.peers);
         for (lane, index) in [(Lane::Reliable, 0), (Lane::Lossy, 1)] {

@@ -77,6 +77,11 @@ impl Sqlite {
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // A bug for tests/crash to find.
+        #[cfg(feature = "plants")]
+        if std::env::var_os("SWITCHYARD_PLANT").is_some_and(|plant| plant == "unsynced") {
+            connection.pragma_update(None, "synchronous", "OFF")?;
+        }
         connection.pragma_update(None, "cache_size", -32 * 1024)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         Ok(connection)

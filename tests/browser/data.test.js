@@ -56,8 +56,8 @@ describe('the client', () => {
   function join(window, room) {
     return window.evaluate(async (name) => {
       const { session, rooms, inbox } = globalThis;
-      rooms[name] = await session.join({ room: name });
-      rooms[name].on('message', ({ data, sender }) => inbox.push({ room: name, from: sender.user, data }));
+      rooms[name] = await session.join({ room: name, log: false });
+      rooms[name].on('data', ({ data, sender }) => inbox.push({ room: name, from: sender.user, data }));
     }, room);
   }
 

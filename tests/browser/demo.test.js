@@ -9,6 +9,8 @@ import { Server } from './lib/server.js';
 import { until } from './lib/wait.js';
 
 const LEAVE_MS = 500;
+/** The tests write faster than people do. */
+const UNLIMITED = { SWITCHYARD__LIMITS__WRITES_PER_MINUTE: '0' };
 
 describe('the demo', () => {
   /** @type {Server} */
@@ -17,7 +19,7 @@ describe('the demo', () => {
   const browsers = {};
 
   before(async () => {
-    const [started, chromium, firefox] = await Promise.all([Server.start(), launch('chromium'), launch('firefox')]);
+    const [started, chromium, firefox] = await Promise.all([Server.start({ environment: UNLIMITED }), launch('chromium'), launch('firefox')]);
     server = started;
     Object.assign(browsers, { chromium, firefox });
   });
@@ -148,6 +150,64 @@ describe('the demo', () => {
   }
 
   for (const browser of ['chromium', 'firefox']) {
+    test(`in ${browser} messages are changed, answered, reacted to and deleted, by pointer and by keys`, async () => {
+      await together(`chat-${browser}`, [[browser], ['chromium']], async (ann, ben) => {
+        await ann.say('frist');
+        await ben.hears('Ann', 'frist');
+        await press(ann, 'frist', 'Edit');
+        await ann.page.keyboard.press('Backspace');
+        await ann.say(' (first)');
+        await ben.hears('Ann', 'fris (first)');
+        await press(ben, 'fris (first)', '♥');
+        await ann.until('the reaction is counted', () => document.querySelector('#chat-log .reaction')?.textContent === '♥ 1');
+        await press(ben, 'fris (first)', 'Reply');
+        await ben.say('second');
+        await ann.until('the answer shows what it answers', () => document.querySelector('#chat-log .quote')?.textContent === 'Ann: fris (first)');
+        await tabTo(ann, 'chat-log', { back: true });
+        await ann.page.keyboard.press('ArrowUp');
+        await ann.page.keyboard.press('ArrowUp');
+        for (const label of ['♥ 1', '✓', '★', 'Reply', 'Edit', 'Delete']) {
+          await ann.page.keyboard.press('Tab');
+          assert.equal(await ann.evaluate(() => document.activeElement?.textContent), label);
+        }
+        await ann.page.keyboard.press('Enter');
+        await ben.hears('Ann', 'deleted');
+      });
+    });
+  }
+
+  test('an answer is streamed word by word, and older messages come by scrolling up', async () => {
+    await together('paging', [['chromium'], ['chromium']], async (ann, ben) => {
+      await ann.evaluate(async () => {
+        const { room } = window.switchyard;
+        for (let at = 1; at <= 119; at += 1) room.post(`number ${at}`);
+        await room.post('number 120').settled;
+      });
+      await ben.hears('Ann', 'number 120');
+      await ben.page.reload();
+      await ben.joined();
+      await ben.hears('Ann', 'number 120');
+      await ben.page.click('#chat-stream');
+      await ann.until('it grows', () => Number(document.querySelector('#chat-log .streaming .text')?.textContent?.length) > 20);
+      await ann.until('it is a message', () => /once, on disk\.$/.test([...document.querySelectorAll('#chat-log .text')].at(-1)?.textContent ?? ''));
+      await ann.until('it is no stream any more', () => !document.querySelector('#chat-log .streaming'));
+      const late = await Demo.join(browsers.firefox, server, { name: 'Eve', room: 'paging' });
+      try {
+        const lines = () => late.evaluate(() => document.querySelectorAll('#chat-log .message').length);
+        await until('the newest are there', async () => (await lines()) === 50);
+        for (const count of [100, 121]) {
+          await late.evaluate(() => (/** @type {Element} */ (document.getElementById('chat-log')).scrollTop = 0));
+          await until(`${count} are there`, async () => (await lines()) === count);
+          assert.ok(await late.evaluate(() => /** @type {Element} */ (document.getElementById('chat-log')).scrollTop > 100), 'what was in view stays there');
+        }
+        assert.equal(await late.evaluate(() => document.querySelector('#chat-log .message .text')?.textContent), 'number 1');
+      } finally {
+        await late.close();
+      }
+    });
+  });
+
+  for (const browser of ['chromium', 'firefox']) {
     test(`at phone width, and with nothing but keys, ${browser} joins, talks and draws`, async () => {
       const ben = await Demo.join(browsers.chromium, server, { name: 'Ben', room: `keys-${browser}` });
       const ann = /** @type {Demo} */ (
@@ -182,6 +242,17 @@ describe('the demo', () => {
     });
   }
 });
+
+/**
+ * Clicks a button of the message with this text.
+ * @param {Demo} window
+ * @param {string} text
+ * @param {string} label
+ */
+async function press(window, text, label) {
+  const button = await window.page.waitForSelector(`xpath///li[contains(@class, "message")][.//span[text()="${text}"]]//button[text()="${label}"]`);
+  await window.evaluate((element) => element?.click(), /** @type {any} */ (button));
+}
 
 /**
  * Presses Tab, or Shift and Tab, until the focus is there.

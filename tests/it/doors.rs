@@ -14,6 +14,7 @@ use switchyard_signaling::{
     frame::{self, Frame, Frames, Kind, Reliable, Target},
     message::ServerControl,
 };
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -23,9 +24,11 @@ use tokio::{
 const SECRET: &str = "6c1f0d9be27a4583b1c2d3e4f5061728";
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn server() -> Running {
+async fn server(folder: &TempDir) -> Running {
     let text = format!(
-        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\nkeys:\n  app:\n    secret: {SECRET}\n"
+        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\nkeys:\n  app:\n    secret: {SECRET}\n\
+         store:\n  path: {}\n",
+        folder.path().join("store.db").display()
     );
     let config = Config::read(Some((Path::new("it.yaml"), &text)), &[], &[]).unwrap();
     switchyard::start(config).await.unwrap()
@@ -228,7 +231,8 @@ fn assert_closed(what: &str, (got, after): (Got, Duration), code: u16, seconds: 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_misuse_the_door_are_closed_in_time_and_harm_nobody() {
-    let running = server().await;
+    let folder = TempDir::new().unwrap();
+    let running = server(&folder).await;
     let server = running.address;
     let calm = latencies(server, 5 * SECOND).await;
 
@@ -305,7 +309,8 @@ async fn clients_that_misuse_the_door_are_closed_in_time_and_harm_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_tells_every_client_and_closes_with_its_code() {
-    let running = server().await;
+    let folder = TempDir::new().unwrap();
+    let running = server(&folder).await;
     let mut clients = Vec::new();
     for number in 0..20 {
         let mut raw = Raw::connect(running.address, None).await;

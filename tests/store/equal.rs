@@ -21,7 +21,7 @@ use switchyard_signaling::{
 
 use crate::{
     model::Model,
-    postgres::Server,
+    postgres_server::Server,
     script::{NOW, Script, key, text_of},
     sqlite::Place,
 };

@@ -14,7 +14,7 @@ use switchyard::{
 };
 
 use crate::{
-    postgres::Server,
+    postgres_server::Server,
     script::{Script, chat, key, query},
     sqlite::Place,
 };

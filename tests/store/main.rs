@@ -15,6 +15,7 @@ mod equal;
 mod figures;
 mod model;
 mod postgres;
+mod postgres_server;
 mod script;
 mod sqlite;
 mod suite;

@@ -20,7 +20,7 @@ use switchyard::{
 use crate::{
     disk::Fault,
     model::Model,
-    postgres::Server,
+    postgres_server::Server,
     script::{Script, chat, key, query, text_of},
     sqlite::Place,
 };

@@ -14,7 +14,10 @@ pub(crate) const SECRET: &str = "a secret of the benchmark, on loopback";
 
 pub(super) fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let running = runtime.block_on(switchyard::start(config()))?;
+    let folder = tempfile::tempdir()?;
+    let mut config = config();
+    config.store.path = folder.path().join("store.db");
+    let running = runtime.block_on(switchyard::start(config))?;
     say(&Up { port: running.address.port() })?;
     while hear::<()>()?.is_some() {}
     Ok(())

@@ -8,6 +8,7 @@ use switchyard_signaling::{
     message::{Refusal, ServerControl},
 };
 
+use super::log::LogEvent;
 use crate::peer::PeerEvent;
 
 /// What a simulated browser is like.
@@ -103,6 +104,8 @@ pub enum Event {
         /// How many.
         count: u32,
     },
+    /// Of the log of the room with this handle.
+    Log(u16, LogEvent),
     /// A request was refused.
     Refused(Refusal),
     /// Frames go over this pipe now.

@@ -9,7 +9,7 @@ use switchyard_signaling::{
     message::ServerControl,
 };
 
-use super::{Browser, Event, Incoming, Lane, Pipe, URGENT_BYTES};
+use super::{Browser, Event, Incoming, Lane, Pipe, RoomLog, URGENT_BYTES};
 
 impl Browser {
     pub(super) fn take_frames(&mut self, now: Instant, pipe: Pipe, message: Bytes) {
@@ -28,7 +28,7 @@ impl Browser {
                 self.take_ack(ack);
                 let bytes = if let Reliable::Chunk(_, payload) = &body { payload.len() } else { 0 };
                 match self.receiver.handle(lane_seq, bytes, now) {
-                    Arrival::Next => self.take_body(body),
+                    Arrival::Next => self.take_body(now, body),
                     Arrival::Duplicate => {}
                     // A pipe that was left may have a hole at its end, which the new pipe fills.
                     Arrival::Ahead if self.pipes.attached() != Some(pipe) => {}
@@ -82,11 +82,16 @@ impl Browser {
         }
     }
 
-    fn take_body(&mut self, body: Reliable) {
+    fn take_body(&mut self, now: Instant, body: Reliable) {
         let (header, payload) = match body {
             Reliable::Chunk(header, payload) => (header, payload),
             Reliable::Gap { room, sender, stream, count } => {
                 self.assembly.handle_gap((room, sender, stream));
+                if (sender, stream) == (0, 0)
+                    && let Some(log) = self.log_of(room)
+                {
+                    log.handle_gap();
+                }
                 return self.events.push_back(Event::Gap { room, sender, stream, count });
             }
         };
@@ -107,17 +112,55 @@ impl Browser {
                 payload: complete.payload,
             }));
         }
+        if complete.kind == Kind::Log {
+            return self.take_records(now, room, complete.payload);
+        }
         match serde_json::from_slice(&complete.payload) {
             Ok(control) => {
-                if let ServerControl::Left { .. } = control {
-                    self.assembly.forget_room(room);
-                    self.sender.forget_room(room);
-                    self.lossy_seq.retain(|stream, _| stream.0 != room);
-                }
+                self.take_control(now, room, &control);
                 self.events.push_back(Event::Control(room, control));
             }
             Err(error) => self.violation(format!("control message: {error}")),
         }
+    }
+
+    fn take_control(&mut self, now: Instant, handle: u16, control: &ServerControl) {
+        match control {
+            ServerControl::Left { .. } => {
+                self.assembly.forget_room(handle);
+                self.sender.forget_room(handle);
+                self.lossy_seq.retain(|stream, _| stream.0 != handle);
+                if let Some(log) = self.log_of(handle) {
+                    log.detach();
+                }
+            }
+            ServerControl::Joined { room, handle, log: Some(news), .. } => {
+                if let Some(log) = self.logs.get_mut(room) {
+                    log.joined(now, *handle, *news);
+                }
+            }
+            control => {
+                if let Some(log) = self.log_of(handle) {
+                    log.handle_control(now, control);
+                }
+            }
+        }
+    }
+
+    fn take_records(&mut self, now: Instant, handle: u16, message: Bytes) {
+        let Some(log) = self.log_of(handle) else {
+            return self.violation("a LOG message of a room whose log is not followed".to_owned());
+        };
+        let mut told = Vec::new();
+        let result = log.handle_message(now, message, &mut told);
+        self.events.extend(told.into_iter().map(|event| Event::Log(handle, event)));
+        if let Err(error) = result {
+            self.violation(format!("LOG message: {error}"));
+        }
+    }
+
+    fn log_of(&mut self, handle: u16) -> Option<&mut RoomLog> {
+        self.logs.values_mut().find(|log| log.handle() == Some(handle))
     }
 
     pub(super) fn urgent(&mut self, pipe: Pipe) -> &mut BytesMut {

@@ -14,6 +14,7 @@
 
 mod event;
 mod frames;
+mod log;
 mod pipes;
 mod webrtc;
 
@@ -35,6 +36,7 @@ use switchyard_signaling::{
 };
 
 pub use self::event::{BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput};
+pub use self::log::{LogError, LogEvent, RoomLog, Saved};
 
 use self::pipes::Pipes;
 use crate::{
@@ -49,6 +51,8 @@ pub struct Browser {
     socket: Socket,
     session: Option<Resume>,
     joins: VecDeque<ClientText>,
+    /// Joins that were sent before there was a session: if the WebSocket breaks they were for nothing.
+    first_joins: VecDeque<ClientText>,
     next_request: u32,
     peer: Option<Peer>,
     peer_number: u32,
@@ -66,6 +70,8 @@ pub struct Browser {
     urgent_socket: BytesMut,
     urgent_channel: BytesMut,
     lossy_seq: BTreeMap<(u16, u16), u32>,
+    /// By room.
+    logs: BTreeMap<String, RoomLog>,
     /// Lossy frames that wait for the WebSocket.
     lossy_waiting: VecDeque<Bytes>,
     lossy_waiting_bytes: usize,
@@ -107,6 +113,7 @@ impl Browser {
             socket: Socket::default(),
             session: None,
             joins: VecDeque::new(),
+            first_joins: VecDeque::new(),
             next_request: 1,
             peer: None,
             peer_number: 0,
@@ -122,6 +129,7 @@ impl Browser {
             urgent_socket: BytesMut::new(),
             urgent_channel: BytesMut::new(),
             lossy_seq: BTreeMap::new(),
+            logs: BTreeMap::new(),
             lossy_waiting: VecDeque::new(),
             lossy_waiting_bytes: 0,
             lossy_dropped: 0,
@@ -148,6 +156,47 @@ impl Browser {
         self.joins.push_back(join);
         self.send_joins(now);
         id
+    }
+
+    /// Asks to join a room and to follow its log, going on with what the browser had of it in a session before, if it had.
+    pub fn join_log(&mut self, now: Instant, room: &str, token: &str, log: RoomLog) -> u32 {
+        self.logs.insert(room.to_owned(), log);
+        self.join_again(now, room, token)
+    }
+
+    /// Asks again, where the answer to [`join_log`](Self::join_log) may have been lost, or with another token.
+    pub fn join_again(&mut self, now: Instant, room: &str, token: &str) -> u32 {
+        let (id, follow) = (self.request(), self.logs.get(room).map(RoomLog::follow));
+        let (room, token) = (room.to_owned(), token.to_owned());
+        self.joins.push_back(ClientText::Join { id, room, token, offer: None, follow });
+        self.send_joins(now);
+        id
+    }
+
+    /// Does something with the log of a room that was joined with one.
+    pub fn log<T>(&mut self, now: Instant, room: &str, act: impl FnOnce(&mut RoomLog) -> T) -> Option<T> {
+        let result = self.logs.get_mut(room).map(act);
+        self.pump(now);
+        result
+    }
+
+    /// The log of a room that was joined with one.
+    pub fn room_log(&self, room: &str) -> Option<&RoomLog> {
+        self.logs.get(room)
+    }
+
+    /// The log of a room, to be joined with anew.
+    pub fn take_log(&mut self, room: &str) -> Option<RoomLog> {
+        let mut log = self.logs.remove(room)?;
+        log.detach();
+        Some(log)
+    }
+
+    /// All logs, for the next session; this one has ended.
+    pub fn take_logs(&mut self) -> BTreeMap<String, RoomLog> {
+        let mut logs = std::mem::take(&mut self.logs);
+        logs.values_mut().for_each(RoomLog::detach);
+        logs
     }
 
     /// Sends a message to members of a room.
@@ -278,6 +327,8 @@ impl Browser {
     /// The WebSocket is gone.
     pub fn handle_socket_closed(&mut self, now: Instant) {
         self.socket = Socket::default();
+        self.first_joins.append(&mut self.joins);
+        std::mem::swap(&mut self.joins, &mut self.first_joins);
         self.inbox.clear();
         self.inbox_bytes = 0;
         self.pipes.lost(Pipe::Socket);
@@ -336,7 +387,8 @@ impl Browser {
         let waiting = self.sender.unacknowledged() > 0;
         let ack = self.pipes.attached().and(self.receiver.poll_timeout());
         let pipes = self.pipes.poll_timeout(waiting, self.socket.welcomed);
-        let own = [self.socket.next_ping, self.retry, self.deadline, ack, pipes];
+        let logs = self.logs.values().filter_map(RoomLog::poll_timeout).min();
+        let own = [self.socket.next_ping, self.retry, self.deadline, ack, pipes, logs];
         own.into_iter().chain([peer]).flatten().min()
     }
 
@@ -378,6 +430,11 @@ impl Browser {
         !self.stalled
     }
 
+    /// Whether it has a session, as far as it knows.
+    pub fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// The pipe that frames go over.
     pub fn attached(&self) -> Option<Pipe> {
         self.pipes.attached()
@@ -412,6 +469,7 @@ impl Browser {
             ServerText::Session { session, key } => {
                 self.events.push_back(Event::Session(session.clone()));
                 self.session = Some(Resume { session, key });
+                self.first_joins.clear();
                 self.pipes.first(now);
                 self.events.push_back(Event::Attached(Pipe::Socket));
             }
@@ -484,7 +542,38 @@ impl Browser {
                 *offer = self.make_peer(now);
             }
             self.socket.texts.push_back(to_json(&join));
+            if self.session.is_none() {
+                self.first_joins.push_back(join);
+            }
         }
+    }
+
+    /// Puts what the logs have to say into the lane, as long as that has room.
+    fn drive_logs(&mut self, now: Instant) {
+        if self.session.is_none() {
+            return;
+        }
+        let mut logs = std::mem::take(&mut self.logs);
+        for log in logs.values_mut() {
+            let Some(room) = log.handle() else { continue };
+            while let Some(control) = log.poll_control(now) {
+                let payload = Bytes::from(to_json(&control));
+                self.push_log(now, room, Kind::Control, payload);
+            }
+            while (self.sender.held_bytes() == 0 || self.sender.has_room(limits::SUBMISSION_BYTES))
+                && let Some(payload) = log.poll_message(now)
+            {
+                self.push_log(now, room, Kind::Log, payload);
+            }
+        }
+        self.logs = logs;
+    }
+
+    fn push_log(&mut self, now: Instant, room: u16, kind: Kind, payload: Bytes) {
+        let text = kind == Kind::Control;
+        let message = Message { kind, text, sender: 0, stream: 0, target: Target::Room, payload, at: now };
+        // What finds no room all the same is sent again: by the writer when it hears nothing, by the reader likewise.
+        let _ = self.push(room, message);
     }
 
     fn push(&mut self, room: u16, message: Message) -> Result<(), SendError> {

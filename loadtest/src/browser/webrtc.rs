@@ -78,6 +78,7 @@ impl Browser {
         while let Some((_, message)) = self.peer.as_mut().and_then(Peer::poll_message) {
             self.take_frames(now, Pipe::Channel, message);
         }
+        self.drive_logs(now);
         if self.receiver.poll_timeout().is_some_and(|at| at <= now)
             && let Some(pipe) = self.pipes.attached()
         {

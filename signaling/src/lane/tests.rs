@@ -1,5 +1,7 @@
 //! Both halves of the lane, seen from outside.
 
+use bytes::BytesMut;
+
 use super::*;
 use crate::frame::{Frame, Frames, Reliable};
 

@@ -18,10 +18,10 @@ const START_MS = 60_000;
 
 /** @typedef {import('puppeteer-core').Browser} Browser */
 
-/** @returns {Promise<Browser>} */
-export async function chromium() {
+/** @param {{ program?: string }} [options] @returns {Promise<Browser>} */
+export async function chromium({ program = CHROMIUM } = {}) {
   return guarded({
-    executablePath: CHROMIUM,
+    executablePath: program,
     headless: true,
     pipe: true,
     timeout: START_MS,
@@ -67,6 +67,22 @@ async function guarded(options) {
 /** Either of them by its name. @param {string} name */
 export function launch(name) {
   return name === 'firefox' ? firefox() : chromium();
+}
+
+/**
+ * Chromium in a namespace: the pipe by which it is driven crosses into it.
+ * @param {string[]} inNamespace command that enters it
+ * @returns {Promise<Browser>}
+ */
+export async function chromiumIn(inNamespace) {
+  const folder = mkdtempSync(join(tmpdir(), 'switchyard-chromium-'));
+  const program = join(folder, 'chromium');
+  writeFileSync(program, `#!/bin/sh\nexec ${inNamespace.join(' ')} ${CHROMIUM} "$@"\n`, { mode: 0o755 });
+  try {
+    return await chromium({ program });
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 }
 
 /**

@@ -154,7 +154,7 @@ export class Demo extends Window {
         session.on('rung', (rung) => counting.rungs.push(rung));
         session.on('state', (state) => counting.states.push(state));
         room.on('gap', ({ count }) => (counting.gap = count));
-        room.on('message', ({ sender, data, stream: from }) => {
+        room.on('data', ({ sender, data, stream: from }) => {
           if (from !== onStream) return;
           const seen = (counting.seen[sender.name] ??= { numbers: [], last: performance.now(), stall: 0 });
           const now = performance.now();

@@ -25,6 +25,7 @@ export class Network {
   #remove;
   /** Of the server. */
   serverIp;
+  #clientIp;
 
   /** @param {{ client?: boolean }} [options] `client`: with a namespace for a browser */
   constructor({ client = false } = {}) {
@@ -36,6 +37,7 @@ export class Network {
     // 198.18.0.0/15 is for tests of networks; a /24 in it per network.
     const net = `198.18.${(process.pid + count) % 250}`;
     this.serverIp = `${net}.18`;
+    this.#clientIp = `${net}.34`;
     const router = `${name}r`;
     const server = `${name}s`;
     const namespaces = [router, server, ...(client ? [`${name}c`] : [])];
@@ -75,6 +77,11 @@ export class Network {
   /** Connections to this TCP port are reset, those that are open too. @param {number} port */
   resetTcp(port) {
     this.#rules(`tcp dport ${port} reject with tcp reset\n    tcp sport ${port} drop`);
+  }
+
+  /** Everything of the client is cut: its connections are reset, the rest vanishes. */
+  cutClient() {
+    this.#rules(`ip saddr ${this.#clientIp} meta l4proto tcp reject with tcp reset\n    ip saddr ${this.#clientIp} drop\n    ip daddr ${this.#clientIp} drop`);
   }
 
   allowAll() {

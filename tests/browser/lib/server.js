@@ -2,6 +2,9 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
 import { atExit } from './cleanup.js';
@@ -17,10 +20,13 @@ export class Server {
   #log = [];
   /** Host and port of HTTP. */
   address = '';
+  /** Where it keeps what survives; the same folder after a restart. */
+  #folder = mkdtempSync(join(tmpdir(), 'switchyard-'));
 
   /** @param {{ ip: string, prefix: string[], environment: Record<string, string> }} options */
   constructor(options) {
     this.#options = options;
+    atExit(() => rmSync(this.#folder, { recursive: true, force: true }));
   }
 
   /**
@@ -57,6 +63,7 @@ export class Server {
       SWITCHYARD__RTC__TCP_PORT: '0',
       SWITCHYARD__RTC__SHARDS: '2',
       SWITCHYARD__LOG__FORMAT: 'json',
+      SWITCHYARD__STORE__PATH: join(this.#folder, 'store.db'),
     };
     const [command, ...args] = [...prefix, binary, 'serve'];
     const child = spawn(command, args, {

@@ -75,14 +75,14 @@ struct PastState {
 }
 
 impl Direct for Past {
-    fn write_message(&self, message: &[u8]) -> Taken {
+    fn write_message(&self, parts: &[&[u8]]) -> Taken {
         let mut past = self.0.lock().unwrap();
         if past.room == 0 || past.kept.is_some() {
             return Taken::Nothing;
         }
+        let message = Bytes::from(parts.concat());
         let fits = message.len() <= past.room;
         past.room = past.room.saturating_sub(message.len());
-        let message = Bytes::copy_from_slice(message);
         if fits {
             past.written.push_back(message);
             return Taken::Written;

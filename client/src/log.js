@@ -1,0 +1,846 @@
+/**
+ * A room's log in this page: joins the reading half (reader.js), the writing half (outbox.js, writer.js), the list that
+ * is shown (messages.js) and the streamed messages (streams.js), and asks for history. room.js is what the application
+ * sees of it, session.js brings and takes its messages.
+ *
+ * Records are handled in the order in which they came; while a snapshot or page is being decompressed, what came behind
+ * it waits.
+ */
+
+import { customBody, emojiBody, fieldsBody, messageBody, readBody, readEvent, readJson, readMessage } from './body.js';
+import { SwitchyardError } from './errors.js';
+import { FrameError } from './frame.js';
+import { EventFlag, KINDS, decodeRecords, encodeRecords, kindName } from './record.js';
+import { Messages } from './messages.js';
+import { Outbox } from './outbox.js';
+import { Reader } from './reader.js';
+import { Incoming, Outgoing } from './streams.js';
+
+/**
+ * @typedef {import('./messages.js').LogMessage} LogMessage
+ * @typedef {import('./messages.js').LogEvent} LogEvent
+ * @typedef {import('./record.js').LogRecord} LogRecord
+ *
+ * @typedef {object} LogStatus
+ * @property {'ok' | 'unavailable'} storage whether the server can write
+ * @property {string} code why not
+ * @property {number} queued how much of this page has no answer
+ * @property {boolean} durable whether that outlives the page
+ *
+ * @typedef {object} Sync
+ * @property {string} reason `new`, or why the events in between are not delivered one by one (`sync_required`)
+ * @property {number} seq the position that the snapshot stands for
+ * @property {LogMessage[]} messages the newest ones
+ * @property {Record<string, any>} fields
+ * @property {boolean} more whether there are older messages
+ *
+ * @typedef {object} LogEvents
+ * @property {LogMessage} message
+ * @property {LogEvent} event
+ * @property {readonly LogMessage[]} change
+ * @property {{ fields: Record<string, any>, changed: Record<string, any> }} fields
+ * @property {Sync} sync
+ * @property {LogStatus} status
+ *
+ * @typedef {{ id: string, settled: Promise<number> }} Written what was written: `settled` gives its `seq`, or rejects with
+ *   the code of the refusal
+ *
+ * @typedef {object} LogCore what a log asks of its room and session
+ * @property {<K extends keyof LogEvents>(name: K, event: LogEvents[K]) => void} emit
+ * @property {() => { user: string, name: string }} self
+ * @property {() => boolean} fits whether there is room for another message
+ * @property {(payload: Uint8Array) => void} send
+ * @property {(message: Record<string, unknown>) => number | null} request sends a control message; gives its id
+ *
+ * @typedef {object} Question to the server, asked again until it is answered
+ * @property {Record<string, unknown>} message
+ * @property {number | null} id
+ * @property {number} askedAt
+ * @property {(answer: any) => void} resolve
+ * @property {(error: Error) => void} reject
+ *
+ * @typedef {{ resolve: (seq: number) => void, reject: (error: Error) => void }} Fate
+ */
+
+/** A question without an answer is asked again. */
+const ASK_MS = 5_000;
+/** Bytes of text of each stream in one message, and how long text is gathered. */
+const STREAM_BYTES = 16_384;
+const STREAM_MS = 30;
+/** So often the server may say that the text of a stream is missing before it is sent as a plain message. */
+const BEHIND_MOST = 20;
+const PLAIN_BYTES = 60_000;
+const utf8 = new TextEncoder();
+
+export class Log {
+  #env;
+  #core;
+  #outbox;
+  #messages = new Messages();
+  #reader = new Reader();
+  #incoming = new Incoming();
+  /** Messages that this page is writing, by key. @type {Map<number, Outgoing>} */
+  #outgoing = new Map();
+  /** @type {Map<string, Fate>} */
+  #fates = new Map();
+  /** @type {Set<Question>} */
+  #questions = new Set();
+  /** The request for an origin that waits. @type {number | null} */
+  #originRequest = null;
+  /** @type {(Uint8Array | 'gap')[]} */
+  #inbox = [];
+  /** Whether something is being decompressed. */
+  #reading = false;
+  #entered = false;
+  #connected = false;
+  #blocked = false;
+  #storageCode = '';
+  #told = '';
+  /** @type {unknown} */
+  #timer = null;
+  #timerAt = Infinity;
+  /** When streamed text goes out. @type {number | null} */
+  #streamAt = null;
+  /** How often text was missing, by item. @type {Map<string, number>} */
+  #behind = new Map();
+  #synced = false;
+  #closed = false;
+
+  /**
+   * @param {object} options
+   * @param {string} options.scope server and room
+   * @param {import('./environment.js').Environment} options.env
+   * @param {LogCore} options.core
+   */
+  constructor({ scope, env, core }) {
+    this.#env = env;
+    this.#core = core;
+    this.#outbox = new Outbox({
+      scope,
+      storage: env.storage,
+      now: env.now,
+      date: env.date,
+      random: env.random,
+      owner: {
+        adopted: (items) => this.#adopted(items),
+        answered: (item, answer) => this.#answered(item, answer),
+        lost: (items) => this.#lost(items),
+        changed: () => {
+          this.#tell();
+          this.#flush();
+        },
+        request: (line) => {
+          this.#originRequest = this.#core.request({ type: 'writer', ...line });
+          if (this.#originRequest === null) this.#outbox.denied('buffer_full', ASK_MS);
+        },
+      },
+    });
+  }
+
+  // --- for the application, by way of room.js --------------------------------------------------------------------------
+
+  get messages() {
+    return this.#messages.list;
+  }
+
+  get fields() {
+    return this.#messages.fields;
+  }
+
+  get more() {
+    return this.#messages.more;
+  }
+
+  /** The last event that was read. */
+  get seq() {
+    return this.#reader.seq;
+  }
+
+  /** @returns {LogStatus} */
+  get status() {
+    return {
+      storage: this.#storageCode ? 'unavailable' : 'ok',
+      code: this.#storageCode,
+      queued: this.#outbox.queued,
+      durable: this.#outbox.durable,
+    };
+  }
+
+  /** @param {string | (import('./body.js').Post & import('./body.js').Placing)} given @returns {Written} */
+  post(given) {
+    const { kind = 'chat', thread = 0, version = 0 } = typeof given === 'string' ? {} : given;
+    if (kind !== 'chat' && kind !== 'comment') throw new SwitchyardError('bad_argument', 'a chat or a comment');
+    return this.#write({ kind, target: checkSeq(thread, 0), version, ...messageBody(given) });
+  }
+
+  /** @param {string | number} which @param {string | import('./body.js').Post} given @returns {Written} */
+  edit(which, given) {
+    return this.#write({ kind: 'edit', target: this.#seqOf(which), ...messageBody(given) });
+  }
+
+  /** @param {string | number} which @returns {Written} */
+  remove(which) {
+    return this.#write({ kind: 'delete', target: this.#seqOf(which), shown: {}, body: new Uint8Array(0) });
+  }
+
+  /** @param {'react' | 'unreact'} kind @param {string | number} which @param {string} emoji @returns {Written} */
+  react(kind, which, emoji) {
+    return this.#write({ kind, target: this.#seqOf(which), shown: emoji, body: emojiBody(emoji) });
+  }
+
+  /** @param {Record<string, unknown>} changes @returns {Written} */
+  setFields(changes) {
+    return this.#write({ kind: 'fields', target: 0, ...fieldsBody(changes) });
+  }
+
+  /** @param {unknown} data @param {{ target?: number, version?: number }} options @returns {Written} */
+  emitEvent(data, { target = 0, version = 0 }) {
+    const body = customBody(data);
+    return this.#write({ kind: 'custom', target: checkSeq(target, 0), version, shown: body, body });
+  }
+
+  /**
+   * @param {import('./body.js').Post & import('./body.js').Placing} given
+   */
+  stream({ text = '', kind = 'chat', thread = 0, version = 0, ...rest }) {
+    const { shown, body, flags } = messageBody({ ...rest, text: '' });
+    if (flags & EventFlag.OPAQUE) throw new SwitchyardError('bad_argument', 'a streamed message is not opaque');
+    const id = this.#outbox.newId();
+    const target = checkSeq(thread, 0);
+    const out = new Outgoing(id, this.#outbox.newNumber(), { kind: KINDS[kind], version, flags, target, body });
+    const fate = this.#fate(id);
+    let ended = false;
+    let whole = '';
+    /** @type {import('./messages.js').Change} */
+    const change = { ...this.#change(id, kind, target, shown), version, streaming: true };
+    const show = () => {
+      this.#messages.pend({ ...change, body: { .../** @type {Record<string, any>} */ (shown), text: whole } });
+      this.#changed();
+    };
+    const stream = {
+      id,
+      settled: fate,
+      /** More text. Throws `closed` behind its end, and `too_large`. @param {string} more */
+      write: (more) => {
+        if (ended || this.#closed) throw new SwitchyardError('closed', 'the message has ended');
+        out.write(more);
+        whole += more;
+        show();
+        this.#streamSoon(STREAM_MS);
+      },
+      /** That was all. */
+      end: () => {
+        if (ended || this.#closed) return fate;
+        ended = true;
+        out.ended = true;
+        change.streaming = false;
+        show();
+        this.#add({ id, kind: KINDS.end, version: 0, flags: 0, target: out.key, body: length(out.length) }, out);
+        return fate;
+      },
+      /** Writes no more: the server marks it incomplete after a while, or forgets it if it is empty. */
+      abort: () => {
+        if (ended) return;
+        ended = true;
+        this.#outgoing.delete(out.key);
+        this.#refuse(id, new SwitchyardError('aborted', 'the message was given up'));
+      },
+    };
+    this.#outgoing.set(out.key, out);
+    this.#outbox.begin();
+    show();
+    if (text) stream.write(text);
+    else this.#streamSoon(0);
+    return stream;
+  }
+
+  /**
+   * @param {{ before?: number, limit?: number, thread?: number }} options
+   * @returns {Promise<{ messages: LogMessage[], more: boolean }>}
+   */
+  async history({ before, limit, thread }) {
+    const oldest = this.#messages.oldest;
+    const from = before ?? (thread === undefined ? (oldest ?? undefined) : undefined);
+    const page = await this.#ask({ type: 'history', before: from, limit, parent: thread });
+    const messages = listOf(page.messages).flatMap((message) => readMessage(message) ?? []);
+    const more = page.more === true;
+    // Only what goes on where the list begins leaves no hole in it.
+    if (thread === undefined && (from ?? null) === this.#messages.oldest) {
+      this.#messages.prepend(messages, more);
+      this.#changed();
+    }
+    return { messages, more };
+  }
+
+  /** @param {number} from @param {number} [to] @returns {AsyncGenerator<LogEvent>} */
+  async *replay(from, to) {
+    for (let next = from; ; ) {
+      /** @type {{ events: import('./record.js').EventRecord[], last: boolean }} */
+      const { events, last } = await this.#ask({ type: 'replay', from: next, to });
+      for (const record of events) {
+        const event = readEvent(record);
+        if (event) yield event;
+        next = record.seq + 1;
+      }
+      if (last || events.length === 0) return;
+    }
+  }
+
+  // --- for session.js --------------------------------------------------------------------------------------------------
+
+  /** What the join says of the log. */
+  get follow() {
+    return this.#reader.position ?? {};
+  }
+
+  /** Whose messages are to be kept; throws `other_user`. @param {{ tenant: string, user: string }} identity */
+  identify(identity) {
+    this.#outbox.identify(identity);
+  }
+
+  /** A new session is in the room. @param {string | null} origin none when the server keeps no log for it */
+  entered(origin) {
+    if (origin === null) return;
+    const now = this.#env.now();
+    this.#entered = true;
+    this.#blocked = false;
+    this.#originRequest = null;
+    this.#storageCode = '';
+    this.#reader.attach(now);
+    this.#outbox.attach(origin);
+    this.#incoming.clear().forEach((id) => this.#messages.endStream(id));
+    this.#restartStreams();
+    for (const question of this.#questions) question.id = null;
+    this.#changed();
+    this.#flush();
+  }
+
+  /** The session is gone. */
+  detached() {
+    this.#entered = false;
+    this.#reader.detach();
+    this.#outbox.detach();
+  }
+
+  /** Whether there is a connection. @param {boolean} connected */
+  linked(connected) {
+    if (this.#connected === connected) return;
+    this.#connected = connected;
+    if (!connected) return;
+    const now = this.#env.now();
+    this.#reader.resumed(now);
+    this.#outbox.resumed();
+    for (const question of this.#questions) question.askedAt = now;
+    this.#flush();
+  }
+
+  /** There may be room to send again. */
+  wake() {
+    if (!this.#blocked) return;
+    this.#blocked = false;
+    this.#flush();
+  }
+
+  /** A LOG message. @param {Uint8Array} payload */
+  receive(payload) {
+    this.#inbox.push(payload);
+    if (!this.#reading) this.#read();
+  }
+
+  /** LOG messages may be missing here. */
+  gap() {
+    this.#inbox.push('gap');
+    if (!this.#reading) this.#read();
+  }
+
+  /**
+   * A control message that may be an answer to this log. Whether it was.
+   * @param {Record<string, unknown>} message
+   */
+  control(message) {
+    if (message.id === undefined) return false;
+    const refused = message.type === 'refused';
+    const code = String(message.code ?? '');
+    if (message.id === this.#originRequest) {
+      this.#originRequest = null;
+      if (refused) this.#outbox.denied(code, Number(message.retry_after_ms) || ASK_MS);
+      else if (typeof message.origin === 'string') this.#outbox.granted(message.origin);
+      return true;
+    }
+    const question = this.#questionWith(message.id);
+    if (!question || !refused) return question !== null;
+    if (AGAIN.has(code)) return true;
+    this.#questions.delete(question);
+    question.reject(new SwitchyardError(code, String(message.message ?? code)));
+    return true;
+  }
+
+  /** The room is left. What waits is kept, if it can be, for the next join. @param {string} reason */
+  close(reason) {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.detached();
+    this.#outbox.close();
+    this.#env.clearTimeout(this.#timer);
+    this.#timerAt = Infinity;
+    const error = new SwitchyardError(reason === 'left' ? 'closed' : reason, 'the room was left before the answer came');
+    for (const { reject } of this.#questions) reject(error);
+    for (const { reject } of this.#fates.values()) reject(error);
+    this.#questions.clear();
+    this.#fates.clear();
+  }
+
+  // --- reading -----------------------------------------------------------------------------------------------------------
+
+  #read() {
+    while (this.#inbox.length > 0) {
+      const next = this.#inbox.shift();
+      if (next === 'gap') {
+        this.#reader.gap();
+        continue;
+      }
+      let records;
+      try {
+        records = decodeRecords(/** @type {Uint8Array} */ (next));
+      } catch (error) {
+        if (!(error instanceof FrameError)) throw error;
+        this.#reader.gap();
+        continue;
+      }
+      if (!records.some(hasJson)) {
+        this.#handle(records, new Map());
+        continue;
+      }
+      this.#reading = true;
+      this.#decompress(records).then((values) => {
+        this.#reading = false;
+        if (!this.#closed) this.#handle(records, values);
+        this.#read();
+      });
+      return;
+    }
+    this.#flush();
+  }
+
+  /** @param {LogRecord[]} records */
+  async #decompress(records) {
+    /** @type {Map<LogRecord, any>} */
+    const values = new Map();
+    for (const record of records) {
+      if (!hasJson(record)) continue;
+      try {
+        values.set(record, await readJson(record.encoding, record.json, this.#env.inflate));
+      } catch {
+        // As if it had not come: what is missing is asked for again.
+        this.#reader.gap();
+      }
+    }
+    return values;
+  }
+
+  /**
+   * The records of one message.
+   * @param {LogRecord[]} records
+   * @param {Map<LogRecord, any>} values the JSON in them
+   */
+  #handle(records, values) {
+    const answer = records.find((record) => record.tag === 'answer');
+    if (answer) {
+      const events = records.filter((record) => record.tag === 'event');
+      this.#resolve(answer.id, { events, last: answer.last !== 0 });
+      return;
+    }
+    /** @type {import('./reader.js').Readable[]} */
+    const readable = [];
+    for (const record of records) {
+      switch (record.tag) {
+        case 'event':
+          this.#outbox.handle(record);
+          readable.push(record);
+          break;
+        case 'head':
+          readable.push(record);
+          break;
+        case 'snapshot': {
+          const snapshot = values.get(record);
+          if (isSnapshot(snapshot)) readable.push({ tag: 'snapshot', snapshot });
+          break;
+        }
+        default:
+          break;
+      }
+    }
+    const shown = this.#messages.list;
+    for (const read of this.#reader.handle(readable)) {
+      if (read.tag === 'snapshot') this.#snapshot(read.snapshot);
+      else this.#event(read.event);
+    }
+    for (const record of records) this.#other(record, values);
+    if (this.#messages.list !== shown) this.#changed();
+  }
+
+  /** What is neither an event nor a position. @param {LogRecord} record @param {Map<LogRecord, any>} values */
+  #other(record, values) {
+    switch (record.tag) {
+      case 'accepted':
+      case 'refused':
+      case 'conflict':
+        this.#outbox.handle(record);
+        break;
+      case 'expected':
+        if (record.code === 'stream_behind') this.#streamBehind(record);
+        this.#outbox.handle(record);
+        break;
+      case 'page':
+        if (values.has(record)) this.#resolve(record.id, values.get(record));
+        break;
+      case 'status':
+        this.#storageCode = record.state === 0 ? '' : record.code || 'storage_unavailable';
+        this.#tell();
+        break;
+      case 'have':
+        this.#outgoing.get(record.key)?.have(record.offset, this.#env.now());
+        this.#streamSoon(0);
+        break;
+      case 'stream': {
+        if (this.#outgoing.has(record.key)) break;
+        const message = this.#incoming.begin(record, this.#env.date());
+        if (message) this.#messages.stream(message);
+        break;
+      }
+      case 'text': {
+        const message = this.#incoming.grow(record);
+        if (message && message !== 'hole') this.#messages.stream(message);
+        break;
+      }
+      case 'ended': {
+        const id = this.#incoming.end(record, this.#reader.seq);
+        if (id) this.#messages.endStream(id);
+        break;
+      }
+      default:
+        break;
+    }
+  }
+
+  /** @param {import('./reader.js').Snapshot} sent */
+  #snapshot(sent) {
+    const messages = listOf(sent.messages).flatMap((message) => readMessage(message) ?? []);
+    const fields = { .../** @type {object} */ (sent.fields) };
+    const { seq } = sent;
+    const more = sent.more === true;
+    this.#incoming.clear();
+    this.#messages.reset({ seq, messages, fields, more });
+    // The first one replaces nothing, whatever the server knows.
+    const reason = this.#synced ? String(sent.reason ?? 'behind') : 'new';
+    this.#synced = true;
+    this.#core.emit('sync', { reason, seq, messages, fields, more });
+  }
+
+  /** @param {import('./record.js').EventRecord} record */
+  #event(record) {
+    const event = readEvent(record);
+    if (!event) return;
+    const ended = this.#incoming.became(event.seq);
+    if (ended) this.#messages.endStream(ended);
+    const message = this.#messages.apply(event);
+    this.#core.emit('event', event);
+    if (message) this.#core.emit('message', message);
+    if (event.kind === 'fields') this.#core.emit('fields', { fields: this.fields, changed: event.body });
+  }
+
+  // --- writing -----------------------------------------------------------------------------------------------------------
+
+  /**
+   * Shows it, keeps it, sends it when its turn comes.
+   * @param {object} what
+   * @param {import('./record.js').KindName} what.kind
+   * @param {number} what.target
+   * @param {any} what.shown
+   * @param {Uint8Array} what.body
+   * @param {number} [what.flags]
+   * @param {number} [what.version]
+   * @returns {Written}
+   */
+  #write({ kind, target, shown, body, flags = 0, version = 0 }) {
+    const id = this.#outbox.newId();
+    this.#add({ id, kind: KINDS[kind], version, flags, target, body });
+    const opaque = (flags & EventFlag.OPAQUE) !== 0;
+    this.#messages.pend({ ...this.#change(id, kind, target, shown), version, opaque });
+    const settled = this.#fate(id);
+    this.#changed();
+    return { id, settled };
+  }
+
+  /**
+   * @param {{ id: string, kind: number, version: number, flags: number, target: number, body: Uint8Array }} what
+   * @param {Outgoing} [out] that it ends
+   */
+  #add(what, out) {
+    if (this.#closed) throw new SwitchyardError('not_in_room', 'the room was left');
+    /** @type {import('./outbox.js').Draft} */
+    const draft = { ...what, nonce: this.#outbox.newNumber(), at: this.#env.date() };
+    if (out) draft.stream = { ...out.content, text: out.text.slice() };
+    this.#outbox.add(draft);
+    this.#tell();
+  }
+
+  /**
+   * @param {string} id
+   * @param {import('./record.js').KindName} kind
+   * @param {number} target
+   * @param {any} body
+   * @returns {import('./messages.js').Change}
+   */
+  #change(id, kind, target, body) {
+    return { id, kind, target, body, at: this.#env.date(), version: 0, opaque: false, seq: null, ...this.#core.self() };
+  }
+
+  /** @param {string} id @returns {Promise<number>} */
+  #fate(id) {
+    /** @type {Promise<number>} */
+    const settled = new Promise((resolve, reject) => this.#fates.set(id, { resolve, reject }));
+    settled.catch(() => {});
+    return settled;
+  }
+
+  /** @param {import('./store.js').Item[]} items */
+  #adopted(items) {
+    for (const item of items) {
+      const { id, at, flags, version } = item;
+      if (item.stream) this.#streamAt = this.#env.now();
+      if (item.stream) this.#adoptStream(item, item.stream);
+      const { kind: number, target, body } = item.stream ?? item;
+      const kind = kindName(number);
+      if (!kind) continue;
+      const shown = readBody(kind, flags, body);
+      const text = item.stream ? { text: new TextDecoder().decode(item.stream.text) } : null;
+      const opaque = (flags & EventFlag.OPAQUE) !== 0;
+      const change = this.#change(id, kind, target, text ? { ...shown, ...text } : shown);
+      this.#messages.pend({ ...change, at, version, opaque });
+    }
+    this.#changed();
+  }
+
+  /** @param {import('./store.js').Item} item @param {import('./store.js').Restart} stream */
+  #adoptStream({ id, target }, stream) {
+    const out = new Outgoing(id, target, stream, stream.text);
+    out.ended = true;
+    this.#outgoing.set(target, out);
+  }
+
+  /** @param {import('./store.js').Item} item @param {import('./writer.js').Answer} answer */
+  #answered(item, answer) {
+    if (item.stream) this.#outgoing.delete(item.target);
+    this.#behind.delete(item.id);
+    if ('code' in answer && answer.code === 'no_such_stream' && item.stream) {
+      this.#streamAnew(item);
+    } else if ('code' in answer) {
+      this.#refuse(item.id, new SwitchyardError(answer.code, answer.message || answer.code));
+    } else {
+      this.#messages.confirm(item.id, answer.seq, this.#reader.seq);
+      this.#fates.get(item.id)?.resolve(answer.seq);
+      this.#fates.delete(item.id);
+      this.#changed();
+    }
+    this.#tell();
+  }
+
+  /** @param {import('./store.js').Item[]} items */
+  #lost(items) {
+    for (const { id } of items) this.#refuse(id, new SwitchyardError('taken_over', 'another page sends it'));
+  }
+
+  /** @param {string} id @param {SwitchyardError} error */
+  #refuse(id, error) {
+    this.#messages.refuse(id);
+    this.#fates.get(id)?.reject(error);
+    this.#fates.delete(id);
+    this.#changed();
+  }
+
+  /**
+   * The text of a stream is missing at the server, though it was sent: if that goes on, the message is sent as a plain
+   * one, so that what waits behind it is not held up for ever.
+   * @param {import('./record.js').ExpectedRecord} record
+   */
+  #streamBehind(record) {
+    const item = this.#outbox.item(record);
+    if (!item?.stream) return;
+    const times = (this.#behind.get(item.id) ?? 0) + 1;
+    this.#behind.set(item.id, times);
+    if (times < BEHIND_MOST) return;
+    const { stream, ...rest } = item;
+    const text = new TextDecoder().decode(stream.text.subarray(0, PLAIN_BYTES));
+    const body = utf8.encode(JSON.stringify({ ...readBody('chat', 0, stream.body), text }));
+    const { kind, version, flags, target } = stream;
+    this.#outgoing.delete(item.target);
+    this.#outbox.replace({ ...rest, kind, version, flags, target, body, nonce: this.#outbox.newNumber() });
+  }
+
+  /**
+   * With the old session the server has ended what this page was writing in it. What goes on begins anew; what is ended
+   * here may have been taken.
+   */
+  #restartStreams() {
+    for (const out of [...this.#outgoing.values()]) {
+      this.#outgoing.delete(out.key);
+      out.restart(out.ended ? out.key : this.#outbox.newNumber());
+      this.#outgoing.set(out.key, out);
+    }
+    if (this.#outgoing.size > 0) this.#streamAt = this.#env.now();
+  }
+
+  /**
+   * The server has ended the stream before its author did: the whole text is written again, under another key. An heir
+   * that meets the same, and finds that done, leaves it at that.
+   * @param {import('./store.js').Item} item
+   */
+  #streamAnew(item) {
+    const { stream, id, version, flags } = item;
+    if (!stream || this.#outbox.holds(id, item.cseq)) return;
+    const out = new Outgoing(id, this.#outbox.newNumber(), stream, stream.text);
+    out.ended = true;
+    this.#outgoing.set(out.key, out);
+    this.#add({ id, kind: KINDS.end, version, flags, target: out.key, body: length(out.length) }, out);
+    this.#streamSoon(0);
+  }
+
+  /** @param {number} ms */
+  #streamSoon(ms) {
+    const at = this.#env.now() + ms;
+    this.#streamAt = Math.min(this.#streamAt ?? at, at);
+    this.#flush();
+  }
+
+  // --- sending -----------------------------------------------------------------------------------------------------------
+
+  /** Sends what is due, and sees to it that the rest has its turn. */
+  #flush() {
+    if (this.#closed || !this.#entered || !this.#connected || this.#reading) return;
+    const now = this.#env.now();
+    for (const question of this.#questions) if (question.id === null || now >= question.askedAt + ASK_MS) this.#send(question);
+    const after = this.#reader.poll(now);
+    if (after !== null) this.#core.request({ type: 'pull', after });
+    for (;;) {
+      this.#blocked = !this.#core.fits();
+      const records = this.#blocked ? [] : this.#nextRecords(now);
+      if (records.length === 0) break;
+      this.#core.send(encodeRecords(records));
+    }
+    this.#schedule();
+  }
+
+  /** What goes into one message. @param {number} now @returns {LogRecord[]} */
+  #nextRecords(now) {
+    const { origin, current, queued } = this.#outbox;
+    // The end of a streamed message goes behind its text.
+    if (origin !== null && current && this.#streamAt !== null && (now >= this.#streamAt || queued > 0)) {
+      /** @type {LogRecord[]} */
+      const parts = [];
+      for (const out of this.#outgoing.values()) if (out.due(origin)) parts.push(...out.take(origin, STREAM_BYTES));
+      if (parts.length > 0) return parts;
+      this.#streamAt = null;
+    }
+    return this.#outbox.poll(now);
+  }
+
+  #schedule() {
+    const dues = [this.#outbox.dueAt, this.#reader.dueAt, this.#outbox.origin === null ? null : this.#streamAt];
+    for (const { askedAt } of this.#questions) dues.push(askedAt + ASK_MS);
+    const at = Math.min(Infinity, ...dues.filter((due) => due !== null));
+    if (at === this.#timerAt) return;
+    this.#env.clearTimeout(this.#timer);
+    this.#timerAt = at;
+    if (at === Infinity) return;
+    this.#timer = this.#env.setTimeout(
+      () => {
+        this.#timerAt = Infinity;
+        this.#flush();
+      },
+      Math.max(1, at - this.#env.now()),
+    );
+  }
+
+  /** @param {Record<string, unknown>} message @returns {Promise<any>} */
+  #ask(message) {
+    if (this.#closed) return Promise.reject(new SwitchyardError('not_in_room', 'the room was left'));
+    return new Promise((resolve, reject) => {
+      this.#questions.add({ message, id: null, askedAt: this.#env.now(), resolve, reject });
+      this.#flush();
+    });
+  }
+
+  /** @param {Question} question */
+  #send(question) {
+    question.id = this.#core.request(question.message);
+    question.askedAt = this.#env.now();
+  }
+
+  /** @param {unknown} id */
+  #questionWith(id) {
+    for (const question of this.#questions) if (question.id === id) return question;
+    return null;
+  }
+
+  /** @param {number} id @param {any} answer */
+  #resolve(id, answer) {
+    const question = this.#questionWith(id);
+    if (!question) return;
+    this.#questions.delete(question);
+    question.resolve(answer);
+  }
+
+  #changed() {
+    this.#core.emit('change', this.#messages.list);
+  }
+
+  /** Says what has changed of the status. */
+  #tell() {
+    const { status } = this;
+    const told = JSON.stringify(status);
+    if (told === this.#told) return;
+    this.#told = told;
+    this.#core.emit('status', status);
+  }
+
+  /** @param {string | number} which id or seq of a message @returns {number} */
+  #seqOf(which) {
+    if (typeof which === 'number') return checkSeq(which, 1);
+    const seq = this.#messages.get(which)?.seq;
+    if (!seq) throw new SwitchyardError('not_confirmed', 'the message is not in the log yet');
+    return seq;
+  }
+}
+
+/** Refusals of questions that are asked again. */
+const AGAIN = new Set(['loading', 'rate_limited', 'overloaded', 'storage_unavailable']);
+
+/** @param {LogRecord} record @returns {record is import('./record.js').SnapshotRecord | import('./record.js').PageRecord} */
+function hasJson(record) {
+  return record.tag === 'snapshot' || record.tag === 'page';
+}
+
+/** @param {any} value @returns {value is import('./reader.js').Snapshot} */
+function isSnapshot(value) {
+  const { epoch, seq, digest, proof } = value ?? {};
+  return Number.isSafeInteger(epoch) && Number.isSafeInteger(seq) && typeof digest === 'string' && typeof proof === 'string';
+}
+
+/** @param {unknown} value @returns {any[]} */
+function listOf(value) {
+  return Array.isArray(value) ? value : [];
+}
+
+/** @param {number} seq @param {number} least */
+function checkSeq(seq, least) {
+  if (!Number.isSafeInteger(seq) || seq < least) throw new SwitchyardError('bad_argument', 'a place in the log is a whole number');
+  return seq;
+}
+
+/** @param {number} bytes */
+function length(bytes) {
+  const body = new Uint8Array(4);
+  new DataView(body.buffer).setUint32(0, bytes);
+  return body;
+}

@@ -1,0 +1,62 @@
+//! Between a shard and the store: letters of its rooms out, replies in.
+//!
+//! Neither side waits for the other. A letter that the store does not take is answered here, as a failure; replies come
+//! through a queue that is as long as what was asked.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::{
+    config::Config,
+    engine::Shard,
+    metrics::Metrics,
+    store::{Answer, Letter, Reply, Request, Store, StoreError},
+};
+
+/// Opens the store that the configuration names; `shards` get their rooms' replies by the receivers returned.
+///
+/// # Errors
+/// If the database cannot be reached, or is not one of this server's.
+pub(super) fn open(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    shards: usize,
+) -> Result<(Arc<Store>, Vec<UnboundedReceiver<Reply>>), StoreError> {
+    let (senders, receivers): (Vec<UnboundedSender<Reply>>, Vec<_>) =
+        (0..shards).map(|_| unbounded_channel()).unzip();
+    let replies = move |reply: Reply| {
+        // A shard that has ended needs no reply.
+        let _ = senders.get(reply.to.shard.0 as usize).map(|sender| sender.send(reply));
+    };
+    let store = Store::open(&config.store, metrics.clone(), Box::new(replies))?;
+    Ok((Arc::new(store), receivers))
+}
+
+/// Hands the store what the shard's rooms ask of it.
+pub(super) fn post(shard: &mut Shard, store: &Store) -> Vec<Reply> {
+    let mut refused = Vec::new();
+    while let Some(letter) = shard.poll_store() {
+        if let Err(Letter { from: to, ticket, request }) = store.send(letter)
+            && let Some(answer) = failure(&request)
+        {
+            refused.push(Reply { to, ticket, answer });
+        }
+    }
+    refused
+}
+
+/// The answer to a request that the store did not take.
+fn failure(request: &Request) -> Option<Answer> {
+    let error = StoreError::Unavailable("too much waits for it already".to_owned());
+    Some(match request {
+        Request::Load(_) | Request::RaiseEpoch(_) => Answer::Loaded(Err(error)),
+        Request::Commit(_) => Answer::Committed(Err(error)),
+        Request::Events { .. } => Answer::Events(Err(error)),
+        Request::Digest(..) => Answer::Digest(Err(error)),
+        Request::Origin(..) => Answer::Origin(Err(error)),
+        Request::Message(..) => Answer::Message(Err(error)),
+        Request::Page(_) => Answer::Page(Err(error)),
+        Request::Note(_) => return None,
+    })
+}

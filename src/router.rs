@@ -279,9 +279,10 @@ impl Router {
         self.letters[to.0 as usize].len()
     }
 
-    /// Rooms that live here, and their members.
+    /// Rooms that live here and have members, and those.
     pub fn population(&self) -> (usize, usize) {
-        (self.by_key.len(), self.rooms.iter().flatten().map(|(_, room)| room.len()).sum())
+        let rooms = self.rooms.iter().flatten().map(|(_, room)| room.len()).filter(|members| *members > 0);
+        rooms.fold((0, 0), |(rooms, members), here| (rooms + 1, members + here))
     }
 
     fn tally(&mut self, tally: Tally) {

@@ -39,7 +39,7 @@ pub const SIGNAL_BYTES: usize = 16 * 1024;
 pub const LOG_BYTES: usize = 256 * 1024;
 /// Bytes of an event's body in a submission.
 pub const EVENT_BYTES: usize = 64 * 1024;
-/// Bytes of a streamed message's text.
+/// Bytes of a streamed message: its body, and its text as JSON.
 pub const STREAM_BYTES: usize = 192 * 1024;
 /// Submissions of one origin that may be unanswered.
 pub const SUBMISSIONS: usize = 64;

@@ -517,7 +517,8 @@ fn put_content(out: &mut BytesMut, content: &Content) {
 
 /// Names have at most [`crate::limits::USER_BYTES`], codes less; a longer one is cut at a character's end.
 fn put_name(out: &mut BytesMut, name: &str) {
-    let name = &name[..name.floor_char_boundary(255)];
+    let fits = |end: &usize| name.is_char_boundary(*end);
+    let name = &name[..(0..=name.len().min(255)).rev().find(fits).unwrap_or(0)];
     out.put_u8(name.len() as u8);
     out.put_slice(name.as_bytes());
 }

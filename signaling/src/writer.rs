@@ -11,7 +11,8 @@
 //! then [`poll`](Writer::poll) until it has nothing more, and again when [`poll_timeout`](Writer::poll_timeout) is due.
 //!
 //! [`outbox`](Writer::outbox) is what has to be kept so that it survives the end of the program: save it before what
-//! `submit` has queued is sent, and everything in it ends in the log once, whichever of it was sent before.
+//! `submit` has queued is sent, and before a submission is sent that has a higher `base`, and everything in it ends in the
+//! log once, whichever of it was sent before.
 
 use std::{
     collections::VecDeque,
@@ -46,9 +47,11 @@ pub struct Writer {
     /// How many may be sent and unanswered. After the server has asked for patience one, and one more for each answer:
     /// what comes behind one that is not taken is sent in vain.
     window: usize,
+    /// The `base` that was last sent.
+    told_base: u32,
     is_attached: bool,
-    /// The origin belongs to another writer as well: nothing more is sent.
-    is_silent: bool,
+    /// The origin belongs to another writer as well: nothing more is queued.
+    is_closed: bool,
     not_before: Option<Instant>,
     /// Where the server last asked to begin again, and when that was allowed.
     returned: Option<(u32, Instant)>,
@@ -113,9 +116,15 @@ pub enum Told {
         /// Why.
         code: String,
     },
-    /// Another writer uses the origin, and this one says nothing more. What has no answer is given back, to be
-    /// submitted to another writer with an origin of its own.
-    Conflict(Vec<Unanswered>),
+    /// Another writer uses the origin and has said something else under this number. The submission is given back, to be
+    /// submitted to another writer with an origin of its own when this one, which takes nothing more, has all its
+    /// answers: what comes behind may have been said by the other writer likewise.
+    Conflict {
+        /// Which.
+        cseq: u32,
+        /// What was not taken.
+        unanswered: Unanswered,
+    },
 }
 
 impl Writer {
@@ -134,8 +143,9 @@ impl Writer {
             sent: 0,
             sent_bytes: 0,
             window: limits::SUBMISSIONS,
+            told_base: outbox.base,
             is_attached: false,
-            is_silent: false,
+            is_closed: false,
             not_before: None,
             returned: None,
             heard: None,
@@ -163,6 +173,11 @@ impl Writer {
         self.base
     }
 
+    /// Up to where the server has been told that there are answers: what is kept must not lag behind this.
+    pub fn told_base(&self) -> u32 {
+        self.told_base
+    }
+
     /// The `cseq` of the next submission.
     pub fn next(&self) -> u32 {
         self.base.saturating_add(self.queue.len() as u32)
@@ -173,16 +188,16 @@ impl Writer {
         self.queue.is_empty()
     }
 
-    /// Whether it says nothing more, after a conflict.
-    pub fn is_silent(&self) -> bool {
-        self.is_silent
+    /// Whether it takes nothing more, after a conflict.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
-    /// Queues a submission and returns its `cseq`. `None` if the origin can take no more: the writer is silent after a
+    /// Queues a submission and returns its `cseq`. `None` if the origin can take no more: the writer is closed after a
     /// conflict, or has counted to its end.
     pub fn submit(&mut self, nonce: u32, content: Content) -> Option<u32> {
         let cseq = self.next();
-        if self.is_silent || cseq == u32::MAX {
+        if self.is_closed || cseq == u32::MAX {
             return None;
         }
         self.queue.push_back(Queued { nonce, content, is_answered: false });
@@ -224,14 +239,12 @@ impl Writer {
                 let retry = Duration::from_millis((*retry_after_ms).into());
                 self.begin_again(now, *cseq, retry).map(|cseq| Told::Waits { cseq, code: code.clone() })
             }
-            ServerRecord::Conflict { origin, .. } if self.is_mine(*origin) => {
-                self.is_silent = true;
-                let unanswered = self.queue.drain(..).filter(|queued| !queued.is_answered);
-                let unanswered =
-                    unanswered.map(|Queued { nonce, content, .. }| Unanswered { nonce, content });
-                let unanswered = unanswered.collect();
-                (self.sent, self.sent_bytes, self.heard) = (0, 0, None);
-                Some(Told::Conflict(unanswered))
+            ServerRecord::Conflict { origin, cseq } if self.is_mine(*origin) => {
+                self.heard = Some(now);
+                let Queued { nonce, content, .. } = self.queued(*cseq)?.clone();
+                self.answer(*cseq)?;
+                self.is_closed = true;
+                Some(Told::Conflict { cseq: *cseq, unanswered: Unanswered { nonce, content } })
             }
             _ => None,
         }
@@ -239,7 +252,7 @@ impl Writer {
 
     /// The next submission to send.
     pub fn poll(&mut self, now: Instant) -> Option<Submission> {
-        if !self.is_attached || self.is_silent {
+        if !self.is_attached {
             return None;
         }
         if self.silence_ends().is_some_and(|at| at <= now) {
@@ -266,12 +279,13 @@ impl Writer {
         }
         self.sent += 1;
         self.sent_bytes = bytes;
+        self.told_base = self.base;
         Some(submission)
     }
 
     /// When [`poll`](Self::poll) may have something that it does not have now.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if !self.is_attached || self.is_silent || self.queue.is_empty() {
+        if !self.is_attached || self.queue.is_empty() {
             return None;
         }
         let waits = self.not_before.filter(|_| self.sent < self.queue.len());
@@ -284,8 +298,7 @@ impl Writer {
         if !self.is_mine(event.origin) {
             return None;
         }
-        let queued = self.queue.get(event.cseq.checked_sub(self.base)? as usize)?;
-        if !is_said_by(&queued.content, &event.content) {
+        if !is_said_by(&self.queued(event.cseq)?.content, &event.content) {
             return None;
         }
         self.heard = Some(now);
@@ -294,7 +307,11 @@ impl Writer {
     }
 
     fn is_mine(&self, origin: Origin) -> bool {
-        self.origin == origin && !self.is_silent
+        self.origin == origin
+    }
+
+    fn queued(&self, cseq: u32) -> Option<&Queued> {
+        self.queue.get(cseq.checked_sub(self.base)? as usize)
     }
 
     /// The nonce of what is answered, if this is the first answer.

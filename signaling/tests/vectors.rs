@@ -244,7 +244,9 @@ fn write(writer: &mut Writer, (now, begin): (Instant, Instant), step: &Value) ->
             Some(Told::Accepted { cseq, seq, .. }) => serde_json::json!({"accepted": [cseq, seq]}),
             Some(Told::Refused { cseq, code, .. }) => serde_json::json!({"refused": [cseq, code]}),
             Some(Told::Waits { cseq, code }) => serde_json::json!({"waits": [cseq, code]}),
-            Some(Told::Conflict(back)) => serde_json::json!({"conflict": unanswered(&back)}),
+            Some(Told::Conflict { cseq, unanswered: Unanswered { nonce, content } }) => {
+                serde_json::json!({"conflict": [cseq, std::str::from_utf8(&content.body).unwrap(), nonce]})
+            }
         },
     }
 }

@@ -113,7 +113,7 @@ impl Browser {
             }));
         }
         if complete.kind == Kind::Log {
-            return self.take_log(now, room, complete.payload);
+            return self.take_records(now, room, complete.payload);
         }
         match serde_json::from_slice(&complete.payload) {
             Ok(control) => {
@@ -147,7 +147,7 @@ impl Browser {
         }
     }
 
-    fn take_log(&mut self, now: Instant, handle: u16, message: Bytes) {
+    fn take_records(&mut self, now: Instant, handle: u16, message: Bytes) {
         let Some(log) = self.log_of(handle) else {
             return self.violation("a LOG message of a room whose log is not followed".to_owned());
         };

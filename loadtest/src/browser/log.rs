@@ -68,8 +68,8 @@ pub enum LogEvent {
     },
     /// Writing takes longer, for this reason.
     Waits(String),
-    /// Another writes with the same origin: so many submissions are submitted anew with a fresh one.
-    Conflict(usize),
+    /// Another writes with the same origin: this submission is made anew with a fresh one.
+    Conflict(u32),
     /// A streamed message is in progress.
     Stream(Stream),
     /// A piece of its text.
@@ -110,6 +110,8 @@ pub struct RoomLog {
     writer: Option<Writer>,
     /// Submissions that wait for an origin.
     waiting: VecDeque<Unanswered>,
+    /// Submissions that met a conflict, by their numbers: they come before those.
+    given_back: BTreeMap<u32, Unanswered>,
     /// A fresh origin that is not needed yet.
     spare: Option<Origin>,
     /// The request for an origin, or to use the one of before.
@@ -144,9 +146,13 @@ impl RoomLog {
 
     /// What has to be kept now.
     pub fn saved(&self) -> Saved {
+        let outbox = self.writer.as_ref().map(Writer::outbox);
+        // Those that the outbox has again meet their conflict again.
+        let base = outbox.as_ref().map_or(u32::MAX, |outbox| outbox.base);
+        let given_back = self.given_back.range(..base).map(|(_, unanswered)| unanswered);
         Saved {
-            outbox: self.writer.as_ref().filter(|writer| !writer.is_silent()).map(Writer::outbox),
-            waiting: self.waiting.iter().cloned().collect(),
+            waiting: given_back.chain(&self.waiting).cloned().collect(),
+            outbox,
             position: self.reader.position(),
         }
     }
@@ -166,10 +172,17 @@ impl RoomLog {
         self.writer.as_ref().map(Writer::origin)
     }
 
+    /// Changes whenever [`saved`](Self::saved) must not lag behind: the origin, up to where the server was told that there
+    /// are answers, and what waits.
+    pub fn must_save(&self) -> (Option<Origin>, u32, usize) {
+        let told = self.writer.as_ref().map_or(0, Writer::told_base);
+        (self.origin(), told, self.given_back.len() + self.waiting.len())
+    }
+
     /// Submissions without an answer.
     pub fn unanswered(&self) -> usize {
         let written = self.writer.as_ref().map_or(0, |writer| (writer.next() - writer.base()) as usize);
-        written + self.waiting.len()
+        written + self.given_back.len() + self.waiting.len()
     }
 
     /// Whether nothing is known to be missing.
@@ -179,10 +192,8 @@ impl RoomLog {
 
     /// Writes; the nonce names the submission in what is told of it.
     pub fn submit(&mut self, nonce: u32, content: Content) {
-        let writer = self.writer.as_mut().filter(|writer| !writer.is_silent());
-        if writer.and_then(|writer| writer.submit(nonce, content.clone())).is_none() {
-            self.waiting.push_back(Unanswered { nonce, content });
-        }
+        self.waiting.push_back(Unanswered { nonce, content });
+        self.flush();
     }
 
     /// Opens a streamed message under a key that this log has not used.
@@ -242,12 +253,13 @@ impl RoomLog {
         self.reader.attach(now);
         self.spare = Some(log.origin);
         match &mut self.writer {
-            Some(writer) if !writer.is_idle() && !writer.is_silent() => {
+            Some(writer) if !writer.is_idle() => {
                 let (origin, base) = (Some(writer.origin()), Some(writer.base()));
                 writer.attach();
                 let id = self.request();
                 self.asked = Some(id);
                 self.controls.push_back(ClientControl::Writer { id, origin, base });
+                self.flush();
                 let keys: Vec<u32> = self.texts.keys().copied().collect();
                 for key in keys {
                     self.begin_stream(key);
@@ -267,6 +279,7 @@ impl RoomLog {
                     self.spare = Some(*origin);
                     self.begin_anew();
                 }
+                self.replace_writer();
                 true
             }
             ServerControl::Refused { id: Some(id), code, retry_after_ms, .. } if self.asked == Some(*id) => {
@@ -274,7 +287,8 @@ impl RoomLog {
                 if *code == Code::BadOrigin {
                     // Whatever was written with it, another user has it now.
                     if let Some(writer) = self.writer.take() {
-                        self.give_back(writer.outbox().unanswered);
+                        let Outbox { base, unanswered, .. } = writer.outbox();
+                        self.given_back.extend((base..).zip(unanswered));
                     }
                     self.begin_anew();
                 } else {
@@ -380,21 +394,30 @@ impl RoomLog {
             }
             Some(Told::Refused { nonce, code, .. }) => told.push(LogEvent::Refused { nonce, code }),
             Some(Told::Waits { code, .. }) => told.push(LogEvent::Waits(code)),
-            Some(Told::Conflict(unanswered)) => {
-                told.push(LogEvent::Conflict(unanswered.len()));
-                self.give_back(unanswered);
-                self.begin_anew();
+            Some(Told::Conflict { cseq, unanswered }) => {
+                told.push(LogEvent::Conflict(unanswered.nonce));
+                self.given_back.insert(cseq, unanswered);
             }
+        }
+        self.replace_writer();
+    }
+
+    /// After a conflict, when everything else has its answer: what was given back is written anew.
+    fn replace_writer(&mut self) {
+        let is_done = self.writer.as_ref().is_some_and(|writer| writer.is_closed() && writer.is_idle());
+        if is_done && self.handle.is_some() && self.asked.is_none() {
+            self.begin_anew();
         }
     }
 
-    /// Before everything that waits already, in order.
-    fn give_back(&mut self, unanswered: Vec<Unanswered>) {
-        for submission in unanswered.into_iter().rev() {
-            self.waiting.push_front(submission);
+    /// Gives what waits to the writer, if that takes it.
+    fn flush(&mut self) {
+        let Some(writer) = self.writer.as_mut().filter(|writer| !writer.is_closed()) else { return };
+        while let Some(Unanswered { nonce, content }) = self.waiting.pop_front() {
+            if writer.submit(nonce, content.clone()).is_none() {
+                return self.waiting.push_front(Unanswered { nonce, content });
+            }
         }
-        // A stream belongs to its origin.
-        self.texts.clear();
     }
 
     /// Writes with a fresh origin, or asks for one.
@@ -402,19 +425,21 @@ impl RoomLog {
         let Some(origin) = self.spare.take() else {
             return self.ask();
         };
+        for (_, unanswered) in std::mem::take(&mut self.given_back).into_iter().rev() {
+            self.waiting.push_front(unanswered);
+        }
+        // A stream belongs to its origin.
+        self.texts.clear();
         let mut writer = Writer::new(origin);
         writer.attach();
-        for Unanswered { nonce, content } in self.waiting.drain(..) {
-            writer.submit(nonce, content);
-        }
-        self.texts.clear();
         self.writer = Some(writer);
+        self.flush();
     }
 
     fn ask(&mut self) {
         let id = self.request();
         self.asked = Some(id);
-        let writer = self.writer.as_ref().filter(|writer| !writer.is_silent());
+        let writer = self.writer.as_ref().filter(|writer| !writer.is_idle());
         let (origin, base) = (writer.map(Writer::origin), writer.map(Writer::base));
         self.controls.push_back(ClientControl::Writer { id, origin, base });
     }

@@ -51,6 +51,8 @@ pub struct Browser {
     socket: Socket,
     session: Option<Resume>,
     joins: VecDeque<ClientText>,
+    /// Joins that were sent before there was a session: if the WebSocket breaks they were for nothing.
+    first_joins: VecDeque<ClientText>,
     next_request: u32,
     peer: Option<Peer>,
     peer_number: u32,
@@ -111,6 +113,7 @@ impl Browser {
             socket: Socket::default(),
             session: None,
             joins: VecDeque::new(),
+            first_joins: VecDeque::new(),
             next_request: 1,
             peer: None,
             peer_number: 0,
@@ -157,8 +160,13 @@ impl Browser {
 
     /// Asks to join a room and to follow its log, going on with what the browser had of it in a session before, if it had.
     pub fn join_log(&mut self, now: Instant, room: &str, token: &str, log: RoomLog) -> u32 {
-        let (id, follow) = (self.request(), Some(log.follow()));
         self.logs.insert(room.to_owned(), log);
+        self.join_again(now, room, token)
+    }
+
+    /// Asks again, where the answer to [`join_log`](Self::join_log) may have been lost, or with another token.
+    pub fn join_again(&mut self, now: Instant, room: &str, token: &str) -> u32 {
+        let (id, follow) = (self.request(), self.logs.get(room).map(RoomLog::follow));
         let (room, token) = (room.to_owned(), token.to_owned());
         self.joins.push_back(ClientText::Join { id, room, token, offer: None, follow });
         self.send_joins(now);
@@ -175,6 +183,13 @@ impl Browser {
     /// The log of a room that was joined with one.
     pub fn room_log(&self, room: &str) -> Option<&RoomLog> {
         self.logs.get(room)
+    }
+
+    /// The log of a room, to be joined with anew.
+    pub fn take_log(&mut self, room: &str) -> Option<RoomLog> {
+        let mut log = self.logs.remove(room)?;
+        log.detach();
+        Some(log)
     }
 
     /// All logs, for the next session; this one has ended.
@@ -312,6 +327,8 @@ impl Browser {
     /// The WebSocket is gone.
     pub fn handle_socket_closed(&mut self, now: Instant) {
         self.socket = Socket::default();
+        self.first_joins.append(&mut self.joins);
+        std::mem::swap(&mut self.joins, &mut self.first_joins);
         self.inbox.clear();
         self.inbox_bytes = 0;
         self.pipes.lost(Pipe::Socket);
@@ -413,6 +430,11 @@ impl Browser {
         !self.stalled
     }
 
+    /// Whether it has a session, as far as it knows.
+    pub fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// The pipe that frames go over.
     pub fn attached(&self) -> Option<Pipe> {
         self.pipes.attached()
@@ -447,6 +469,7 @@ impl Browser {
             ServerText::Session { session, key } => {
                 self.events.push_back(Event::Session(session.clone()));
                 self.session = Some(Resume { session, key });
+                self.first_joins.clear();
                 self.pipes.first(now);
                 self.events.push_back(Event::Attached(Pipe::Socket));
             }
@@ -519,6 +542,9 @@ impl Browser {
                 *offer = self.make_peer(now);
             }
             self.socket.texts.push_back(to_json(&join));
+            if self.session.is_none() {
+                self.first_joins.push_back(join);
+            }
         }
     }
 
@@ -534,7 +560,7 @@ impl Browser {
                 let payload = Bytes::from(to_json(&control));
                 self.push_log(now, room, Kind::Control, payload);
             }
-            while self.sender.has_room(limits::LOG_BYTES)
+            while (self.sender.held_bytes() == 0 || self.sender.has_room(limits::SUBMISSION_BYTES))
                 && let Some(payload) = log.poll_message(now)
             {
                 self.push_log(now, room, Kind::Log, payload);
@@ -546,9 +572,8 @@ impl Browser {
     fn push_log(&mut self, now: Instant, room: u16, kind: Kind, payload: Bytes) {
         let text = kind == Kind::Control;
         let message = Message { kind, text, sender: 0, stream: 0, target: Target::Room, payload, at: now };
-        if self.push(room, message).is_err() {
-            self.violation("what a log has to say found no room in the lane".to_owned());
-        }
+        // What finds no room all the same is sent again: by the writer when it hears nothing, by the reader likewise.
+        let _ = self.push(room, message);
     }
 
     fn push(&mut self, room: u16, message: Message) -> Result<(), SendError> {

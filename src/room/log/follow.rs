@@ -16,6 +16,7 @@ use switchyard_signaling::{
     event::{Position, to_hex},
     limits,
     message::Follow,
+    reader::SNAPSHOT,
     record::{self, Json, ServerRecord},
 };
 
@@ -33,6 +34,8 @@ const OPEN: usize = 4;
 #[derive(Debug)]
 pub(super) struct Follower {
     state: State,
+    /// It has never shown a position.
+    is_new: bool,
     /// History, replays.
     open: usize,
 }
@@ -70,7 +73,8 @@ impl Log {
     /// A member wants the log.
     pub(in crate::room) fn follow(&mut self, member: u32, follow: Follow, now: Instant) {
         let open = self.followers.get(&member).map_or(0, |follower| follower.open);
-        self.followers.insert(member, Follower { state: State::New(follow), open });
+        let is_new = matches!(follow, Follow::New);
+        self.followers.insert(member, Follower { state: State::New(follow), is_new, open });
         if matches!(self.phase, Phase::Failed { .. }) {
             let code = Code::StorageUnavailable.as_str().to_owned();
             self.answer(member, &ServerRecord::Status(Some(code)));
@@ -85,6 +89,7 @@ impl Log {
         // What is on its way to it answers this too.
         if matches!(follower.state, State::Live | State::Behind) {
             follower.state = State::Behind;
+            follower.is_new &= after == SNAPSHOT;
             if matches!(self.phase, Phase::Failed { .. }) && self.fence == 0 {
                 return;
             }
@@ -283,7 +288,8 @@ impl Log {
     /// Brings a follower from `after` towards the end.
     fn catch_up(&mut self, member: u32, after: u64, now: Instant) {
         if after > self.head.seq {
-            return self.snapshot(member, "mismatch", now);
+            let is_new = self.followers.get(&member).is_some_and(|follower| follower.is_new);
+            return self.snapshot(member, if is_new { "new" } else { "mismatch" }, now);
         }
         if after == self.head.seq {
             return self.arrive(member, BytesMut::new(), self.head);

@@ -70,6 +70,8 @@ const DECIDED_BYTES: usize = 4 * 1024 * 1024;
 const PARKED: usize = 1024;
 /// See [`PARKED`].
 const PARKED_BYTES: usize = 1024 * 1024;
+/// Records of one author that may be parked, and questions that they may lead to: nobody takes all the room.
+const PARKED_PER_AUTHOR: usize = 128;
 /// Origins and messages that are kept in memory; others are asked for again.
 const KEPT: usize = 1024;
 /// From one attempt to load the log to the next, after a failure.
@@ -212,8 +214,6 @@ enum Phase {
 struct Writer {
     user: Arc<str>,
     taken: Taken,
-    /// Members that have submitted what conflicts: nothing more is taken from them with this origin.
-    muted: BTreeSet<u32>,
     /// What the writer has been told to send next, to whom and until when that holds.
     told: Option<(By, u32, Instant)>,
     used: Instant,
@@ -467,9 +467,6 @@ impl Log {
     /// A member is gone.
     pub(super) fn forget_member(&mut self, member: u32, now: Instant) {
         self.followers.remove(&member);
-        for writer in self.origins.values_mut() {
-            writer.muted.remove(&member);
-        }
         for stream in self.streams.of_member(member) {
             self.give_up(stream, now);
         }
@@ -521,7 +518,11 @@ impl Log {
     }
 
     fn park(&mut self, parked: Parked, now: Instant) -> bool {
-        if self.parked.len() >= PARKED || self.parked_bytes + parked.bytes() > PARKED_BYTES {
+        let of_author = self.parked.iter().filter(|other| same_author(other, &parked)).count();
+        if of_author >= PARKED_PER_AUTHOR
+            || self.parked.len() >= PARKED
+            || self.parked_bytes + parked.bytes() > PARKED_BYTES
+        {
             self.put_off_parked(&parked, Code::Overloaded, Duration::from_millis(100), now);
             return false;
         }
@@ -614,7 +615,6 @@ impl Log {
                     self.said.push_back(Said::Refuse(*member, *id, Code::BadOrigin, told));
                     return Step::Done;
                 }
-                writer.muted.remove(member);
                 writer.told = None;
                 let next = (writer.taken.last() + 1).max(*base);
                 let answer = ServerControl::Writer { id: *id, origin: *origin, next };
@@ -642,11 +642,6 @@ impl Log {
             self.refused(author.by, origin, cseq, told);
             return Step::Done;
         }
-        if let By::Member(member) = author.by
-            && writer.muted.contains(&member)
-        {
-            return Step::Done;
-        }
         if let Some(lost) = writer.taken.answered(base.min(cseq)) {
             tracing::warn!(room = %self.key.room, from = lost.0, to = lost.1, "acknowledged submissions are lost");
             self.open.abandoned.insert(origin, lost);
@@ -659,17 +654,31 @@ impl Log {
                 self.said.push_back(Said::Count(LogTally::Repeated));
                 self.tell_outcome(author.by, origin, cseq, outcome);
             }
+            // What the other one wrote may come to nothing, and this one, if it is sent again, be taken in its place.
+            Judgement::Conflict if self.is_pending(origin, cseq) => return Step::Wait,
             Judgement::Conflict => self.conflict(author.by, origin, cseq),
             Judgement::OutOfOrder(expected) => {
                 self.expected(author.by, origin, expected, (Code::OutOfOrder, Duration::ZERO), now);
             }
             Judgement::Forgotten => {
                 // An honest writer has an answer to this; only a cloned one asks again.
+                let forgotten = |asked: &&Asked| matches!(asked, Asked::Forgotten(..));
+                if self.asked.values().filter(forgotten).count() >= PARKED_PER_AUTHOR {
+                    let retry = (Code::Overloaded, Duration::from_millis(100));
+                    self.expected(author.by, origin, cseq, retry, now);
+                    return Step::Done;
+                }
                 let asked = Asked::Forgotten(author.clone(), submission.clone(), hash);
                 self.ask(asked, Request::Origin(self.key.clone(), origin));
             }
         }
         Step::Done
+    }
+
+    /// Whether what was decided under this number is not durable yet.
+    fn is_pending(&self, origin: Origin, cseq: u32) -> bool {
+        let in_flight = self.in_flight.as_ref().map(|batch| &batch.decided.by);
+        [Some(&self.open.by), in_flight].into_iter().flatten().any(|by| by.contains_key(&(origin, cseq)))
     }
 
     fn judge(&self, origin: Origin, cseq: u32, hash: u64) -> Judgement {
@@ -835,7 +844,7 @@ impl Log {
             if forgets { answers.iter().map(|(cseq, ..)| *cseq).max().unwrap_or(0) } else { known.last };
         let taken = Taken::restore(last, answers);
         self.make_room_for_origin();
-        let writer = Writer { user, taken, muted: BTreeSet::new(), told: None, used: now };
+        let writer = Writer { user, taken, told: None, used: now };
         self.origins.entry(origin).or_insert(writer);
     }
 
@@ -932,9 +941,6 @@ impl Log {
         self.said.push_back(Said::Count(LogTally::Conflict));
         match by {
             By::Member(member) => {
-                if let Some(writer) = self.origins.get_mut(&origin) {
-                    writer.muted.insert(member);
-                }
                 self.answer(member, &ServerRecord::Conflict { origin, cseq });
             }
             By::Backend(request) => {

@@ -195,7 +195,7 @@ impl Log {
             return;
         }
         let escaped = serde_json::to_string(new).map_or(0, |json| json.len());
-        if open.escaped + escaped > limits::STREAM_BYTES {
+        if open.content.body.len() + open.escaped + escaped > limits::STREAM_BYTES {
             let told = "a streamed message has at most 192 KiB";
             self.said.push_back(Said::Refuse(member, 0, Code::TooLarge, told));
             return;

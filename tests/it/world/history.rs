@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 use switchyard_signaling::{
-    event::{Content, Event, EventKind, Origin},
+    event::{Content, Event, EventKind, OPAQUE, Origin},
     reader::Snapshot,
 };
 
@@ -38,6 +38,8 @@ pub(crate) enum Note {
     Submitted { id: Id, content: Content, wrong: Option<&'static str> },
     /// Submissions of another device that this one has as well: its profile was copied.
     Inherited(Vec<Id>),
+    /// The page was loaded anew with an outbox that is a little old: some of these may have had their answers.
+    Resumed(Vec<Id>),
     /// The device does not know any more that it ever wrote these: it lost them in a crash.
     Forgot(Vec<Id>),
     /// A join with this role was sent; it counts from some moment on until the confirmation.
@@ -58,10 +60,6 @@ pub(crate) enum Note {
     Replayed(Vec<Event>),
     /// The page was loaded anew and knows what it had read up to this `seq`, or nothing.
     Reloaded(Option<u64>),
-    /// A streamed message, its text so far, in order.
-    Streaming { stream: u32, offset: u32, text: Bytes },
-    /// A streamed message has become this event, or none.
-    Streamed { stream: u32, seq: u64 },
 }
 
 /// The roles of the worlds.
@@ -140,7 +138,10 @@ impl State {
     pub(crate) fn apply(&mut self, event: &Event) {
         let Content { kind, target, body, .. } = &event.content;
         let text = || String::from_utf8_lossy(body).into_owned();
-        let json = || serde_json::from_slice(body).unwrap_or_default();
+        let json = || match event.content.flags & OPAQUE {
+            0 => serde_json::from_slice(body).unwrap_or_default(),
+            _ => BASE64_STANDARD.encode(body).into(),
+        };
         if kind.is_message() {
             let shown = Shown {
                 kind: kind.name().to_owned(),

@@ -5,6 +5,10 @@
 
 pub(crate) mod checker;
 pub(crate) mod client;
+pub(crate) mod history;
+pub(crate) mod seats;
+pub(crate) mod storage;
+pub(crate) mod verdict;
 pub(crate) mod wire;
 
 use std::{
@@ -26,7 +30,7 @@ use switchyard::{
         session::SessionLimits,
     },
     names::{RoomKey, ShardId, WallClock},
-    room::{LogSettings, RoomLimits},
+    room::{LogSettings, Plant, RoomLimits},
     router::Letter,
 };
 use switchyard_loadtest::{
@@ -39,6 +43,7 @@ use switchyard_signaling::{frame::Target, limits::Limits, message::ClientControl
 use self::{
     checker::{Sent, SentKey, Verdict},
     client::{Client, What},
+    storage::Storage,
     wire::{Wire, WireConfig},
 };
 
@@ -60,6 +65,12 @@ pub(crate) struct Setup {
     /// Letters between shards take up to this long.
     pub(crate) letters: Duration,
     pub(crate) webrtc: bool,
+    /// Submissions to a log per minute and at once, 0 for any number.
+    pub(crate) writes: (u32, u32),
+    /// A reader of a log who is farther behind gets a snapshot.
+    pub(crate) resync_events: u64,
+    /// How long a step of the disk takes at most.
+    pub(crate) disk: Duration,
 }
 
 impl Setup {
@@ -80,6 +91,9 @@ impl Setup {
             timeouts: PeerTimeouts { handshake: Duration::from_secs(10), consent: Duration::from_secs(30) },
             letters: Duration::from_micros(200),
             webrtc: true,
+            writes: (0, 0),
+            resync_events: 1000,
+            disk: 2 * MS,
         }
     }
 }
@@ -92,6 +106,35 @@ pub(crate) struct Kind {
     pub(crate) wire: WireConfig,
     /// Stays on the WebSocket although it has a data channel.
     pub(crate) stays: bool,
+}
+
+/// What a server that starts again has in common with the one before.
+struct Server {
+    identity: Option<Identity>,
+    logs: Arc<LogSettings>,
+    starts: u64,
+    plant: Option<Plant>,
+}
+
+impl Server {
+    fn shard(&self, setup: &Setup, shard: u16) -> Shard {
+        let config = ShardConfig {
+            shard: ShardId(shard),
+            shards: setup.shards,
+            candidates: vec![HostCandidate { address: shard_address(shard as usize), tcp: false }],
+            identity: self.identity.clone(),
+            timeouts: setup.timeouts,
+            sessions: Arc::new(setup.limits.clone()),
+            rooms: setup.rooms,
+            logs: self.logs.clone(),
+            max_sessions: 5000,
+            max_peers: 5000,
+        };
+        let mut random = Rng::stream(setup.seed, 1000 + u64::from(shard) + 1_000_000 * self.starts);
+        let mut shard = Shard::new(config, Box::new(move || random.next_u64()));
+        shard.plant(self.plant);
+        shard
+    }
 }
 
 pub(crate) struct World {
@@ -115,9 +158,13 @@ pub(crate) struct World {
     pub(crate) client_hello: Option<Vec<u8>>,
     /// Whether a client's datagram is among what is handled at this instant.
     serves: bool,
+    /// Crashes of the server that the disk was to strike.
+    pub(crate) crashes: usize,
     worked: Duration,
     flushes: u64,
-    server: HostId,
+    host: HostId,
+    server: Server,
+    pub(crate) storage: Storage,
     letters: Vec<VecDeque<(Instant, Letter)>>,
     /// WebSockets that the client has lost and the server has not noticed: when it will, and whose it was.
     ghosts: Vec<(Instant, ShardId, SocketId)>,
@@ -161,31 +208,21 @@ pub(crate) fn shard_address(shard: usize) -> SocketAddr {
 
 impl World {
     pub(crate) fn new(setup: Setup) -> Self {
-        let identity = setup.webrtc.then(|| Identity::generate().unwrap());
         let start = Instant::now();
-        let logs = Arc::new(LogSettings::new(WallClock::new(start, 1_700_000_000_000)));
-        let shards = (0..setup.shards)
-            .map(|shard| {
-                let config = ShardConfig {
-                    shard: ShardId(shard),
-                    shards: setup.shards,
-                    candidates: vec![HostCandidate { address: shard_address(shard as usize), tcp: false }],
-                    identity: identity.clone(),
-                    timeouts: setup.timeouts,
-                    sessions: Arc::new(setup.limits.clone()),
-                    rooms: setup.rooms,
-                    logs: logs.clone(),
-                    max_sessions: 5000,
-                    max_peers: 5000,
-                };
-                let mut random = Rng::stream(setup.seed, 1000 + u64::from(shard));
-                Shard::new(config, Box::new(move || random.next_u64()))
-            })
-            .collect::<Vec<_>>();
+        let mut logs = LogSettings::new(WallClock::new(start, 1_700_000_000_000));
+        (logs.writes_per_minute, logs.write_burst) = setup.writes;
+        logs.resync_events = setup.resync_events;
+        let server = Server {
+            identity: setup.webrtc.then(|| Identity::generate().unwrap()),
+            logs: Arc::new(logs),
+            starts: 0,
+            plant: None,
+        };
+        let shards: Vec<Shard> = (0..setup.shards).map(|shard| server.shard(&setup, shard)).collect();
         let mut network = Network::new(setup.seed);
-        let server = network.add_host(LinkConfig::default(), LinkConfig::default());
+        let host = network.add_host(LinkConfig::default(), LinkConfig::default());
         for shard in 0..shards.len() {
-            network.bind(server, shard_address(shard));
+            network.bind(host, shard_address(shard));
         }
         Self {
             start,
@@ -200,9 +237,12 @@ impl World {
             strays: Vec::new(),
             client_hello: None,
             serves: false,
+            crashes: 0,
             worked: Duration::ZERO,
             flushes: 0,
+            host,
             server,
+            storage: Storage::new(setup.seed, setup.disk),
             letters: shards.iter().map(|_| VecDeque::new()).collect(),
             ghosts: Vec::new(),
             next_socket: 1,
@@ -340,6 +380,41 @@ impl World {
         self.on(client, |browser| browser.change_address(now, new));
     }
 
+    /// Another browser takes the place of a client's: the page was loaded anew, or its session was lost. Its WebSocket is
+    /// gone, and the server notices after up to this time.
+    pub(crate) fn replace_browser(&mut self, client: usize, noticed: Duration) {
+        self.cut(client, noticed);
+        let address = self.clients[client].host.map(|_| self.clients[client].address);
+        let config = BrowserConfig { address, ..BrowserConfig::default() };
+        self.clients[client].browser = Browser::new(self.now, config);
+        self.clients[client].rooms.clear();
+    }
+
+    /// The server is gone with everything that is not on disk, and all its sockets with it; another one is there at once.
+    pub(crate) fn crash(&mut self) {
+        self.server.starts += 1;
+        for shard in 0..self.shards.len() {
+            self.shards[shard] = self.server.shard(&self.setup, shard as u16);
+            self.letters[shard].clear();
+            self.busy[shard] = true;
+        }
+        self.storage.crash();
+        self.ghosts.clear();
+        let now = self.now;
+        for client in &mut self.clients {
+            if client.wire.take().is_some() {
+                client.browser.handle_socket_closed(now);
+                client.touched = true;
+            }
+        }
+    }
+
+    /// Plants a bug in all rooms.
+    pub(crate) fn plant(&mut self, plant: Plant) {
+        self.server.plant = Some(plant);
+        self.shards.iter_mut().for_each(|shard| shard.plant(Some(plant)));
+    }
+
     /// Hands a shard a command of a door of the test's own.
     pub(crate) fn handle_on_shard(&mut self, shard: usize, command: Command) {
         let now = self.now;
@@ -454,7 +529,7 @@ impl World {
             .chain(shards)
             .chain(letters)
             .chain(ghosts)
-            .chain([self.network.poll_timeout()])
+            .chain([self.network.poll_timeout(), self.storage.poll_timeout()])
             .flatten()
             .min()
     }
@@ -489,7 +564,7 @@ impl World {
         for round in 0.. {
             assert!(round < 10_000, "seed {}: the world does not come to rest", self.setup.seed);
             let arrived = self.carry_datagrams() | self.carry_letters();
-            if arrived | self.carry_wires() | self.flush() {
+            if arrived | self.carry_wires() | self.flush() | self.carry_storage() {
                 continue;
             }
             let worked = std::mem::take(&mut self.worked);
@@ -532,7 +607,7 @@ impl World {
         let (now, mut moved) = (self.now, false);
         while let Some((host, datagram)) = self.network.poll(now) {
             moved = true;
-            if host == self.server {
+            if host == self.host {
                 self.serves = true;
                 if self.client_hello.is_none() && datagram.payload.first() == Some(&22) {
                     self.client_hello = Some(datagram.payload.to_vec());
@@ -554,6 +629,20 @@ impl World {
                 self.turn(shard, |shard| shard.handle_letter(letter, now));
                 moved = true;
             }
+        }
+        moved
+    }
+
+    fn carry_storage(&mut self) -> bool {
+        let (now, mut moved) = (self.now, false);
+        while let Some(reply) = self.storage.poll(now) {
+            moved = true;
+            self.turn(reply.to.shard.0 as usize, |shard| shard.handle_stored(reply, now));
+        }
+        if self.storage.takes_strike() {
+            moved = true;
+            self.crashes += 1;
+            self.crash();
         }
         moved
     }
@@ -621,6 +710,9 @@ impl World {
                 }
             }
             self.shards[from].clear_transmits();
+            while let Some(letter) = self.shards[from].poll_store() {
+                self.storage.handle(letter, now);
+            }
             for to in 0..self.shards.len() {
                 let name = ShardId(to as u16);
                 while let Some(letter) = self.shards[from].poll_letter(name) {

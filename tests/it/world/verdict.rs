@@ -81,7 +81,12 @@ fn the_log(observer: &History) -> Result<Vec<Event>, String> {
 }
 
 /// What a submission says; no other in the world says the same.
-type Said = (String, EventKind, u64, Vec<u8>);
+pub(crate) type Said = (String, EventKind, u64, u8, Vec<u8>);
+
+pub(crate) fn said(user: &str, content: &Content) -> Said {
+    let Content { kind, target, version, body, .. } = content;
+    (user.to_owned(), *kind, *target, *version, body.to_vec())
+}
 
 /// What is known of all histories together.
 struct Known<'a> {
@@ -145,8 +150,8 @@ impl<'a> Known<'a> {
     fn take(&mut self, history: &History, note: &Note) {
         match note {
             Note::Submitted { id, content, wrong } => {
-                let Content { kind, target, body, .. } = content;
-                self.submitted.insert((history.user.clone(), *kind, *target, body.to_vec()), *id);
+                self.submitted.insert(said(&history.user, content), *id);
+                let Content { kind, target, .. } = content;
                 self.wrong.extend(wrong.map(|code| (*id, code)));
                 if *kind == EventKind::Delete {
                     self.deleted.insert(*target);
@@ -158,8 +163,7 @@ impl<'a> Known<'a> {
     }
 
     fn id_of(&self, event: &Event) -> Option<Id> {
-        let Content { kind, target, body, .. } = &event.content;
-        self.submitted.get(&(event.user.clone(), *kind, *target, body.to_vec())).copied()
+        self.submitted.get(&said(&event.user, &event.content)).copied()
     }
 
     /// Counts the backups that had been restored by then.
@@ -235,6 +239,7 @@ impl<'a> Device<'a> {
                     self.unanswered.insert(*id);
                 }
             }
+            Note::Resumed(ids) => self.unanswered = ids.iter().copied().collect(),
             Note::Forgot(ids) => self.unanswered.retain(|id| !ids.contains(id)),
             Note::Asked(role) => {
                 self.roles.push(*role);
@@ -281,7 +286,6 @@ impl<'a> Device<'a> {
                     Some(last) => self.read.retain(|seq, _| seq <= last),
                 }
             }
-            Note::Streaming { .. } | Note::Streamed { .. } => {}
         }
         Ok(())
     }
@@ -344,7 +348,8 @@ impl<'a> Device<'a> {
         if self.world.shared.contains(&id) {
             return Ok(());
         }
-        if self.accepted.contains_key(&id) || self.world.places.contains_key(&id) {
+        let was_accepted = self.accepted.contains_key(&id) && self.world.restored.is_empty();
+        if was_accepted || self.world.places.contains_key(&id) {
             return Err(format!("submission {id} was refused ({code}) and is in the log"));
         }
         let of =

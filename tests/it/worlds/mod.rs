@@ -4,6 +4,7 @@
 //! real engine at both ends, which draws random numbers of its own, so that its worlds repeat in kind. [`slow`] has
 //! both.
 
+mod log;
 mod rooms;
 mod slow;
 mod sockets;

@@ -158,7 +158,8 @@ impl Storage {
         if let Some(reply) = self.replies.pop_front() {
             return Some(reply);
         }
-        let at = self.reads.iter().enumerate().filter(|(_, (at, _))| *at <= now).min_by_key(|(_, (at, _))| *at)?.0;
+        let at =
+            self.reads.iter().enumerate().filter(|(_, (at, _))| *at <= now).min_by_key(|(_, (at, _))| *at)?.0;
         let (_, Letter { from: to, ticket, request }) = self.reads.remove(at);
         let answer = match self.mood {
             Mood::Away => model::unavailable(&request),
@@ -247,10 +248,14 @@ impl Storage {
                 self.reach(Step::Synced);
             }
             Step::Answered => {
-                let Some(Change { letter, answer: Some(mut answer), told, .. }) = self.changes.pop_front() else {
+                let Some(Change { letter, answer: Some(mut answer), told, .. }) = self.changes.pop_front()
+                else {
                     return;
                 };
-                if self.mood == Mood::Lying && matches!(letter.request, Request::Commit(_)) && !model::is_failure(&answer) {
+                if self.mood == Mood::Lying
+                    && matches!(letter.request, Request::Commit(_))
+                    && !model::is_failure(&answer)
+                {
                     self.failed.insert(model::key_of(&letter.request).clone());
                     answer = Answer::Committed(Err(StoreError::Unavailable("the answer was lost".into())));
                 }

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use switchyard::{
@@ -218,7 +219,9 @@ impl Room {
                 message.flags = content.flags & OPAQUE | message.flags & !OPAQUE;
             }
             EventKind::Delete => message.is_deleted = true,
-            EventKind::React => drop(message.reactions.entry(emoji()).or_default().insert(event.user.clone())),
+            EventKind::React => {
+                message.reactions.entry(emoji()).or_default().insert(event.user.clone());
+            }
             EventKind::Unreact => {
                 let emoji = emoji();
                 if let Some(users) = message.reactions.get_mut(&emoji) {
@@ -255,7 +258,8 @@ impl Room {
     fn page(&self, query: &PageQuery) -> Page {
         let before = query.before.unwrap_or(u64::MAX);
         let up_to = query.up_to.unwrap_or(u64::MAX);
-        let of = |message: &&Message| query.parent.is_none_or(|parent| message.event.content.target == parent);
+        let of =
+            |message: &&Message| query.parent.is_none_or(|parent| message.event.content.target == parent);
         let wanted = self.messages.values().rev();
         let mut wanted =
             wanted.filter(|message| message.event.seq < before && message.event.seq <= up_to).filter(of);
@@ -279,9 +283,11 @@ impl Room {
 impl Message {
     fn shown(&self) -> Value {
         let Event { seq, user, name, at, content, .. } = &self.event;
-        let body: Value = match self.is_deleted {
-            true => json!({}),
-            false => serde_json::from_slice(&self.body).unwrap(),
+        let is_opaque = self.flags & OPAQUE != 0;
+        let body: Value = match (self.is_deleted, is_opaque) {
+            (true, _) => json!({}),
+            (false, true) => BASE64_STANDARD.encode(&self.body).into(),
+            (false, false) => serde_json::from_slice(&self.body).unwrap(),
         };
         let mut shown = json!({
             "seq": seq, "kind": content.kind.name(), "user": user, "name": name, "at": at, "body": body,
@@ -294,11 +300,13 @@ impl Message {
         put("parent", content.target.into(), content.target != 0);
         put("version", self.version.into(), self.version != 0);
         put("edited", self.edited.into(), self.edited.is_some());
+        put("opaque", true.into(), is_opaque && !self.is_deleted);
         put("deleted", true.into(), self.is_deleted);
         put("incomplete", true.into(), self.flags & INCOMPLETE != 0);
         put("replies", self.replies.into(), self.replies != 0);
         let reactions = self.reactions.iter();
-        let reactions = reactions.map(|(emoji, users)| json!({"emoji": emoji, "count": users.len(), "users": users}));
+        let reactions =
+            reactions.map(|(emoji, users)| json!({"emoji": emoji, "count": users.len(), "users": users}));
         put("reactions", reactions.collect(), !self.reactions.is_empty());
         shown
     }

@@ -5,7 +5,8 @@
  * The outbox is a row of **lines**. A line is a stored writer with its items and, from the first session on, an origin.
  * The first line is the one that is sent; when all of it is answered it is dropped and the next one's turn comes. What the
  * page writes goes to the end of the last line. Lines found in storage, of the same server, room and user, whose page is
- * gone, are adopted: what was written before a reload is sent before what is written after it.
+ * gone, are adopted, when this page comes or when the other goes: what was written before a reload is sent before what is
+ * written after it, unless that is on its way already.
  *
  * Why a page may be killed between any two steps. Each change of storage is one transaction; a killed page leaves all of
  * it or nothing. In the order of a message's life:
@@ -88,6 +89,9 @@ export class Outbox {
   #busy = false;
   #again = false;
   #closed = false;
+  #closing = new AbortController();
+  /** Locks of other pages' lines that are waited for, and those that have been got. @type {Map<string, (() => void) | null>} */
+  #awaited = new Map();
   /** Whether the first line's origin turned out to be somebody else's too. */
   #moving = false;
   /** Whether a line is wanted, even with nothing in it. */
@@ -287,7 +291,10 @@ export class Outbox {
   /** The page is done with the room; what waits is left for the next. */
   close() {
     this.#closed = true;
+    this.#closing.abort();
     this.detach();
+    for (const unlock of this.#awaited.values()) unlock?.();
+    this.#awaited.clear();
     for (const line of this.#lines) line.unlock();
     this.#lines = [];
   }
@@ -333,25 +340,55 @@ export class Outbox {
     const found = (await store.list(this.#scope)).sort((a, b) => a.created - b.created);
     for (const { id, ...stored } of found) {
       if (!isSame(stored, this.#who) || this.#lines.some((line) => line.record.id === id)) continue;
-      const unlock = await locks.hold(id);
-      if (!unlock) continue;
+      const unlock = this.#awaited.get(id) ?? (await locks.hold(id));
+      if (!unlock) {
+        this.#await(id, locks);
+        continue;
+      }
+      this.#awaited.delete(id);
       const claimed = await store.claim(id, this.#claim);
-      if (!claimed || this.#closed) {
-        unlock();
+      if (claimed && claimed.items.length > 0 && !this.#closed) {
+        this.#adopt(claimed, unlock);
         continue;
       }
-      const { record, items } = claimed;
-      if (items.length === 0) {
-        await store.drop(id, this.#claim);
-        unlock();
-        continue;
-      }
-      record.tenant ||= this.#who.tenant;
-      const byNumber = new Map(items.map((item) => [item.cseq, item]));
-      this.#lines.push({ record, store, unlock, items: byNumber, writer: null, removedTo: items[0].cseq - 1 });
-      for (const item of items) this.#bytes += item.body.length;
-      this.#owner.adopted(items);
+      if (claimed && !this.#closed) await store.drop(id, this.#claim);
+      unlock();
     }
+    for (const [id, unlock] of this.#awaited) {
+      if (!unlock || found.some((record) => record.id === id)) continue;
+      // Its page has finished it before it went.
+      this.#awaited.delete(id);
+      unlock();
+    }
+  }
+
+  /** @param {{ record: import('./store.js').WriterRecord, items: Item[] }} claimed @param {() => void} unlock */
+  #adopt({ record, items }, unlock) {
+    record.tenant ||= this.#who.tenant;
+    const { store } = /** @type {import('./store.js').Storage} */ (this.#storage);
+    const byNumber = new Map(items.map((item) => [item.cseq, item]));
+    const line = { record, store, unlock, items: byNumber, writer: null, removedTo: items[0].cseq - 1 };
+    // Before what was written later, unless that is being sent.
+    const begun = this.#lines[0] && this.#lines[0].record.origin !== null ? 1 : 0;
+    const later = this.#lines.findIndex((other, at) => at >= begun && other.record.created > record.created);
+    this.#lines.splice(later < 0 ? this.#lines.length : later, 0, line);
+    this.#asked &&= begun > 0;
+    for (const item of items) this.#bytes += item.body.length;
+    this.#owner.adopted(items);
+  }
+
+  /** Adopts a line when its page goes. @param {string} id @param {import('./store.js').Locks} locks */
+  #await(id, locks) {
+    if (this.#awaited.has(id)) return;
+    this.#awaited.set(id, null);
+    locks.wait(id, this.#closing.signal).then(
+      (unlock) => {
+        if (this.#closed) return unlock();
+        this.#awaited.set(id, unlock);
+        return this.adopt();
+      },
+      () => this.#awaited.delete(id),
+    );
   }
 
   async #storeDrafts() {

@@ -16,8 +16,8 @@ use switchyard_signaling::{Code, frame::Kind};
 use crate::{
     names::{RoomKey, RoomPlace, SessionId, ShardId},
     room::{
-        Action, BackendError, BackendWrite, Delivery, Lane, LogSettings, LogTally, Output, Receiver, Room,
-        RoomLimits,
+        Action, BackendAnswer, BackendError, BackendRequest, Delivery, Lane, LogSettings, LogTally, Output,
+        Receiver, Room, RoomLimits,
     },
     store,
 };
@@ -122,7 +122,7 @@ pub struct Router {
     missed: Vec<Vec<Missed>>,
     tallies: BTreeMap<Tally, u64>,
     store_letters: VecDeque<store::Letter>,
-    backend_answers: VecDeque<(u64, Result<u64, BackendError>)>,
+    backend_answers: VecDeque<(u64, Result<BackendAnswer, BackendError>)>,
     #[cfg(feature = "plants")]
     plant: Option<crate::room::Plant>,
 }
@@ -197,11 +197,11 @@ impl Router {
         }
     }
 
-    /// The application's backend writes to a room of this shard, which is made if it is not there.
-    pub fn handle_backend(&mut self, room: RoomKey, write: BackendWrite, now: Instant) {
+    /// The application's backend acts in a room of this shard, which is made if it is not there.
+    pub fn handle_backend(&mut self, room: RoomKey, request: BackendRequest, now: Instant) {
         let slot = self.slot_of(room, now);
         if let Some((_, room)) = &mut self.rooms[slot as usize] {
-            room.handle_backend(write, now);
+            room.handle_backend(request, now);
         }
         self.collect(slot, now);
     }
@@ -223,7 +223,7 @@ impl Router {
     }
 
     /// Answers for the application's backend.
-    pub fn poll_backend(&mut self) -> Option<(u64, Result<u64, BackendError>)> {
+    pub fn poll_backend(&mut self) -> Option<(u64, Result<BackendAnswer, BackendError>)> {
         self.backend_answers.pop_front()
     }
 

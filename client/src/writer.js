@@ -9,7 +9,7 @@
  */
 
 import { WRITER_WINDOW, WRITER_WINDOW_BYTES } from './limits.js';
-import { EventFlag, KINDS } from './record.js';
+import { KINDS } from './record.js';
 
 /**
  * @typedef {{ cseq: number, nonce: number } & import('./record.js').Content} Submission
@@ -250,14 +250,14 @@ export class Writer {
 }
 
 /**
- * Whether an event says what was submitted. That of a streamed message has the text besides, which came apart.
+ * Whether an event says what was submitted. That of a streamed message says something else, so that it is no answer: its
+ * end is answered apart.
  * @param {Submission} submitted
  * @param {import('./record.js').EventRecord} event
  */
 function isSaidBy(submitted, event) {
-  if (submitted.kind === KINDS.end) return event.kind === KINDS.chat || event.kind === KINDS.comment;
   const { kind, version, flags, target, body } = submitted;
   const isSame = kind === event.kind && version === event.version && target === event.target;
-  if (!isSame || flags !== (event.flags & ~EventFlag.INCOMPLETE) || body.length !== event.body.length) return false;
+  if (!isSame || flags !== event.flags || body.length !== event.body.length) return false;
   return body.every((byte, at) => byte === event.body[at]);
 }

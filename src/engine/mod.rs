@@ -58,7 +58,7 @@ use self::{
 };
 use crate::{
     names::{RoomKey, SessionId, ShardId},
-    room::{BackendError, BackendWrite, Grant, LogSettings, RoomLimits},
+    room::{BackendAnswer, BackendError, BackendRequest, Grant, LogSettings, RoomLimits},
     router::{Letter, Router, Tally},
     store,
 };
@@ -343,9 +343,9 @@ impl Shard {
         self.settle(now);
     }
 
-    /// The application's backend writes to a room that lives here.
-    pub fn handle_backend(&mut self, room: RoomKey, write: BackendWrite, now: Instant) {
-        self.router.handle_backend(room, write, now);
+    /// The application's backend acts in a room that lives here.
+    pub fn handle_backend(&mut self, room: RoomKey, request: BackendRequest, now: Instant) {
+        self.router.handle_backend(room, request, now);
         self.settle(now);
     }
 
@@ -355,7 +355,7 @@ impl Shard {
     }
 
     /// What the application's backend is answered.
-    pub fn poll_backend(&mut self) -> Option<(u64, Result<u64, BackendError>)> {
+    pub fn poll_backend(&mut self) -> Option<(u64, Result<BackendAnswer, BackendError>)> {
         self.router.poll_backend()
     }
 

@@ -1,8 +1,9 @@
 //! The doors on port 7880 (axum): the signalling socket, health, metrics, the browser client and the demo.
 //!
-//! Nothing here knows what a room is: [`connect`] checks tokens and hands commands to shards, the rest reads state
-//! that others publish.
+//! Nothing here knows what a room is: [`connect`] checks tokens and hands commands to shards, [`api`] does the same for the
+//! application's backend, the rest reads state that others publish.
 
+mod api;
 mod connect;
 mod files;
 mod serve;
@@ -52,6 +53,7 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// The shards.
     pub shards: Shards,
+    api: api::Api,
     next_socket: AtomicU64,
     sockets: AtomicU64,
     draining: watch::Sender<bool>,
@@ -62,6 +64,7 @@ impl App {
     pub fn new(config: Config, metrics: Arc<Metrics>, shards: Shards) -> Self {
         Self {
             keys: Keys::of(&config),
+            api: api::Api::new(&config),
             config,
             metrics,
             shards,
@@ -93,12 +96,13 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .merge(files::routes());
+        .merge(files::routes())
+        .merge(api::routes(&app));
     if app.config.mode() == Mode::Development {
         routes = routes.route("/v1/dev/token", get(development_token));
     }
     let counted = middleware::from_fn_with_state(app.clone(), count);
-    routes.fallback(no_such_door).layer(counted).with_state(app)
+    routes.fallback(no_such_door).method_not_allowed_fallback(no_such_method).layer(counted).with_state(app)
 }
 
 /// The body of an error outside the WebSocket.
@@ -114,6 +118,10 @@ fn problem(status: StatusCode, code: &'static str, message: impl Into<String>) -
 
 async fn no_such_door() -> Response {
     problem(StatusCode::NOT_FOUND, "not_found", "there is nothing here; the signalling socket is /v1/connect")
+}
+
+async fn no_such_method() -> Response {
+    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this door does not take this method")
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
@@ -135,6 +143,8 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let door = match request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) {
         Some("/v1/connect") => Door::Connect,
+        Some(path) if path.ends_with("/streams") => Door::Streams,
+        Some(path) if path.starts_with("/v1/rooms/") => Door::Api,
         Some("/metrics") => Door::Metrics,
         Some("/healthz" | "/readyz") => Door::Health,
         Some(path) if path == "/" || path.starts_with("/client") || path.starts_with("/demo") => Door::Files,

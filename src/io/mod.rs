@@ -36,17 +36,20 @@ use crate::{
     },
     metrics::Metrics,
     names::{RoomKey, ShardId, WallClock},
-    room::{BackendError, BackendWrite, LogSettings, RoomLimits},
+    room::{BackendAct, BackendAnswer, BackendError, LogSettings, RoomLimits},
     router::Letter,
-    store::Store,
+    store::{Answer, Entry, Page, PageQuery, Request, Store, StoreError},
 };
 
 pub use ice_tcp::IceTcp;
+use storage::Questions;
 
 /// Commands and ICE-TCP datagrams that may wait for a shard; who sends more waits.
 const INPUTS: usize = 1024;
 /// Letters of one shard that may wait for another; more stay with the sender.
 const LETTERS: usize = 8192;
+/// Bytes of events that the store is asked for at once.
+const EVENT_BYTES: usize = 256 * 1024;
 
 /// What a shard's thread is told.
 #[derive(Debug)]
@@ -59,12 +62,12 @@ pub(crate) enum Input {
     TcpOpened(TcpId, mpsc::Sender<bytes::Bytes>),
     /// Finish: send what is left and end the thread.
     Stop,
-    /// The application's backend writes to a room that lives here.
-    Backend(RoomKey, BackendWrite, BackendReply),
+    /// The application's backend acts in a room that lives here.
+    Backend(RoomKey, BackendAct, BackendReply),
 }
 
 /// Where the answer to the application's backend goes.
-pub type BackendReply = oneshot::Sender<Result<u64, BackendError>>;
+pub type BackendReply = oneshot::Sender<Result<BackendAnswer, BackendError>>;
 
 /// The shards' threads, seen from the doors.
 #[derive(Debug)]
@@ -74,6 +77,7 @@ pub struct Shards {
     sessions: Arc<AtomicUsize>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     store: Arc<Store>,
+    questions: Arc<Questions>,
     /// ICE-TCP, if it is offered.
     pub ice_tcp: Option<IceTcp>,
     limits: Limits,
@@ -99,7 +103,9 @@ impl Shards {
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
         let logs = Arc::new(log_settings(config));
-        let (store, mut replies) = storage::open(config, metrics, count).context("cannot open the store")?;
+        let questions = Arc::new(Questions::default());
+        let (store, mut replies) =
+            storage::open(config, metrics, count, questions.clone()).context("cannot open the store")?;
         replies.reverse();
         let population = Arc::new(AtomicUsize::new(0));
         let (mut threads, mut runtimes) = (Vec::new(), Vec::new());
@@ -150,6 +156,7 @@ impl Shards {
             sessions: population,
             threads: Mutex::new(threads),
             store,
+            questions,
             ice_tcp,
             limits: sessions.announced.clone(),
         })
@@ -184,15 +191,39 @@ impl Shards {
         }
     }
 
-    /// The application's backend writes to a room; the answer is its event's `seq`.
+    /// The application's backend acts in a room.
     ///
     /// # Errors
-    /// [`BackendError`], or `None` when the shard has ended.
-    pub async fn write(&self, room: RoomKey, write: BackendWrite) -> Result<u64, Option<BackendError>> {
+    /// [`BackendError`], or `None` when the shard has ended: what was asked may have been done.
+    pub async fn act(&self, room: &RoomKey, act: BackendAct) -> Result<BackendAnswer, Option<BackendError>> {
         let (reply, answer) = oneshot::channel();
         let inputs = self.inputs.get(room.shard(self.count()).0 as usize).ok_or(None)?;
-        inputs.send(Input::Backend(room, write, reply)).await.map_err(|_| None)?;
+        inputs.send(Input::Backend(room.clone(), act, reply)).await.map_err(|_| None)?;
         answer.await.map_err(|_| None)?.map_err(Some)
+    }
+
+    /// Events of a room behind `after` and up to `to`, in order, as many as one answer of the store has; none at the end.
+    /// What the store shows is durable.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn events(&self, room: RoomKey, after: u64, to: u64) -> Result<Vec<Arc<Entry>>, StoreError> {
+        let request = Request::Events { key: room, after, to, bytes: EVENT_BYTES };
+        match self.questions.ask(&self.store, request).await? {
+            Answer::Events(events) => events,
+            _ => Err(StoreError::Unavailable("it answered something else".to_owned())),
+        }
+    }
+
+    /// A page of a room's messages.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {
+        match self.questions.ask(&self.store, Request::Page(query)).await? {
+            Answer::Page(page) => page,
+            _ => Err(StoreError::Unavailable("it answered something else".to_owned())),
+        }
     }
 
     /// Tells every client that the server shuts down, and lets go of it.

@@ -35,7 +35,7 @@ use crate::{
     },
     metrics::{Connect, DatagramDrop, Direction, DropCause, Lane, Logs, Metrics, Queue, Rung, ShardCounters},
     names::{ShardId, WallClock},
-    room::LogTally,
+    room::{BackendRequest, LogTally},
     router::{Letter, Tally},
     store::{Reply, Store},
 };
@@ -245,11 +245,11 @@ impl Loop {
                 self.tcp.insert(id, writer);
             }
             Input::Stop => self.is_stopping = true,
-            Input::Backend(room, mut write, reply) => {
+            Input::Backend(room, act, reply) => {
                 self.backend_requests += 1;
-                write.request = self.backend_requests;
-                self.backend.insert(write.request, reply);
-                self.shard.handle_backend(room, write, now);
+                let request = self.backend_requests;
+                self.backend.insert(request, reply);
+                self.shard.handle_backend(room, BackendRequest { request, act }, now);
             }
         }
     }

@@ -120,6 +120,10 @@ label! {
     Door {
         /// The signalling socket.
         Connect = "connect",
+        /// The application's backend.
+        Api = "api",
+        /// Messages that it streams: each takes as long as it is being written.
+        Streams = "streams",
         /// The client's files and the demo.
         Files = "files",
         /// `/metrics`.

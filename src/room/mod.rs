@@ -27,7 +27,10 @@ use switchyard_signaling::{
     record,
 };
 
-pub use self::log::{BackendError, BackendWrite, LogSettings, LogTally};
+pub use self::log::{
+    BackendAct, BackendAnswer, BackendError, BackendRequest, BackendStream, BackendWrite, LogSettings,
+    LogTally,
+};
 use self::{
     log::{Log, Said},
     permission::{Permission, Permissions, Role},
@@ -156,8 +159,8 @@ pub enum Output {
     Refused(Code),
     /// Something is asked of the store; the answer carries the ticket.
     Store(u64, Request),
-    /// A request of the application's backend is answered: with the event's `seq`.
-    Backend(u64, Result<u64, BackendError>),
+    /// A request of the application's backend is answered.
+    Backend(u64, Result<BackendAnswer, BackendError>),
     /// Something happened in the log, for the count.
     Log(LogTally),
 }
@@ -277,11 +280,14 @@ impl Room {
         self.hear_log(now);
     }
 
-    /// The application's backend writes; [`Output::Backend`] answers.
-    pub fn handle_backend(&mut self, write: BackendWrite, now: Instant) {
+    /// The application's backend acts; [`Output::Backend`] answers.
+    pub fn handle_backend(&mut self, request: BackendRequest, now: Instant) {
         self.open_log();
+        if self.is_empty() {
+            self.empty_since = now;
+        }
         if let Some(log) = &mut self.log {
-            log.backend(&self.members, write, now);
+            log.backend(&self.members, request, now);
         }
         self.hear_log(now);
     }
@@ -303,7 +309,9 @@ impl Room {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let expiry = self.expiry.first().map(|(at, _)| *at);
         let log = self.log.as_ref().and_then(|log| log.poll_timeout());
-        let idle = (self.is_empty() && self.log.is_some()).then(|| self.empty_since + self.settings.idle);
+        // What is under way ends first, and has times of its own.
+        let is_idle = self.is_empty() && self.log.as_ref().is_some_and(|log| log.is_quiet());
+        let idle = is_idle.then(|| self.empty_since + self.settings.idle);
         [expiry, log, idle].into_iter().flatten().min()
     }
 

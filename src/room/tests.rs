@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use switchyard_signaling::event::{Content, EventKind};
+
 use super::*;
-use crate::names::ShardId;
+use crate::{
+    names::ShardId,
+    store::{KnownOrigin, Loaded},
+};
 
 struct World {
     room: Room,
@@ -207,4 +212,48 @@ fn the_last_one_out_leaves_nothing_behind() {
     let Room { members, by_session, by_user, by_topic, expiry, .. } = &world.room;
     assert!(members.is_empty() && by_session.is_empty() && by_user.is_empty());
     assert!(by_topic.is_empty() && expiry.is_empty());
+}
+
+#[test]
+fn a_room_in_which_only_a_backend_streams_is_not_over_and_asks_for_no_time_that_has_passed() {
+    let mut world = World::new();
+    let content = Content { kind: EventKind::Chat, version: 0, flags: 0, target: 0, body: "{}".into() };
+    let (user, name) = (Arc::from("bot"), Arc::from("Bot"));
+    let begin = BackendAct::Begin(BackendWrite { user, name, origin: Origin(7), nonce: 0, content });
+    world.room.handle_backend(BackendRequest { request: 1, act: begin }, world.now);
+    let mut begun = None;
+    while let Some(output) = world.room.poll() {
+        match output {
+            Output::Store(ticket, Request::Load(_)) => {
+                let loaded = Loaded { fence: 1, first: 1, ..Loaded::default() };
+                world.room.handle_answer(ticket, Answer::Loaded(Ok(loaded)), world.now);
+            }
+            Output::Store(ticket, Request::Origin(..)) => {
+                world.room.handle_answer(ticket, Answer::Origin(Ok(KnownOrigin::default())), world.now);
+            }
+            Output::Backend(1, Ok(BackendAnswer::Begun(stream))) => begun = Some(stream),
+            _ => {}
+        }
+    }
+    let stream = begun.unwrap();
+    let idle = world.room.settings.idle;
+    for second in (30..=idle.as_secs() * 2).step_by(30) {
+        let now = world.now + Duration::from_secs(second);
+        let part = BackendAct::Part { stream, offset: 0, text: "a".into() };
+        world.room.log.as_mut().unwrap().backend(
+            &world.room.members,
+            BackendRequest { request: 2, act: part },
+            now,
+        );
+        world.room.handle_timeout(now);
+        while world.room.poll().is_some() {}
+        assert!(!world.room.is_over(now));
+        assert!(world.room.poll_timeout().is_some_and(|due| due > now), "after {second} s");
+    }
+    let end = world.now + idle * 3;
+    let gone = BackendAct::GiveUp { stream, keep: false };
+    world.room.handle_backend(BackendRequest { request: 3, act: gone }, end);
+    assert!(!world.room.is_over(end), "it is kept for a while");
+    assert_eq!(world.room.poll_timeout(), Some(end + idle));
+    assert!(world.room.is_over(end + idle));
 }

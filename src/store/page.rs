@@ -12,8 +12,9 @@ use super::{Page, PageQuery};
 
 /// Messages of a page at most, whatever is asked.
 pub(super) const MESSAGES: usize = 100;
-/// Bytes of bodies of a page; one message is there at least.
-pub(super) const BYTES: usize = 256 * 1024;
+/// Bytes of bodies of a page; one message is there at least. What does not compress at all, opaque bodies as base64, has
+/// room in a LOG message all the same.
+pub(super) const BYTES: usize = 128 * 1024;
 /// Users that are named of those who reacted alike.
 const USERS: usize = 50;
 /// JSON above is compressed.

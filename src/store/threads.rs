@@ -15,13 +15,13 @@ use std::{
     collections::{BTreeSet, VecDeque},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
 
 use super::{
-    Answer, Batch, Letter, Note, Reply, Request, Sqlite, StoreError,
+    Answer, Batch, Letter, Note, Postgres, Reply, Request, Sqlite, StoreError,
     backend::{Backend, Reader, Retention, Writer},
     queue::{Bounds, Queue, Waited},
 };
@@ -87,7 +87,10 @@ impl Store {
         replies: Box<Replies>,
     ) -> Result<Self, StoreError> {
         let config::Retention { max_age, max_events } = config.retention;
-        let backend = Box::new(Sqlite::new(&config.path)?);
+        let backend: Box<dyn Backend> = match &config.url {
+            Some(url) => Box::new(Postgres::new(url.expose_text())?),
+            None => Box::new(Sqlite::new(&config.path)?),
+        };
         Self::start(backend, Retention { max_age, max_events }, metrics, replies)
     }
 
@@ -102,18 +105,52 @@ impl Store {
         replies: Box<Replies>,
     ) -> Result<Self, StoreError> {
         let (writes, reads) = (Queue::new(WRITES), Queue::new(READS));
-        let writer = backend.writer()?;
-        let readers = (0..READERS).map(|_| backend.reader()).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared { backend, writes, reads, retention, metrics, replies });
-        let mut threads = Vec::with_capacity(READERS + 1);
-        let writing = Writing::new(shared.clone(), writer);
-        threads.push(spawn("store-writer", || writing.run())?);
-        for (index, reader) in readers.into_iter().enumerate() {
-            let reading =
-                Reading { connection: Link::with(reader), shared: shared.clone(), tidies: index == 0 };
-            threads.push(spawn("store-reader", || reading.run())?);
+        let store = Self { shared: shared.clone(), threads: Mutex::default() };
+        // Each connection is opened on the thread that it belongs to. The writer's comes first: it makes the schema.
+        store.spawn("store-writer", |backend| backend.writer(), {
+            let shared = shared.clone();
+            move |writer| Writing::new(shared, writer).run()
+        })?;
+        for index in 0..READERS {
+            let shared = shared.clone();
+            store.spawn(
+                "store-reader",
+                |backend| backend.reader(),
+                move |reader| {
+                    Reading { connection: Link::with(reader), shared, tidies: index == 0 }.run();
+                },
+            )?;
         }
-        Ok(Self { shared, threads: Mutex::new(threads) })
+        Ok(store)
+    }
+
+    /// Starts a thread, which opens a connection and works with it. Waits until it has opened it.
+    fn spawn<C: ?Sized + 'static>(
+        &self,
+        name: &str,
+        open: fn(&dyn Backend) -> Result<Box<C>, StoreError>,
+        work: impl FnOnce(Box<C>) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let (opened, outcome) = mpsc::sync_channel(1);
+        let shared = self.shared.clone();
+        let run = move || match open(&*shared.backend) {
+            Ok(connection) => {
+                let _ = opened.send(Ok(()));
+                // Half a store is worse than none: rooms would wait for it for ever.
+                if catch_unwind(AssertUnwindSafe(|| work(connection))).is_err() {
+                    tracing::error!("a thread of the store has panicked; this is a defect of the server");
+                    std::process::abort();
+                }
+            }
+            Err(error) => drop(opened.send(Err(error))),
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        let thread =
+            thread.map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        let gone = || StoreError::Unavailable("a thread of the store has ended".to_owned());
+        outcome.recv().map_err(|_| gone())?
     }
 
     /// Hands a letter in, without waiting. Gives it back if too much waits already, or the store was closed: then
@@ -168,18 +205,6 @@ impl Shared {
         };
         self.metrics.store.failed(cause);
     }
-}
-
-/// Half a store is worse than none: rooms would wait for it for ever.
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
-    let run = move || {
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            tracing::error!("a thread of the store has panicked; this is a defect of the server");
-            std::process::abort();
-        }
-    };
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
-    thread.map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))
 }
 
 /// A connection that may be down.

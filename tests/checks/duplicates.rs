@@ -9,10 +9,16 @@ use crate::{
 
 /// Duplicates that are let be, each with the reason. All are small, and none of ours to change: the versions are
 /// chosen by dependencies of ours that have not met yet.
-const LET_BE: [(&str, &str); 10] = [
+const LET_BE: [(&str, &str); 16] = [
     ("base64", "pem 4, under rcgen, has moved on; the rest is at 0.22"),
+    ("block-buffer", "follows digest"),
     ("cpufeatures", "a few lines; chacha20 (rand) has moved on, aes and sha1 have not"),
+    ("crypto-common", "follows digest"),
+    ("digest", "postgres-protocol (SCRAM) is at 0.11; rtc-crypto is at 0.10"),
+    ("fallible-iterator", "one trait; tokio-postgres is at 0.2, rusqlite at 0.3"),
     ("getrandom", "a system call; ring, rand 0.9 and rand 0.10 each have theirs"),
+    ("hmac", "follows digest"),
+    ("md-5", "follows digest"),
     ("pem", "rtc and rcgen disagree"),
     ("rand", "tungstenite is at 0.9, rtc at 0.10"),
     ("rand_core", "traits only; RustCrypto's ciphers, rand 0.9 and rand 0.10 each have theirs"),

@@ -21,12 +21,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-const SECRET: &str = "6c1f0d9be27a4583b1c2d3e4f5061728";
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECRET: &str = "6c1f0d9be27a4583b1c2d3e4f5061728";
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-async fn server(folder: &TempDir) -> Running {
+/// A server with two tenants: `app`, and `else`, whose secret is one character longer.
+pub(crate) async fn server(folder: &TempDir) -> Running {
     let text = format!(
-        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\nkeys:\n  app:\n    secret: {SECRET}\n\
+        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\nkeys:\n  app:\n    secret: {SECRET}\n  else:\n    secret: {SECRET}2\n\
          store:\n  path: {}\n",
         folder.path().join("store.db").display()
     );
@@ -35,7 +36,7 @@ async fn server(folder: &TempDir) -> Running {
 }
 
 /// A WebSocket, byte by byte.
-struct Raw {
+pub(crate) struct Raw {
     stream: TcpStream,
     /// The number of its next reliable frame, and of the last one received.
     seq: u32,
@@ -43,7 +44,7 @@ struct Raw {
 }
 
 #[derive(Debug, PartialEq)]
-enum Got {
+pub(crate) enum Got {
     Text(String),
     Binary(Bytes),
     Close(u16),
@@ -52,7 +53,7 @@ enum Got {
 }
 
 impl Raw {
-    async fn connect(server: SocketAddr, receive_buffer: Option<u32>) -> Self {
+    pub(crate) async fn connect(server: SocketAddr, receive_buffer: Option<u32>) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         if let Some(bytes) = receive_buffer {
             socket.set_recv_buffer_size(bytes).unwrap();
@@ -91,11 +92,11 @@ impl Raw {
         self.stream.write_all(payload).await
     }
 
-    async fn text(&mut self, text: &str) {
+    pub(crate) async fn text(&mut self, text: &str) {
         self.write(1, text.as_bytes()).await.unwrap();
     }
 
-    async fn hello(&mut self) {
+    pub(crate) async fn hello(&mut self) {
         self.text(r#"{"type":"hello","v":1}"#).await;
         assert!(matches!(self.next().await, Got::Text(text) if text.contains("welcome")));
     }
@@ -126,13 +127,13 @@ impl Raw {
         self.write(2, &out).await
     }
 
-    async fn acknowledge(&mut self) -> std::io::Result<()> {
+    pub(crate) async fn acknowledge(&mut self) -> std::io::Result<()> {
         let mut out = BytesMut::new();
         frame::put_ack(&mut out, self.ack);
         self.write(2, &out).await
     }
 
-    async fn next(&mut self) -> Got {
+    pub(crate) async fn next(&mut self) -> Got {
         self.read().await.unwrap_or(Got::Gone)
     }
 
@@ -163,7 +164,7 @@ impl Raw {
         }
     }
 
-    fn reliable(&mut self, message: Bytes) -> Vec<Reliable> {
+    pub(crate) fn reliable(&mut self, message: Bytes) -> Vec<Reliable> {
         let mut bodies = Vec::new();
         for frame in Frames::new(message) {
             if let Frame::Reliable { lane_seq, body, .. } = frame.unwrap() {

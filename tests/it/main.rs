@@ -4,12 +4,14 @@
 //! - [`worlds`]: what must hold in them whatever the seed;
 //! - [`traps`]: what the WebRTC engine would get wrong if nobody looked after it;
 //! - [`hostile`]: floods and half-finished handshakes, and what bystanders notice of them;
-//! - [`doors`]: the real server on real sockets, and clients that misuse them.
+//! - [`doors`]: the real server on real sockets, and clients that misuse them;
+//! - [`api`]: the same server's door for an application's backend.
 //!
 //! `SEEDS=n` runs n seeds of each world, `SEED=x` that one alone.
 
 #![cfg(test)]
 
+mod api;
 mod doors;
 mod hostile;
 mod traps;

@@ -11,7 +11,10 @@ use switchyard::{
 };
 use switchyard_signaling::event::Origin;
 
-use crate::{disk::Disk, suite::suite};
+use crate::{
+    disk::{Disk, Fault},
+    suite::suite,
+};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model(Arc<Mutex<Disk>>);
@@ -19,6 +22,14 @@ pub(crate) struct Model(Arc<Mutex<Disk>>);
 impl Model {
     fn disk(&self) -> MutexGuard<'_, Disk> {
         self.0.lock().unwrap()
+    }
+
+    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+        self.disk().set_fault(fault);
+    }
+
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.disk().fault()
     }
 
     fn ask(&self, request: &Request) -> Answer {

@@ -5,9 +5,8 @@
 
 use std::{
     fs,
-    io::Read as _,
-    os::unix::fs::{chown, lchown},
-    path::{Path, PathBuf},
+    os::unix::fs::chown,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, Weak,
@@ -73,7 +72,6 @@ impl Server {
         if let Ok(owner) = String::from_utf8(owner.stdout).unwrap().trim().parse() {
             // Fails where the tests are not root, and then is not needed.
             let _ = chown(folder.path(), Some(owner), None);
-            let _ = lchown(folder.path(), Some(owner), None);
         }
         let data = folder.path().join("data");
         let made = command("initdb")
@@ -103,7 +101,8 @@ impl Server {
         if !self.is_durable {
             server.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
         }
-        server.stdout(Stdio::null()).stderr(Stdio::piped());
+        let log = self.folder.path().join("log");
+        server.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         thread::spawn(move || {
             started.send(server.spawn()).unwrap();
             let _: Result<(), _> = kept.recv();
@@ -116,9 +115,7 @@ impl Server {
             let process = process.as_mut().unwrap();
             if Instant::now() > deadline || process.try_wait().unwrap().is_some() {
                 let _ = process.kill();
-                let mut said = String::new();
-                process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-                panic!("PostgreSQL does not start: {said}");
+                panic!("PostgreSQL does not start: {}", fs::read_to_string(log).unwrap());
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -129,7 +126,13 @@ impl Server {
         let Some(mut process) = self.process.lock().unwrap().take() else { return };
         let sent = Command::new("kill").args(["-s", signal, &process.id().to_string()]).status();
         assert!(sent.unwrap().success());
-        process.wait().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while process.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                let _ = process.kill();
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
         self.keeper.lock().unwrap().take();
     }
 
@@ -150,10 +153,6 @@ impl Server {
     pub(crate) fn url(&self, database: &str) -> String {
         let host = self.folder.path().to_str().unwrap().replace('/', "%2F");
         format!("postgres://postgres@{host}/{database}")
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 }
 

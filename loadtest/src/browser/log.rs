@@ -99,6 +99,8 @@ pub struct Saved {
     pub outbox: Option<Outbox>,
     /// What has not.
     pub waiting: Vec<Unanswered>,
+    /// Streamed messages that are being written.
+    pub texts: BTreeMap<u32, Text>,
     /// To be kept together with what was read up to there.
     pub position: Option<Position>,
 }
@@ -118,7 +120,7 @@ pub struct RoomLog {
     asked: Option<u32>,
     ask_at: Option<Instant>,
     reader: Reader,
-    texts: BTreeMap<u32, Author>,
+    texts: BTreeMap<u32, Text>,
     /// Control messages and records that are to be sent.
     controls: VecDeque<ClientControl>,
     records: VecDeque<ClientRecord>,
@@ -126,11 +128,14 @@ pub struct RoomLog {
 }
 
 /// A streamed message that is being written.
-#[derive(Debug)]
-struct Author {
-    origin: Option<Origin>,
-    content: Content,
-    text: String,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// The message without its text.
+    pub content: Content,
+    /// What there is of it.
+    pub text: String,
+    /// The submission that ends it, if it has been made.
+    pub end: Option<u32>,
 }
 
 impl RoomLog {
@@ -139,6 +144,7 @@ impl RoomLog {
         Self {
             writer: saved.outbox.map(Writer::restore),
             waiting: saved.waiting.into(),
+            texts: saved.texts,
             reader: saved.position.map_or_else(Reader::default, Reader::restore),
             ..Self::default()
         }
@@ -153,6 +159,7 @@ impl RoomLog {
         Saved {
             waiting: given_back.chain(&self.waiting).cloned().collect(),
             outbox,
+            texts: self.texts.clone(),
             position: self.reader.position(),
         }
     }
@@ -198,8 +205,7 @@ impl RoomLog {
 
     /// Opens a streamed message under a key that this log has not used.
     pub fn begin(&mut self, key: u32, content: Content) {
-        let origin = self.origin().filter(|_| self.handle.is_some());
-        self.texts.insert(key, Author { origin, content, text: String::new() });
+        self.texts.insert(key, Text { content, text: String::new(), end: None });
         self.begin_stream(key);
     }
 
@@ -214,7 +220,8 @@ impl RoomLog {
 
     /// Ends it.
     pub fn end(&mut self, key: u32, nonce: u32) {
-        if let Some(author) = self.texts.get(&key) {
+        if let Some(author) = self.texts.get_mut(&key) {
+            author.end = Some(nonce);
             let body = Bytes::copy_from_slice(&(author.text.len() as u32).to_be_bytes());
             let (kind, target) = (EventKind::End, key.into());
             self.submit(nonce, Content { kind, version: 0, flags: 0, target, body });
@@ -260,10 +267,7 @@ impl RoomLog {
                 self.asked = Some(id);
                 self.controls.push_back(ClientControl::Writer { id, origin, base });
                 self.flush();
-                let keys: Vec<u32> = self.texts.keys().copied().collect();
-                for key in keys {
-                    self.begin_stream(key);
-                }
+                self.begin_streams();
             }
             _ => self.begin_anew(),
         }
@@ -388,11 +392,12 @@ impl RoomLog {
             None => {}
             Some(Told::Accepted { cseq, nonce, seq }) => {
                 told.push(LogEvent::Accepted { nonce, origin, cseq, seq });
-                if let ServerRecord::Event(event) = record {
-                    self.forget_text(event);
-                }
+                self.texts.retain(|_, text| text.end != Some(nonce));
             }
-            Some(Told::Refused { nonce, code, .. }) => told.push(LogEvent::Refused { nonce, code }),
+            Some(Told::Refused { nonce, code, .. }) => {
+                told.push(LogEvent::Refused { nonce, code });
+                self.texts.retain(|_, text| text.end != Some(nonce));
+            }
             Some(Told::Waits { code, .. }) => told.push(LogEvent::Waits(code)),
             Some(Told::Conflict { cseq, unanswered }) => {
                 told.push(LogEvent::Conflict(unanswered.nonce));
@@ -428,11 +433,11 @@ impl RoomLog {
         for (_, unanswered) in std::mem::take(&mut self.given_back).into_iter().rev() {
             self.waiting.push_front(unanswered);
         }
-        // A stream belongs to its origin.
-        self.texts.clear();
         let mut writer = Writer::new(origin);
         writer.attach();
         self.writer = Some(writer);
+        // A stream belongs to its origin.
+        self.begin_streams();
         self.flush();
     }
 
@@ -452,10 +457,15 @@ impl RoomLog {
 
     // ---- streams
 
+    fn begin_streams(&mut self) {
+        for key in self.texts.keys().copied().collect::<Vec<_>>() {
+            self.begin_stream(key);
+        }
+    }
+
     fn begin_stream(&mut self, key: u32) {
-        let Some(origin) = self.origin() else { return };
-        if let Some(author) = self.texts.get_mut(&key) {
-            author.origin = Some(origin);
+        let Some(origin) = self.origin().filter(|_| self.handle.is_some()) else { return };
+        if let Some(author) = self.texts.get(&key) {
             let content = author.content.clone();
             self.records.push_back(ClientRecord::Begin { origin, key, content });
             self.send_text(key, 0);
@@ -463,16 +473,15 @@ impl RoomLog {
     }
 
     fn have(&mut self, origin: Origin, key: u32, offset: usize) {
-        let Some(author) = self.texts.get(&key) else { return };
-        if author.origin != Some(origin) || offset >= author.text.len() {
-            return;
+        let is_short = self.texts.get(&key).is_some_and(|author| offset < author.text.len());
+        if self.origin() == Some(origin) && is_short {
+            if offset == 0 { self.begin_stream(key) } else { self.send_text(key, offset) }
         }
-        if offset == 0 { self.begin_stream(key) } else { self.send_text(key, offset) }
     }
 
     fn send_text(&mut self, key: u32, offset: usize) {
         let Some(author) = self.texts.get(&key) else { return };
-        let Some(origin) = author.origin.filter(|_| self.handle.is_some()) else { return };
+        let Some(origin) = self.origin().filter(|_| self.handle.is_some()) else { return };
         let mut offset = offset;
         while offset < author.text.len() {
             let mut end = author.text.len().min(offset + PART_BYTES);
@@ -484,15 +493,6 @@ impl RoomLog {
             self.records.push_back(ClientRecord::Part { origin, key, offset: offset as u32, text });
             offset = end;
         }
-    }
-
-    fn forget_text(&mut self, event: &Event) {
-        if self.texts.is_empty() {
-            return;
-        }
-        let ended = serde_json::from_slice::<Value>(&event.content.body).ok();
-        let ended = ended.as_ref().and_then(|body| body["text"].as_str());
-        self.texts.retain(|_, author| Some(author.text.as_str()) != ended);
     }
 }
 

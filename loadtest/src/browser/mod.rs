@@ -36,7 +36,7 @@ use switchyard_signaling::{
 };
 
 pub use self::event::{BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput};
-pub use self::log::{LogError, LogEvent, RoomLog, Saved};
+pub use self::log::{LogError, LogEvent, RoomLog, Saved, Text};
 
 use self::pipes::Pipes;
 use crate::{

@@ -298,7 +298,8 @@ impl Log {
             return self.snapshot(member, "behind", now);
         }
         if self.recent_from(after + 1).is_some() {
-            return self.catch_up_from_memory(member, after, BytesMut::new());
+            let before = Head { seq: after, ..self.head };
+            return self.catch_up_from_memory(member, before, BytesMut::new());
         }
         let asked = AskedOfStore::Follow(Asked::Events(member, after, self.head.epoch));
         let (key, to) = (self.key.clone(), self.head.seq);
@@ -307,18 +308,17 @@ impl Log {
     }
 
     /// Sends what fits behind what the message has already.
-    fn catch_up_from_memory(&mut self, member: u32, after: u64, mut message: BytesMut) {
-        let mut head = None;
+    fn catch_up_from_memory(&mut self, member: u32, before: Head, mut message: BytesMut) {
+        let mut head = before;
         let mut is_whole = true;
-        for entry in self.recent_from(after + 1).into_iter().flatten() {
+        for entry in self.recent_from(before.seq + 1).into_iter().flatten() {
             if !message.is_empty() && message.len() + record::event_len(&entry.event) > ANSWER_BYTES {
                 is_whole = false;
                 break;
             }
             record::put_event(&mut message, &entry.event);
-            head = Some(Head { seq: entry.event.seq, digest: entry.digest, ..self.head });
+            head = Head { seq: entry.event.seq, digest: entry.digest, ..self.head };
         }
-        let head = head.unwrap_or(self.head);
         if is_whole { self.arrive(member, message, head) } else { self.send(member, message, head) }
     }
 
@@ -436,7 +436,7 @@ impl Log {
         if head.seq == self.head.seq {
             self.arrive(member, message, self.head);
         } else if self.recent_from(head.seq + 1).is_some() {
-            self.catch_up_from_memory(member, head.seq, message);
+            self.catch_up_from_memory(member, head, message);
         } else {
             self.send(member, message, head);
         }
@@ -469,7 +469,7 @@ impl Log {
         if head.seq == self.head.seq {
             self.arrive(member, message, head);
         } else if head.seq == last.event.seq && self.recent_from(head.seq + 1).is_some() {
-            self.catch_up_from_memory(member, head.seq, message);
+            self.catch_up_from_memory(member, head, message);
         } else {
             self.send(member, message, head);
         }

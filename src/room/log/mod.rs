@@ -14,10 +14,12 @@
 //! What has to be looked up first (the log itself, an origin, a message that is edited) is asked of the store, and the
 //! submission is *parked*, with all that its author sends after it.
 //!
-//! - this file: submissions, batches, answers; [`follow`]: who reads, from where; [`streams`]: messages being written.
+//! - this file: submissions, batches, answers; [`follow`]: who reads, from where; [`streams`]: messages being written;
+//!   [`backend`]: the application's backend as an author.
 //!
 //! It knows members by their number in the room and never a session, a pipe or a disk.
 
+mod backend;
 mod follow;
 mod streams;
 #[cfg(test)]
@@ -40,6 +42,9 @@ use switchyard_signaling::{
     record::{self, ClientRecord, ServerRecord},
 };
 
+pub use self::backend::{
+    BackendAct, BackendAnswer, BackendError, BackendRequest, BackendStream, BackendWrite,
+};
 use self::{
     follow::{Asked as AskedToFollow, Follower},
     streams::Streams,
@@ -80,6 +85,8 @@ const RELOAD: Duration = Duration::from_millis(500);
 const RELOAD_MOST: Duration = Duration::from_secs(10);
 /// A writer that is told once what is expected is not told again for so long.
 const TOLD: Duration = Duration::from_secs(1);
+/// When a backend may ask again what is being committed.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What the operator allows, and what the server knows.
 #[derive(Clone, Debug)]
@@ -126,7 +133,7 @@ pub(super) enum Said {
     /// The store is asked.
     Store(u64, Request),
     /// A request of the backend is answered.
-    Backend(u64, Result<u64, BackendError>),
+    Backend(u64, Result<BackendAnswer, BackendError>),
     /// Something to count.
     Count(LogTally),
 }
@@ -152,32 +159,6 @@ pub enum LogTally {
     Loaded,
     /// The store failed.
     Failed,
-}
-
-/// Why the backend's request came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BackendError {
-    /// For good.
-    Refused(Code, &'static str),
-    /// The same `Idempotency-Key` was used for something else.
-    Conflict,
-    /// Later perhaps.
-    NotNow(Code, Duration),
-}
-
-/// What the application's backend writes (MSG7).
-#[derive(Clone, Debug)]
-pub struct BackendWrite {
-    /// Named in the answer.
-    pub request: u64,
-    /// In whose name.
-    pub user: Arc<str>,
-    /// Display name.
-    pub name: Arc<str>,
-    /// Makes a retry harmless; each has one submission.
-    pub origin: Origin,
-    /// What.
-    pub content: Content,
 }
 
 /// Who writes.
@@ -263,7 +244,7 @@ enum Asked {
 enum Parked {
     Record(u32, ClientRecord),
     Writer(u32, u32, Origin, u32),
-    Backend(BackendWrite),
+    Backend(BackendRequest),
 }
 
 impl Parked {
@@ -273,7 +254,7 @@ impl Parked {
             Self::Record(_, ClientRecord::Begin { content, .. }) => content.body.len(),
             Self::Record(_, ClientRecord::Part { text, .. }) => text.len(),
             Self::Writer(..) => 0,
-            Self::Backend(write) => write.content.body.len(),
+            Self::Backend(backend) => backend.act.bytes(),
         }
     }
 }
@@ -420,7 +401,7 @@ impl Log {
             self.ask(Asked::Load, Request::Load(self.key.clone()));
         }
         for stream in self.streams.stale(now) {
-            self.give_up(stream, now);
+            self.give_up(stream, true, now);
         }
         self.retry_followers(now);
         self.finish(now);
@@ -458,17 +439,17 @@ impl Log {
         self.finish(now);
     }
 
-    /// The backend writes.
-    pub(super) fn backend(&mut self, members: &Members, write: BackendWrite, now: Instant) {
-        self.take(members, Parked::Backend(write), now);
+    /// The backend acts.
+    pub(super) fn backend(&mut self, members: &Members, request: BackendRequest, now: Instant) {
+        self.take(members, Parked::Backend(request), now);
         self.finish(now);
     }
 
     /// A member is gone.
     pub(super) fn forget_member(&mut self, member: u32, now: Instant) {
         self.followers.remove(&member);
-        for stream in self.streams.of_member(member) {
-            self.give_up(stream, now);
+        for stream in self.streams.of(By::Member(member)) {
+            self.give_up(stream, true, now);
         }
         self.finish(now);
     }
@@ -500,6 +481,11 @@ impl Log {
                 self.messages.entry(seq).or_insert(known.unwrap_or(gone));
             }
             (Asked::Follow(asked), answer) => self.follow_answered(asked, answer, now),
+            (Asked::Forgotten(author, submission, _), _) => {
+                let later = (Code::StorageUnavailable, RELOAD);
+                self.expected(author.by, submission.origin, submission.cseq, later, now);
+                self.drop_parked(now);
+            }
             // A question that failed: who waits comes again.
             _ => self.drop_parked(now),
         }
@@ -556,26 +542,15 @@ impl Log {
             Parked::Writer(member, id, ..) => {
                 self.said.push_back(Said::Refuse(*member, *id, code, "not now; try again"));
             }
-            Parked::Backend(write) => {
-                self.said.push_back(Said::Backend(write.request, Err(BackendError::NotNow(code, retry))));
+            Parked::Backend(backend) => {
+                self.answer_backend(backend.request, Err(BackendError::NotNow(code, retry)));
             }
         }
     }
 
     fn decide(&mut self, members: &Members, parked: &Parked, now: Instant) -> Step {
         match parked {
-            Parked::Backend(write) => {
-                let BackendWrite { request, user, name, origin, content } = write;
-                let author = Author {
-                    by: By::Backend(*request),
-                    user: user.clone(),
-                    name: name.clone(),
-                    permissions: None,
-                };
-                let content = content.clone();
-                let submission = Submission { origin: *origin, cseq: 1, base: 1, nonce: 0, content };
-                self.submit(&author, &submission, now)
-            }
+            Parked::Backend(backend) => self.decide_backend(backend, now),
             Parked::Record(member, record) => {
                 let Some(member_of_room) = members.get(member) else { return Step::Done };
                 let grant = &member_of_room.grant;
@@ -588,11 +563,13 @@ impl Log {
                 match record {
                     ClientRecord::Submit(submission) => self.submit(&author, submission, now),
                     ClientRecord::Begin { origin, key, content } => {
-                        self.begin(*member, &author, (*origin, *key), content, now);
+                        let begun = self.begin(&author, (*origin, *key), content, now);
+                        self.tell_stream(*member, (*origin, *key), begun);
                         Step::Done
                     }
                     ClientRecord::Part { origin, key, offset, text } => {
-                        self.part(*member, (*origin, *key), *offset, text, now);
+                        let taken = self.part(author.by, (*origin, *key), *offset, text, now);
+                        self.tell_stream(*member, (*origin, *key), taken);
                         Step::Done
                     }
                 }
@@ -635,7 +612,7 @@ impl Log {
             }
             Phase::Loading | Phase::Raising => return Step::Wait,
         }
-        let hash = hash_of(nonce, &submission.content);
+        let hash = hash_of(nonce, &backend::hashed(author.by, &submission.content));
         let Some(writer) = self.writer_of(origin, now) else { return Step::Wait };
         if writer.user != author.user {
             let told = Refusal(Code::BadOrigin, "the origin belongs to another user");
@@ -652,6 +629,9 @@ impl Log {
             Judgement::Next => return self.next(author, submission, hash, now),
             Judgement::Repeated(outcome) => {
                 self.said.push_back(Said::Count(LogTally::Repeated));
+                if let (EventKind::End, Outcome::Accepted(seq)) = (submission.content.kind, outcome) {
+                    self.ended_before((origin, streams::key_of(&submission.content)), seq);
+                }
                 self.tell_outcome(author.by, origin, cseq, outcome);
             }
             // What the other one wrote may come to nothing, and this one, if it is sent again, be taken in its place.
@@ -852,7 +832,10 @@ impl Log {
     fn first_user_of(&self, members: &Members, origin: Origin) -> Option<Arc<str>> {
         let user = |member| members.get(member).map(|member| member.grant.user.clone());
         self.parked.iter().find_map(|parked| match parked {
-            Parked::Backend(write) if write.origin == origin => Some(write.user.clone()),
+            Parked::Backend(backend) => {
+                let write = backend.act.write().filter(|write| write.origin == origin);
+                write.map(|write| write.user.clone())
+            }
             Parked::Record(member, ClientRecord::Submit(submission)) if submission.origin == origin => {
                 user(member)
             }
@@ -900,8 +883,12 @@ impl Log {
     // ---- answers
 
     fn tell_outcome(&mut self, by: By, origin: Origin, cseq: u32, outcome: Outcome) {
-        match outcome {
-            Outcome::Pending => {
+        match (outcome, by) {
+            // Whoever asked first is answered when it is durable; this one finds that out when it comes again.
+            (Outcome::Pending, By::Backend(request)) => {
+                self.answer_backend(request, Err(BackendError::NotNow(Code::Loading, AGAIN)));
+            }
+            (Outcome::Pending, _) => {
                 // The answer goes to whoever asked last: the writer may have come back in another session.
                 let in_flight = self.in_flight.as_mut().map(|batch| &mut batch.decided.by);
                 for pending in [Some(&mut self.open.by), in_flight].into_iter().flatten() {
@@ -910,15 +897,17 @@ impl Log {
                     }
                 }
             }
-            Outcome::Accepted(seq) => self.accepted(by, origin, cseq, seq),
-            Outcome::Refused(code) => self.refused(by, origin, cseq, Refusal(code, sentence_of(code))),
+            (Outcome::Accepted(seq), _) => self.accepted(by, (origin, cseq), seq, true),
+            (Outcome::Refused(code), _) => self.refused(by, origin, cseq, Refusal(code, sentence_of(code))),
         }
     }
 
-    fn accepted(&mut self, by: By, origin: Origin, cseq: u32, seq: u64) {
+    fn accepted(&mut self, by: By, (origin, cseq): (Origin, u32), seq: u64, is_repeated: bool) {
         match by {
             By::Member(member) => self.answer(member, &ServerRecord::Accepted { origin, cseq, seq }),
-            By::Backend(request) => self.said.push_back(Said::Backend(request, Ok(seq))),
+            By::Backend(request) => {
+                self.answer_backend(request, Ok(BackendAnswer::Written { seq, is_repeated }));
+            }
             By::Room => {}
         }
     }
@@ -931,7 +920,7 @@ impl Log {
                 self.answer(member, &ServerRecord::Refused { origin, cseq, code, sentence });
             }
             By::Backend(request) => {
-                self.said.push_back(Said::Backend(request, Err(BackendError::Refused(code, sentence))));
+                self.answer_backend(request, Err(BackendError::Refused(code, sentence)));
             }
             By::Room => {}
         }
@@ -944,7 +933,7 @@ impl Log {
                 self.answer(member, &ServerRecord::Conflict { origin, cseq });
             }
             By::Backend(request) => {
-                self.said.push_back(Said::Backend(request, Err(BackendError::Conflict)));
+                self.answer_backend(request, Err(BackendError::Conflict));
             }
             By::Room => {}
         }
@@ -969,7 +958,7 @@ impl Log {
                 self.answer(member, &ServerRecord::Expected { origin, cseq, retry_after_ms, code });
             }
             By::Backend(request) => {
-                self.said.push_back(Said::Backend(request, Err(BackendError::NotNow(code, retry))));
+                self.answer_backend(request, Err(BackendError::NotNow(code, retry)));
             }
             By::Room => {}
         }
@@ -1057,12 +1046,13 @@ impl Log {
         for (stream, _) in &decided.ended {
             self.streams.close(*stream);
         }
+        let is_end = |seq| decided.ended.iter().any(|(_, ended)| *ended == seq);
         for entry in &decided.events {
             let Event { seq, origin, cseq, .. } = entry.event;
             match decided.by.get(&(origin, cseq)).copied() {
-                // A live follower has it by the event itself.
-                Some(By::Member(member)) if self.is_live(member) => {}
-                Some(by) => self.accepted(by, origin, cseq, seq),
+                // A live follower has it by the event itself, unless that says something else than what was submitted.
+                Some(By::Member(member)) if self.is_live(member) && !is_end(seq) => {}
+                Some(by) => self.accepted(by, (origin, cseq), seq, false),
                 None => {}
             }
         }
@@ -1221,7 +1211,7 @@ fn same_author(one: &Parked, other: &Parked) -> bool {
             Parked::Record(one, _) | Parked::Writer(one, ..),
             Parked::Record(other, _) | Parked::Writer(other, ..),
         ) => one == other,
-        (Parked::Backend(one), Parked::Backend(other)) => one.origin == other.origin,
+        (Parked::Backend(one), Parked::Backend(other)) => one.act.origin() == other.act.origin(),
         _ => false,
     }
 }

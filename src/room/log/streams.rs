@@ -21,6 +21,8 @@ use super::{Author, By, Log, Refusal, Said, content};
 
 /// Streams that one member may have open.
 const PER_MEMBER: usize = 4;
+/// Streams that the application's backend may have open in a room.
+const PER_BACKEND: usize = 16;
 /// Streams that a room may have open.
 const PER_ROOM: usize = 64;
 /// An author that has sent nothing for so long is gone.
@@ -83,9 +85,24 @@ impl Streams {
         self.names(|open| open.heard + SILENCE <= now)
     }
 
-    /// Streams of a member.
-    pub(super) fn of_member(&self, member: u32) -> Vec<Name> {
-        self.names(|open| open.by == By::Member(member))
+    /// Streams of an author.
+    pub(super) fn of(&self, by: By) -> Vec<Name> {
+        self.names(|open| open.by == by)
+    }
+
+    /// Whether there is such a stream, and its end is not decided.
+    pub(super) fn is_open(&self, name: Name) -> bool {
+        self.open.get(&name).is_some_and(|open| !open.is_ending)
+    }
+
+    /// Whether this author has as many streams as it may have.
+    fn is_full(&self, by: By) -> bool {
+        let is_backend = |open: &Open| matches!(open.by, By::Backend(_));
+        self.open.len() >= PER_ROOM
+            || match by {
+                By::Backend(_) => self.names(is_backend).len() >= PER_BACKEND,
+                By::Member(_) | By::Room => self.of(by).len() >= PER_MEMBER,
+            }
     }
 
     fn names(&self, which: impl Fn(&Open) -> bool) -> Vec<Name> {
@@ -120,23 +137,27 @@ impl Streams {
 }
 
 impl Log {
-    /// An author begins a message.
-    pub(super) fn begin(&mut self, member: u32, author: &Author, name: Name, begin: &Content, now: Instant) {
-        let (origin, key) = name;
+    /// An author begins a message. Returned is how much of its text is there, if it had been begun before.
+    pub(super) fn begin(
+        &mut self,
+        author: &Author,
+        name: Name,
+        begin: &Content,
+        now: Instant,
+    ) -> Result<Option<u32>, Refusal> {
         if let Some(open) = self.streams.open.get_mut(&name) {
-            if open.user == author.user && !open.is_ending {
-                // The author is back, perhaps in another session.
-                (open.by, open.heard) = (author.by, now);
-                let offset = open.text.len() as u32;
-                self.answer(member, &ServerRecord::Have { origin, key, offset });
+            if open.user != author.user || open.is_ending {
+                return Ok(None);
             }
-            return;
+            // The author is back, perhaps in another session.
+            (open.by, open.heard) = (author.by, now);
+            return Ok(Some(open.text.len() as u32));
         }
         let refusal = if !matches!(begin.kind, EventKind::Chat | EventKind::Comment) || begin.flags != 0 {
             Some(Refusal(Code::BadBody, "a streamed message is a chat or a comment, and not opaque"))
         } else if self.streams.was_given_up(name) {
             Some(Refusal(Code::NoSuchStream, "the stream has ended without its author"))
-        } else if self.streams.of_member(member).len() >= PER_MEMBER || self.streams.open.len() >= PER_ROOM {
+        } else if self.streams.is_full(author.by) {
             Some(Refusal(Code::TooManyStreams, "too many messages are being written"))
         } else {
             let whole = content::with_text(begin, "", true);
@@ -147,9 +168,8 @@ impl Log {
             };
             checked.err()
         };
-        if let Some(Refusal(code, sentence)) = refusal {
-            self.said.push_back(Said::Refuse(member, 0, code, sentence));
-            return;
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
         self.streams.next += 1;
         let open = Open {
@@ -167,38 +187,39 @@ impl Log {
         open.describe(name).put(&mut message);
         self.streams.open.insert(name, open);
         self.said.push_back(Said::Live(message.freeze()));
+        Ok(None)
     }
 
-    /// A piece of its text.
-    pub(super) fn part(&mut self, member: u32, name: Name, offset: u32, text: &Bytes, now: Instant) {
-        let (origin, key) = name;
-        let Some(open) = self.streams.open.get_mut(&name).filter(|open| open.by == By::Member(member)) else {
-            if !self.streams.was_given_up(name) {
-                self.answer(member, &ServerRecord::Have { origin, key, offset: 0 });
-            }
-            return;
+    /// A piece of its text. Returned is where its author has to go on, if it is elsewhere.
+    pub(super) fn part(
+        &mut self,
+        by: By,
+        name: Name,
+        offset: u32,
+        text: &Bytes,
+        now: Instant,
+    ) -> Result<Option<u32>, Refusal> {
+        let Some(open) = self.streams.open.get_mut(&name).filter(|open| open.by == by) else {
+            return Ok(if self.streams.was_given_up(name) { None } else { Some(0) });
         };
         if open.is_ending {
-            return;
+            return Ok(None);
         }
         open.heard = now;
         let have = open.text.len();
-        let Ok(text) = std::str::from_utf8(text) else { return };
+        let Ok(text) = std::str::from_utf8(text) else { return Ok(None) };
         // What is known already is passed over.
         let known = have.saturating_sub(offset as usize);
         if offset as usize > have || !text.is_char_boundary(known.min(text.len())) {
-            self.answer(member, &ServerRecord::Have { origin, key, offset: have as u32 });
-            return;
+            return Ok(Some(have as u32));
         }
         let new = text.get(known..).unwrap_or_default();
         if new.is_empty() {
-            return;
+            return Ok(None);
         }
         let escaped = serde_json::to_string(new).map_or(0, |json| json.len());
         if open.content.body.len() + open.escaped + escaped > limits::STREAM_BYTES {
-            let told = "a streamed message has at most 192 KiB";
-            self.said.push_back(Said::Refuse(member, 0, Code::TooLarge, told));
-            return;
+            return Err(Refusal(Code::TooLarge, "a streamed message has at most 192 KiB"));
         }
         open.escaped += escaped;
         open.text.push_str(new);
@@ -206,6 +227,21 @@ impl Log {
         let mut message = BytesMut::new();
         ServerRecord::Text { stream, offset: have as u32, text }.put(&mut message);
         self.said.push_back(Said::Live(message.freeze()));
+        Ok(None)
+    }
+
+    /// What a member is told of its stream.
+    pub(super) fn tell_stream(
+        &mut self,
+        member: u32,
+        (origin, key): Name,
+        result: Result<Option<u32>, Refusal>,
+    ) {
+        match result {
+            Ok(Some(offset)) => self.answer(member, &ServerRecord::Have { origin, key, offset }),
+            Ok(None) => {}
+            Err(Refusal(code, sentence)) => self.said.push_back(Said::Refuse(member, 0, code, sentence)),
+        }
     }
 
     /// The author's submission that ends a message: what it becomes. `None` when the text is not whole and the author has
@@ -217,7 +253,7 @@ impl Log {
         now: Instant,
     ) -> Option<Result<(u32, Content), Refusal>> {
         let Submission { origin, cseq, content, .. } = submission;
-        let key = u32::try_from(content.target).unwrap_or(u32::MAX);
+        let key = key_of(content);
         let name = (*origin, key);
         if self.streams.was_given_up(name) {
             return Some(Err(Refusal(Code::NoSuchStream, "the stream has ended without its author")));
@@ -245,12 +281,22 @@ impl Log {
         None
     }
 
-    /// The author is gone: what there is becomes an event that says so, or nothing.
-    pub(super) fn give_up(&mut self, name: Name, now: Instant) {
-        let Some(open) = self.streams.open.get_mut(&name) else { return };
+    /// The end of a message that had been written before: what was streamed again is that event.
+    pub(super) fn ended_before(&mut self, name: Name, seq: u64) {
+        if let Some(Open { stream, .. }) = self.streams.open.remove(&name) {
+            let mut message = BytesMut::new();
+            ServerRecord::Ended { stream, seq }.put(&mut message);
+            self.said.push_back(Said::Live(message.freeze()));
+        }
+    }
+
+    /// The author is gone: what there is becomes an event that says so, if it is to be kept, or nothing.
+    pub(super) fn give_up(&mut self, name: Name, keep: bool, now: Instant) {
+        let Some(open) = self.streams.open.get_mut(&name).filter(|open| !open.is_ending) else { return };
         let stream = open.stream;
         let is_ready = matches!(self.phase, super::Phase::Ready);
-        if !open.text.is_empty() && !is_ready {
+        let keep = keep && !open.text.is_empty();
+        if keep && !is_ready {
             // Nothing can be decided now; it is looked at again.
             (open.by, open.heard) = (By::Room, now);
             return;
@@ -260,7 +306,7 @@ impl Log {
         }
         self.streams.ends += 1;
         self.streams.given_up.insert(self.streams.ends, name);
-        if open.text.is_empty() {
+        if !keep {
             self.streams.open.remove(&name);
             let mut message = BytesMut::new();
             ServerRecord::Ended { stream, seq: 0 }.put(&mut message);
@@ -276,4 +322,9 @@ impl Log {
         let seq = self.append(&author, (origin, 1), 0, content, now);
         self.open.ended.push((stream, seq));
     }
+}
+
+/// The stream that an end ends.
+pub(super) fn key_of(end: &Content) -> u32 {
+    u32::try_from(end.target).unwrap_or(u32::MAX)
 }

@@ -20,6 +20,8 @@ use crate::{
 
 const ANN: u32 = 1;
 const BOB: u32 = 2;
+/// An author that says nothing for so long is gone.
+const SILENT: Duration = Duration::from_secs(60);
 
 /// What is durable, and what is asked.
 #[derive(Default)]
@@ -114,7 +116,7 @@ struct World {
     now: Instant,
     heard: BTreeMap<u32, Vec<ServerRecord>>,
     controls: Vec<ServerControl>,
-    backend: Vec<(u64, Result<u64, BackendError>)>,
+    backend: Vec<(u64, Result<BackendAnswer, BackendError>)>,
 }
 
 fn settings(now: Instant) -> LogSettings {
@@ -532,19 +534,156 @@ fn only_the_author_edits_and_what_was_deleted_stays_so() {
     assert_eq!(world.short(ANN), ["accepted 2 2", "accepted 3 3", "refused 4 no_such_message"]);
 }
 
+fn write(origin: u64, nonce: u32, content: Content) -> BackendWrite {
+    BackendWrite { user: "bot".into(), name: "Bot".into(), origin: Origin(origin), nonce, content }
+}
+
+/// What the backend is answered at once, with a store that answers at once.
+fn backend(world: &mut World, act: BackendAct) -> Result<BackendAnswer, BackendError> {
+    let request = world.backend.len() as u64 + 1;
+    world.log.backend(&world.members, BackendRequest { request, act }, world.now);
+    world.settle();
+    let (answered, answer) = world.backend.last().cloned().unwrap();
+    assert_eq!(answered, request);
+    answer
+}
+
+fn written(seq: u64, is_repeated: bool) -> Result<BackendAnswer, BackendError> {
+    Ok(BackendAnswer::Written { seq, is_repeated })
+}
+
 #[test]
 fn the_backend_is_answered_once_however_often_it_asks() {
     let mut world = World::new();
-    let write = |request, word| BackendWrite {
-        request,
-        user: "bot".into(),
-        name: "Bot".into(),
-        origin: Origin(77),
-        content: says(word),
-    };
-    for (request, word) in [(1, "a"), (2, "a"), (3, "b")] {
-        world.log.backend(&world.members, write(request, word), world.now);
+    let say = |word| BackendAct::Write(write(77, 0, says(word)));
+    assert_eq!(backend(&mut world, say("a")), written(1, false));
+    assert_eq!(backend(&mut world, say("a")), written(1, true));
+    assert_eq!(backend(&mut world, say("b")), Err(BackendError::Conflict));
+    let mut world = world.restart();
+    assert_eq!(backend(&mut world, say("a")), written(1, true));
+    assert_eq!(world.disk.entries.len(), 1);
+}
+
+#[test]
+fn a_backend_that_asks_again_before_its_write_is_durable_gets_an_answer_to_both() {
+    let mut world = World::new();
+    world.settle();
+    world.is_slow = true;
+    let say = BackendRequest { request: 1, act: BackendAct::Write(write(77, 0, says("a"))) };
+    for request in 1..=3 {
+        world.log.backend(&world.members, BackendRequest { request, ..say.clone() }, world.now);
         world.settle();
     }
-    assert_eq!(world.backend, [(1, Ok(1)), (2, Ok(1)), (3, Err(BackendError::Conflict))]);
+    world.is_slow = false;
+    world.settle();
+    let mut answers = world.backend.clone();
+    answers.sort_by_key(|(request, _)| *request);
+    assert_eq!(answers.iter().map(|(request, _)| *request).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(answers.iter().filter(|(_, answer)| *answer == written(1, false)).count(), 1, "{answers:?}");
+    assert_eq!(world.disk.entries.len(), 1);
+}
+
+fn textless() -> Content {
+    Content { flags: 0, body: "{}".into(), ..says("") }
+}
+
+fn begun(world: &mut World, origin: u64) -> BackendStream {
+    match backend(world, BackendAct::Begin(write(origin, 0, textless()))) {
+        Ok(BackendAnswer::Begun(stream)) => stream,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn part(stream: BackendStream, offset: u32, text: &'static str) -> BackendAct {
+    BackendAct::Part { stream, offset, text: text.into() }
+}
+
+fn end(stream: BackendStream, nonce: u32, length: u32) -> BackendAct {
+    let body = Bytes::copy_from_slice(&length.to_be_bytes());
+    let content = Content { kind: EventKind::End, version: 0, flags: 0, target: stream.key.into(), body };
+    BackendAct::Write(write(stream.origin.0, nonce, content))
+}
+
+#[test]
+fn a_backend_streams_and_a_retry_of_the_whole_stream_is_no_second_message() {
+    let mut world = World::new();
+    world.follow(BOB, Follow::New);
+    world.heard(BOB);
+    let stream = begun(&mut world, 77);
+    let other = begun(&mut world, 77);
+    assert_ne!(stream, other);
+    assert_eq!(backend(&mut world, part(stream, 0, "hi")), Ok(BackendAnswer::Done));
+    assert_eq!(backend(&mut world, part(other, 0, "hi")), Ok(BackendAnswer::Done));
+    assert_eq!(backend(&mut world, end(stream, 5, 2)), written(1, false));
+    world.heard(BOB);
+    assert_eq!(backend(&mut world, end(other, 5, 2)), written(1, true));
+    assert_eq!(world.short(BOB), ["ended 2 1"], "its followers need not wait for it");
+    let begin = BackendAct::Begin(write(77, 0, textless()));
+    assert_eq!(backend(&mut world, begin), Ok(BackendAnswer::Ended));
+    let late = BackendStream { key: 0, ..stream };
+    assert_eq!(backend(&mut world, end(late, 5, 2)), written(1, true));
+    assert_eq!(backend(&mut world, end(late, 6, 2)), Err(BackendError::Conflict));
+    world.pass(SILENT);
+    assert_eq!(world.disk.entries.len(), 1);
+    assert!(!world.log.streams.any());
+}
+
+#[test]
+fn a_backend_that_goes_away_leaves_an_incomplete_message_or_none_as_it_says() {
+    let mut world = World::new();
+    let [kept, dropped, silent] = [1, 2, 3].map(|origin| begun(&mut world, origin));
+    for stream in [kept, dropped, silent] {
+        assert_eq!(backend(&mut world, part(stream, 0, "half")), Ok(BackendAnswer::Done));
+    }
+    let give_up = |stream, keep| BackendAct::GiveUp { stream, keep };
+    assert_eq!(backend(&mut world, give_up(kept, true)), Ok(BackendAnswer::Done));
+    assert_eq!(backend(&mut world, give_up(dropped, false)), Ok(BackendAnswer::Done));
+    assert_eq!(world.disk.entries.len(), 1);
+    world.pass(SILENT);
+    assert_eq!(world.disk.entries.len(), 2);
+    let gone = |answer| matches!(answer, Err(BackendError::Refused(Code::NoSuchStream, _)));
+    assert!(gone(backend(&mut world, part(silent, 4, "more"))));
+    assert!(gone(backend(&mut world, end(silent, 0, 4))));
+    assert!(
+        world
+            .disk
+            .entries
+            .iter()
+            .all(|entry| entry.event.content.flags == switchyard_signaling::event::INCOMPLETE)
+    );
+}
+
+#[test]
+fn a_backend_has_a_share_of_a_rooms_streams_and_members_the_rest() {
+    let mut world = World::new();
+    for origin in 0..16 {
+        begun(&mut world, origin);
+    }
+    let begin = BackendAct::Begin(write(99, 0, textless()));
+    let refused = backend(&mut world, begin);
+    assert!(matches!(refused, Err(BackendError::Refused(Code::TooManyStreams, _))), "{refused:?}");
+    world.follow(BOB, Follow::New);
+    world.heard(BOB);
+    world.records(ANN, vec![ClientRecord::Begin { origin: Origin(500), key: 1, content: textless() }]);
+    assert_eq!(world.short(BOB), ["stream 17 "]);
+}
+
+#[test]
+fn the_end_of_a_stream_that_was_durable_although_its_answer_was_lost_is_no_second_message() {
+    let mut world = World::new();
+    let stream = begun(&mut world, 77);
+    assert_eq!(backend(&mut world, part(stream, 0, "hi")), Ok(BackendAnswer::Done));
+    world.is_slow = true;
+    let request = 50;
+    world.log.backend(&world.members, BackendRequest { request, act: end(stream, 5, 2) }, world.now);
+    world.settle();
+    let (ticket, commit) = world.asked.pop_front().unwrap();
+    assert!(world.disk.answer(commit).is_some());
+    let lost = Answer::Committed(Err(StoreError::Unavailable("gone".into())));
+    world.log.handle_answer(&world.members, ticket, lost, world.now);
+    world.is_slow = false;
+    world.pass(RELOAD);
+    assert_eq!(backend(&mut world, end(stream, 5, 2)), written(1, true));
+    world.pass(SILENT);
+    assert_eq!(world.disk.entries.len(), 1);
 }

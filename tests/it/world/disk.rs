@@ -171,6 +171,11 @@ impl Disk {
         self.fault = fault;
     }
 
+    /// What is wrong with the disk.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
     fn apply(&mut self, change: Change) {
         self.written.apply(&change);
         self.unsynced.push(change);
@@ -435,7 +440,7 @@ impl Room {
         for (_, message) in older.by_ref() {
             bytes += if message.is_deleted { 0 } else { message.body.len() };
             let is_full =
-                messages.len() >= query.limit.min(100) || (bytes > 256 * 1024 && !messages.is_empty());
+                messages.len() >= query.limit.min(100) || (bytes > 128 * 1024 && !messages.is_empty());
             if is_full {
                 more = true;
                 break;

@@ -36,6 +36,8 @@ pub(crate) struct Noted {
 pub(crate) enum Note {
     /// The application wrote; `wrong` is why the server must refuse it, whatever the writer's role.
     Submitted { id: Id, content: Content, wrong: Option<&'static str> },
+    /// This submission, which follows, ends a message that was streamed.
+    Streamed(Id),
     /// Submissions of another device that this one has as well: its profile was copied.
     Inherited(Vec<Id>),
     /// The page was loaded anew with an outbox that is a little old: some of these may have had their answers.

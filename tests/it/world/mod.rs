@@ -5,6 +5,8 @@
 
 pub(crate) mod checker;
 pub(crate) mod client;
+#[expect(dead_code, reason = "retention is tested in tests/store")]
+pub(crate) mod disk;
 pub(crate) mod history;
 pub(crate) mod seats;
 pub(crate) mod storage;

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::json;
 use switchyard_loadtest::{
-    browser::{Event as Happened, LogEvent, RoomLog, Saved},
+    browser::{Event as Happened, LogEvent, Pipe, RoomLog, Saved},
     rng::Rng,
 };
 use switchyard_signaling::{
@@ -24,8 +24,8 @@ use switchyard_signaling::{
 use super::{
     Kind, MS, SECOND, Setup, World,
     client::What,
+    disk::Backup,
     history::{History, Id, Note, Role},
-    storage::model::Model,
     verdict::{self, Restored, Said, Verdict},
     wire,
 };
@@ -55,6 +55,8 @@ pub(crate) struct Seat {
     kept: (Saved, (Option<Origin>, u32, usize)),
     /// Messages that it has seen, and their authors.
     known: BTreeMap<u64, String>,
+    /// The streamed message that it is writing: its key, which is the submission of its end, and the text so far.
+    streaming: Option<(Id, String)>,
     /// Its reactions: message, emoji.
     reacted: Vec<(u64, Bytes)>,
     written: u32,
@@ -105,6 +107,7 @@ impl Seats {
             unanswered: BTreeSet::new(),
             kept: (Saved::default(), (None, 0, 0)),
             known: BTreeMap::new(),
+            streaming: None,
             reacted: Vec::new(),
             written: 0,
             replay: None,
@@ -119,7 +122,7 @@ impl Seats {
     /// from what one of them writes twice: something has no number yet, or a third one has a copy, so that two may meet a
     /// conflict under the same number with the same submission.
     pub(crate) fn clone_profile(&mut self, of: usize, kind: &Kind) -> Option<usize> {
-        let Saved { outbox, waiting, .. } = self.log(of)?.saved();
+        let Saved { outbox, waiting, texts, .. } = self.log(of)?.saved();
         if !waiting.is_empty() {
             return None;
         }
@@ -130,7 +133,7 @@ impl Seats {
         let ids: Vec<Id> =
             outbox.iter().flat_map(|outbox| outbox.unanswered.iter().map(|one| one.nonce)).collect();
         let role = self.seats[of].role;
-        let client = self.add(&user, kind, Saved { outbox, ..Saved::default() });
+        let client = self.add(&user, kind, Saved { outbox, texts, ..Saved::default() });
         let at = self.world.elapsed();
         self.seats[client].history.note(at, Note::Inherited(ids.clone()));
         self.seats[client].unanswered.extend(ids);
@@ -153,6 +156,17 @@ impl Seats {
         }
     }
 
+    /// It moves to this pipe, if that is there.
+    pub(crate) fn attach(&mut self, seat: usize, pipe: Pipe) {
+        let now = self.world.now;
+        self.world.on(self.seats[seat].client, |browser| browser.attach(now, pipe));
+    }
+
+    /// Its datagrams come from another address.
+    pub(crate) fn rebind(&mut self, seat: usize) {
+        self.world.rebind(self.seats[seat].client);
+    }
+
     /// The page reads nothing, or reads again.
     pub(crate) fn stall(&mut self, seat: usize, stalled: bool) {
         let now = self.world.now;
@@ -163,11 +177,13 @@ impl Seats {
     pub(crate) fn reload(&mut self, seat: usize, away: Duration, keeps: Keeps) {
         let Some(saved) = self.log(seat).map(RoomLog::saved) else { return };
         let at = self.world.elapsed();
+        // The page that was writing it is gone; a part of it may stay without an end.
+        self.seats[seat].streaming = None;
         let mut kept = Saved::default();
         if keeps.outbox {
             // Answers may have come since it was written.
             let saved = if keeps.stale { self.seats[seat].kept.0.clone() } else { saved.clone() };
-            (kept.outbox, kept.waiting) = (saved.outbox, saved.waiting);
+            (kept.outbox, kept.waiting, kept.texts) = (saved.outbox, saved.waiting, saved.texts);
             let numbered = kept.outbox.iter().flat_map(|outbox| &outbox.unanswered);
             let ids: Vec<Id> = numbered.chain(&kept.waiting).map(|one| one.nonce).collect();
             self.seats[seat].unanswered = ids.iter().copied().collect();
@@ -201,7 +217,7 @@ impl Seats {
     }
 
     /// The operator puts a backup back that was taken then.
-    pub(crate) fn restore(&mut self, taken: Duration, backup: Model, down: Duration) {
+    pub(crate) fn restore(&mut self, taken: Duration, backup: &Backup, down: Duration) {
         self.crash(down);
         self.world.storage.restore(backup);
         self.restored.push(Restored { taken, restored: self.world.elapsed() });
@@ -279,6 +295,46 @@ impl Seats {
         }
     }
 
+    /// A device goes on with a streamed message, or begins one.
+    pub(crate) fn stream(&mut self, seat: usize, size: usize, rng: &mut Rng) {
+        let (now, at, room) = (self.world.now, self.world.elapsed(), self.room.clone());
+        let of = &mut self.seats[seat];
+        let id = (seat as u32 + 1) * 100_000 + of.written;
+        let content = |text: &str| {
+            let body = json!({"text": text}).to_string().into();
+            Content { kind: EventKind::Chat, version: 0, flags: 0, target: 0, body }
+        };
+        let is_there = of.saved.is_none();
+        match of.streaming.take().filter(|_| is_there) {
+            None if is_there => {
+                of.written += 1;
+                let text = format!("#{id}#");
+                let part = text.clone();
+                of.streaming = Some((id, text));
+                self.world.on(of.client, |browser| {
+                    browser.log(now, &room, |log| {
+                        log.begin(id, content(""));
+                        log.part(id, &part);
+                    })
+                });
+            }
+            None => {}
+            Some((key, mut text)) if rng.chance(0.7) => {
+                let part = "é".repeat(1 + size / 2);
+                text += &part;
+                of.streaming = Some((key, text));
+                self.world.on(of.client, |browser| browser.log(now, &room, |log| log.part(key, &part)));
+            }
+            Some((key, text)) => {
+                of.unanswered.insert(key);
+                of.history.note(at, Note::Streamed(key));
+                of.history.note(at, Note::Submitted { id: key, content: content(&text), wrong: None });
+                self.world.on(of.client, |browser| browser.log(now, &room, |log| log.end(key, key)));
+            }
+        }
+        self.keep(seat, true);
+    }
+
     /// Any message and one's own, of those that were seen.
     fn targets(&self, seat: usize, rng: &mut Rng) -> (Option<u64>, Option<u64>) {
         let Seat { known, history, .. } = &self.seats[seat];
@@ -302,7 +358,7 @@ impl Seats {
 
     /// Lets everything come to rest, with everybody there and everything well.
     pub(crate) fn calm(&mut self) -> Result<(), String> {
-        self.world.storage.mood = super::storage::Mood::Well;
+        self.world.storage.set_mood(super::storage::Mood::Well);
         self.world.storage.strike = None;
         for seat in 0..self.seats.len() {
             self.stall(seat, false);

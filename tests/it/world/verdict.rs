@@ -98,6 +98,8 @@ struct Known<'a> {
     /// Where each submission is in the log.
     places: BTreeMap<Id, u64>,
     wrong: BTreeMap<Id, &'static str>,
+    /// Submissions that end a streamed message.
+    streamed: BTreeSet<Id>,
     /// Submissions that more than one device has.
     shared: BTreeSet<Id>,
     /// Targets that somebody wanted to delete.
@@ -113,6 +115,7 @@ impl<'a> Known<'a> {
             submitted: BTreeMap::new(),
             places: BTreeMap::new(),
             wrong: BTreeMap::new(),
+            streamed: BTreeSet::new(),
             shared: BTreeSet::new(),
             deleted: BTreeSet::new(),
         };
@@ -131,10 +134,10 @@ impl<'a> Known<'a> {
             if !is_ended && std::mem::replace(last, event.cseq) >= event.cseq {
                 return Err(format!("event {seq}: its origin's submissions are out of order"));
             }
+            if is_ended {
+                continue;
+            }
             let Some(id) = known.id_of(event) else {
-                if is_ended {
-                    continue;
-                }
                 return Err(format!("event {seq} was written by nobody: {:?}", event.content));
             };
             if let Some(first) = known.places.insert(id, seq) {
@@ -156,6 +159,9 @@ impl<'a> Known<'a> {
                 if *kind == EventKind::Delete {
                     self.deleted.insert(*target);
                 }
+            }
+            Note::Streamed(id) => {
+                self.streamed.insert(*id);
             }
             Note::Inherited(ids) => self.shared.extend(ids),
             _ => {}
@@ -239,6 +245,7 @@ impl<'a> Device<'a> {
                     self.unanswered.insert(*id);
                 }
             }
+            Note::Streamed(_) => {}
             Note::Resumed(ids) => self.unanswered = ids.iter().copied().collect(),
             Note::Forgot(ids) => self.unanswered.retain(|id| !ids.contains(id)),
             Note::Asked(role) => {
@@ -251,7 +258,7 @@ impl<'a> Device<'a> {
             }
             Note::Confirmed(role) => self.roles = vec![*role],
             Note::Accepted { id, origin, cseq, seq } => self.accept(at, *id, (*origin, *cseq), *seq)?,
-            Note::Refused { id, code } => self.refuse(*id, code)?,
+            Note::Refused { id, code } => self.refuse(at, *id, code)?,
             Note::Conflict => self.conflicts += 1,
             Note::Event(event) => self.event(at, event, views)?,
             Note::Replayed(events) => {
@@ -266,7 +273,8 @@ impl<'a> Device<'a> {
                     "behind" => self.resyncs += 1,
                     "mismatch" | "restored" => {
                         self.resyncs += 1;
-                        if self.world.restored.is_empty() {
+                        // A reader that has read nothing yet and asks for a snapshot is told so too.
+                        if self.world.restored.is_empty() && self.last.is_some() {
                             return Err(format!("told {} without a restored backup", snapshot.reason));
                         }
                         self.read.clear();
@@ -320,7 +328,7 @@ impl<'a> Device<'a> {
         if self.accepted.get(&id).is_some_and(|first| *first != seq) && self.world.restored.is_empty() {
             return Err(format!("submission {id} was accepted as {:?} and as {seq}", self.accepted.get(&id)));
         }
-        if self.refused.contains(&id) && !self.world.shared.contains(&id) {
+        if self.refused.contains(&id) && !self.world.shared.contains(&id) && self.world.restored.is_empty() {
             return Err(format!("submission {id} was refused, then accepted"));
         }
         self.accepted.insert(id, seq);
@@ -339,7 +347,7 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
-    fn refuse(&mut self, id: Id, code: &str) -> Result<(), String> {
+    fn refuse(&mut self, at: Duration, id: Id, code: &str) -> Result<(), String> {
         let Some((_, roles)) = self.submitted.get(&id) else {
             return Err(format!("submission {id} was refused and never made"));
         };
@@ -349,7 +357,7 @@ impl<'a> Device<'a> {
             return Ok(());
         }
         let was_accepted = self.accepted.contains_key(&id) && self.world.restored.is_empty();
-        if was_accepted || self.world.places.contains_key(&id) {
+        if was_accepted || (self.world.places.contains_key(&id) && !self.world.may_be_lost(at)) {
             return Err(format!("submission {id} was refused ({code}) and is in the log"));
         }
         let of =
@@ -359,6 +367,8 @@ impl<'a> Device<'a> {
         let is_right = match code {
             _ if self.world.wrong.get(&id) == Some(&code) => true,
             "forbidden" => roles.contains(&Role::Viewer),
+            // The author of a streamed message was away for too long: the room has ended it.
+            "no_such_stream" => self.world.streamed.contains(&id),
             "no_such_message" => target != 0 && (restored || self.world.deleted.contains(&target)),
             "not_author" => matches!(kind, EventKind::Edit | EventKind::Delete) && restored,
             _ => false,
@@ -417,4 +427,169 @@ fn agree(views: &mut Views, era: usize, event: &Event) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use switchyard_signaling::{event::Position, reader::Snapshot};
+
+    use super::*;
+
+    const ORIGIN: Origin = Origin(1);
+
+    fn content(text: &str) -> Content {
+        let body = json!({"text": text}).to_string().into();
+        Content { kind: EventKind::Chat, version: 0, flags: 0, target: 0, body }
+    }
+
+    fn event(seq: u64, cseq: u32, text: &str) -> Event {
+        let (user, name) = ("ann".to_owned(), "Ann".to_owned());
+        Event { seq, at: 1, origin: ORIGIN, cseq, user, name, content: content(text) }
+    }
+
+    fn submitted(id: Id, text: &str) -> Note {
+        Note::Submitted { id, content: content(text), wrong: None }
+    }
+
+    fn accepted(id: Id, cseq: u32, seq: u64) -> Note {
+        Note::Accepted { id, origin: ORIGIN, cseq, seq }
+    }
+
+    fn snapshot(reason: &str, seq: u64, texts: &[(u64, &str)]) -> Note {
+        let message = |(seq, text): &(u64, &str)| json!({"seq": seq, "kind": "chat", "user": "ann", "name": "Ann", "at": 1, "body": {"text": text}});
+        let reason = reason.to_owned();
+        let position = Position { seq, ..Position::default() };
+        let messages = texts.iter().map(message).collect();
+        Note::Snapshot(Snapshot { reason, position, fields: serde_json::Map::new(), messages, more: false })
+    }
+
+    /// Ann writes three messages, of which the second is refused for its role; Ben reads all along, and then there is the
+    /// observer. Nothing is wrong.
+    fn world() -> [Vec<Note>; 3] {
+        let ann = vec![
+            Note::Asked(Role::Editor),
+            Note::Confirmed(Role::Editor),
+            snapshot("new", 0, &[]),
+            submitted(10, "one"),
+            accepted(10, 1, 1),
+            Note::Event(event(1, 1, "one")),
+            Note::Asked(Role::Viewer),
+            submitted(11, "two"),
+            Note::Refused { id: 11, code: "forbidden".into() },
+            Note::Asked(Role::Editor),
+            Note::Confirmed(Role::Editor),
+            submitted(12, "three"),
+            Note::Event(event(2, 3, "three")),
+            accepted(12, 3, 2),
+        ];
+        let ben = vec![snapshot("new", 1, &[(1, "one")]), Note::Event(event(2, 3, "three"))];
+        let observer = vec![
+            snapshot("new", 2, &[(1, "one"), (2, "three")]),
+            Note::Replayed(vec![event(1, 1, "one"), event(2, 3, "three")]),
+        ];
+        [ann, ben, observer]
+    }
+
+    fn judged(notes: [Vec<Note>; 3], restored: &[Restored]) -> Result<Verdict, String> {
+        let history = |(user, notes): (&str, Vec<Note>)| {
+            let mut history = History::new(user);
+            for (at, note) in notes.into_iter().enumerate() {
+                history.note(Duration::from_secs(at as u64), note);
+            }
+            history
+        };
+        let users = ["ann", "ben", "observer"];
+        let histories: Vec<History> = users.into_iter().zip(notes).map(history).collect();
+        judge(&histories, restored)
+    }
+
+    #[test]
+    fn a_world_without_faults_is_found_to_have_none() {
+        let verdict = judged(world(), &[]).unwrap();
+        assert_eq!((verdict.events, verdict.accepted, verdict.refused, verdict.lost), (2, 2, 1, 0));
+    }
+
+    #[test]
+    fn each_fault_is_found() {
+        type Fault = fn(&mut [Vec<Note>; 3]);
+        let faults: [(&str, Fault); 20] = [
+            ("in the log twice", |[_, ben, observer]| {
+                ben.push(Note::Event(event(3, 4, "one")));
+                observer[1] =
+                    Note::Replayed(vec![event(1, 1, "one"), event(2, 3, "three"), event(3, 4, "one")]);
+            }),
+            ("written by nobody", |[.., observer]| {
+                observer[1] = Note::Replayed(vec![event(1, 1, "one"), event(2, 3, "altered")]);
+            }),
+            ("out of order", |[.., observer]| {
+                observer[1] = Note::Replayed(vec![event(1, 3, "one"), event(2, 1, "three")]);
+            }),
+            ("event 2 was read and is not in the log", |[.., observer]| {
+                observer[1] = Note::Replayed(vec![event(1, 1, "one")]);
+            }),
+            ("accepted as 2 and is not in the log", |[ann, ben, observer]| {
+                ann.remove(12);
+                ben.pop();
+                observer[1] = Note::Replayed(vec![event(1, 1, "one")]);
+            }),
+            ("accepted as 9 and is 2", |[ann, ..]| ann[13] = accepted(12, 3, 9)),
+            ("never answered", |[ann, ..]| drop(ann.pop())),
+            ("never made", |[ann, ..]| ann.push(accepted(99, 4, 2))),
+            ("refused (forbidden) and is in the log", |[ann, ..]| {
+                ann.insert(9, Note::Refused { id: 10, code: "forbidden".into() });
+            }),
+            ("refused wrongly", |[ann, ..]| drop(ann.remove(6))),
+            ("refused wrongly", |[ann, ..]| {
+                ann[8] = Note::Refused { id: 11, code: "rate_limited".into() };
+            }),
+            ("of a viewer was accepted", |[ann, ..]| {
+                ann[9] = Note::Asked(Role::Viewer);
+                ann[10] = Note::Confirmed(Role::Viewer);
+            }),
+            ("should have been refused", |[ann, ..]| {
+                ann[3] = Note::Submitted { id: 10, content: content("one"), wrong: Some("bad_body") };
+            }),
+            ("came where 2 was to come", |[_, ben, _]| ben[1] = Note::Event(event(3, 3, "three"))),
+            ("came where 3 was to come", |[_, ben, _]| ben.push(Note::Event(event(2, 3, "three")))),
+            ("elsewhere", |[_, ben, _]| ben[1] = Note::Event(event(2, 3, "another"))),
+            ("it has read to", |[_, ben, _]| drop(ben.pop())),
+            ("without a restored backup", |[_, ben, _]| {
+                ben.push(snapshot("restored", 2, &[(2, "three")]));
+            }),
+            ("it shows message 2", |[_, ben, _]| ben.push(snapshot("behind", 2, &[(2, "stale")]))),
+            ("does not show message 2", |[_, ben, _]| ben.push(snapshot("behind", 2, &[(1, "one")]))),
+        ];
+        for (expected, fault) in faults {
+            let mut notes = world();
+            fault(&mut notes);
+            let reason = judged(notes, &[]).expect_err(expected);
+            assert!(reason.contains(expected), "{expected}: {reason}");
+        }
+    }
+
+    #[test]
+    fn a_restored_backup_excuses_what_happened_since_it_was_taken_and_nothing_else() {
+        let [ann, ben, _] = world();
+        let at = |seconds| Duration::from_secs(seconds);
+        let lost = |taken, restored| {
+            let (mut ann, mut ben) = (ann.clone(), ben.clone());
+            ann.push(snapshot("restored", 1, &[(1, "one")]));
+            ben.push(snapshot("restored", 1, &[(1, "one")]));
+            let observer = vec![snapshot("new", 1, &[(1, "one")]), Note::Replayed(vec![event(1, 1, "one")])];
+            judged([ann, ben, observer], &[Restored { taken, restored }])
+        };
+        assert_eq!(lost(at(1), at(13)).unwrap().lost, 1);
+        assert!(lost(at(1), at(11)).is_err(), "acknowledged after the backup was back");
+        assert!(lost(at(13), at(14)).is_err(), "acknowledged and read before it was taken");
+        let deaf = judged(
+            [
+                [ann.clone(), vec![snapshot("restored", 1, &[(1, "one")])]].concat(),
+                ben.clone(),
+                vec![snapshot("new", 1, &[(1, "one")]), Note::Replayed(vec![event(1, 1, "one")])],
+            ],
+            &[Restored { taken: at(0), restored: at(13) }],
+        );
+        assert!(deaf.is_err(), "one was never told");
+    }
 }

@@ -1,24 +1,19 @@
-//! A disk that takes its time: what rooms ask of the store goes to a [`model`] in memory, through the steps in which a
-//! real one could be struck. One writer, in order; readers apart.
+//! A disk that takes its time: what rooms ask of the store goes to [`super::disk`], through the steps in which a real one
+//! could be struck. One writer, in order; readers apart.
 //!
 //! A change is taken, written, synced and answered, at seeded times one after the other. [`Storage::crash`] keeps what
 //! was synced, and perhaps some of what was written. Disks fail, fill and are slow for a while; backups are taken and
 //! restored.
 
-pub(crate) mod model;
-
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use switchyard::{
-    names::RoomKey,
-    store::{Answer, Letter, Reply, Request, StoreError},
-};
+use switchyard::store::{Answer, Letter, Reply, Request};
 use switchyard_loadtest::rng::Rng;
 
-use self::model::Model;
+use super::disk::{Backup, Disk, Fault};
 
 /// What the disk is like for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,16 +61,11 @@ struct Change {
 }
 
 pub(crate) struct Storage {
-    /// What survives a crash.
-    pub(crate) durable: Model,
-    /// What is written.
-    written: Model,
+    disk: Disk,
     changes: VecDeque<Change>,
     reads: Vec<(Instant, Letter)>,
     replies: VecDeque<Reply>,
-    /// Rooms of which a batch failed: all later ones do until they are loaded again.
-    failed: BTreeSet<RoomKey>,
-    pub(crate) mood: Mood,
+    mood: Mood,
     pub(crate) plant: Option<Plant>,
     /// A crash of the server is due as soon as some change has come so far.
     pub(crate) strike: Option<Step>,
@@ -83,26 +73,33 @@ pub(crate) struct Storage {
     /// How long a step takes at most.
     latency: Duration,
     rng: Rng,
-    pub(crate) commits: u64,
 }
 
 impl Storage {
     pub(crate) fn new(seed: u64, latency: Duration) -> Self {
         Self {
-            durable: Model::default(),
-            written: Model::default(),
+            disk: Disk::default(),
             changes: VecDeque::new(),
             reads: Vec::new(),
             replies: VecDeque::new(),
-            failed: BTreeSet::new(),
             mood: Mood::Well,
             plant: None,
             strike: None,
             struck: false,
             latency,
             rng: Rng::stream(seed, 77),
-            commits: 0,
         }
+    }
+
+    /// What the disk is like from now on.
+    pub(crate) fn set_mood(&mut self, mood: Mood) {
+        self.mood = mood;
+        self.disk.set_fault(match mood {
+            Mood::Well | Mood::Slow(_) => None,
+            Mood::Full => Some(Fault::Full),
+            Mood::Away => Some(Fault::Away),
+            Mood::Lying => Some(Fault::AnswersLost),
+        });
     }
 
     /// A room asks.
@@ -161,10 +158,7 @@ impl Storage {
         let at =
             self.reads.iter().enumerate().filter(|(_, (at, _))| *at <= now).min_by_key(|(_, (at, _))| *at)?.0;
         let (_, Letter { from: to, ticket, request }) = self.reads.remove(at);
-        let answer = match self.mood {
-            Mood::Away => model::unavailable(&request),
-            _ => self.durable.read(&request),
-        };
+        let answer = self.disk.handle(&request, 0)?;
         Some(Reply { to, ticket, answer })
     }
 
@@ -179,28 +173,22 @@ impl Storage {
 
     /// The server is gone with everything that was not synced, or perhaps a part of that survives.
     pub(crate) fn crash(&mut self) {
-        if self.rng.chance(0.5) {
-            for change in self.changes.iter_mut().filter(|change| change.next > Step::Written) {
-                self.durable.change(&change.letter.request, self.plant);
-            }
-        }
-        self.written = self.durable.clone();
+        let kept = self.rng.below(self.disk.unsynced() as u64 + 1) as usize;
+        self.disk.crash(kept);
         self.changes.clear();
         self.reads.clear();
         self.replies.clear();
-        self.failed.clear();
         self.struck = false;
     }
 
     /// A copy that can be put back later.
-    pub(crate) fn backup(&self) -> Model {
-        self.durable.clone()
+    pub(crate) fn backup(&self) -> Backup {
+        self.disk.backup()
     }
 
     /// Puts a copy back; the server must have crashed.
-    pub(crate) fn restore(&mut self, backup: Model) {
-        self.written = backup.clone();
-        self.durable = backup;
+    pub(crate) fn restore(&mut self, backup: &Backup) {
+        self.disk.restore(backup);
     }
 
     /// Whether nothing is under way.
@@ -219,46 +207,28 @@ impl Storage {
     /// Takes the first change one step further.
     fn advance(&mut self) {
         let Some(change) = self.changes.front_mut() else { return };
-        let request = &change.letter.request;
         match change.next {
             Step::Taken | Step::Written => {
                 change.next = Step::Synced;
-                let key = model::key_of(request);
-                let fails = matches!(self.mood, Mood::Full | Mood::Away);
-                let is_commit = matches!(request, Request::Commit(_));
-                let answer = if fails || (is_commit && self.failed.contains(key)) {
-                    model::unavailable(request)
-                } else {
-                    self.written.change(request, self.plant)
-                };
-                if model::is_failure(&answer) {
-                    self.failed.insert(key.clone());
-                } else if !is_commit {
-                    self.failed.remove(key);
+                if let Request::Commit(batch) = &mut change.letter.request {
+                    match self.plant {
+                        Some(Plant::ForgetsRefusals) => batch.refused.clear(),
+                        Some(Plant::ForgetsOrigins) => batch.origins.clear(),
+                        _ => {}
+                    }
                 }
-                self.commits += u64::from(is_commit);
-                change.answer = Some(answer);
+                change.answer = self.disk.handle(&change.letter.request, 0);
                 self.reach(Step::Written);
             }
             Step::Synced => {
                 change.next = Step::Answered;
-                if !change.answer.as_ref().is_some_and(model::is_failure) {
-                    self.durable.change(request, self.plant);
-                }
+                self.disk.sync();
                 self.reach(Step::Synced);
             }
             Step::Answered => {
-                let Some(Change { letter, answer: Some(mut answer), told, .. }) = self.changes.pop_front()
-                else {
+                let Some(Change { letter, answer: Some(answer), told, .. }) = self.changes.pop_front() else {
                     return;
                 };
-                if self.mood == Mood::Lying
-                    && matches!(letter.request, Request::Commit(_))
-                    && !model::is_failure(&answer)
-                {
-                    self.failed.insert(model::key_of(&letter.request).clone());
-                    answer = Answer::Committed(Err(StoreError::Unavailable("the answer was lost".into())));
-                }
                 if !told {
                     self.replies.push_back(Reply { to: letter.from, ticket: letter.ticket, answer });
                     self.reach(Step::Answered);

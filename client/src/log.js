@@ -396,6 +396,7 @@ export class Log {
       switch (record.tag) {
         case 'event':
           this.#outbox.handle(record);
+          this.#recognise(record);
           readable.push(record);
           break;
         case 'head':
@@ -460,6 +461,18 @@ export class Log {
       default:
         break;
     }
+  }
+
+  /**
+   * The event of a message that this page has streamed is not its answer, which comes apart; in the list it is the same.
+   * @param {import('./record.js').EventRecord} record
+   */
+  #recognise(record) {
+    const item = this.#outbox.item(record);
+    if (!item?.stream || record.seq <= this.#reader.seq) return;
+    const text = new TextDecoder().decode(item.stream.text);
+    const said = readBody(kindName(record.kind), record.flags, record.body);
+    if (said?.text === text) this.#messages.confirm(item.id, record.seq, this.#reader.seq);
   }
 
   /** @param {import('./reader.js').Snapshot} sent */

@@ -121,7 +121,7 @@ struct Gate {
 
 impl Gated {
     fn close(&self) {
-        self.gate.0.lock().unwrap().is_closed = true;
+        *self.gate.0.lock().unwrap() = Gate { is_closed: true, is_somebody_there: false };
     }
 
     fn wait_until_somebody_is_there(&self) {

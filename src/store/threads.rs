@@ -605,6 +605,12 @@ impl Reading {
                 shared.count(&known);
                 (StoreRead::Origin, Answer::Origin(known))
             }
+            // Like a message: what a submission is decided by.
+            Request::Fields(key) => {
+                let fields = connection.with_connection(open, |reader| reader.fields(&key));
+                shared.count(&fields);
+                (StoreRead::Message, Answer::Fields(fields))
+            }
             Request::Message(key, seq) => {
                 let known = connection.with_connection(open, |reader| reader.message(&key, seq));
                 shared.count(&known);

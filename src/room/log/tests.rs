@@ -45,6 +45,7 @@ impl Disk {
                 Request::Digest(..) => Answer::Digest(Err(gone())),
                 Request::Origin(..) => Answer::Origin(Err(gone())),
                 Request::Message(..) => Answer::Message(Err(gone())),
+                Request::Fields(_) => Answer::Fields(Err(gone())),
                 Request::Page(_) => Answer::Page(Err(gone())),
                 Request::Note(_) => return None,
             });
@@ -80,6 +81,7 @@ impl Disk {
                 let user = |entry: &Arc<Entry>| entry.event.user.as_str().into();
                 Answer::Message(Ok(entry.map(|entry| KnownMessage { user: user(entry), is_deleted: false })))
             }
+            Request::Fields(_) => Answer::Fields(Ok(vec![("status".into(), 6)])),
             Request::Page(query) => {
                 let json = format!("{{{}\"messages\":[],\"more\":false}}", query.prefix);
                 Answer::Page(Ok(Page { encoding: 0, json: json.into() }))
@@ -684,4 +686,19 @@ fn the_end_of_a_stream_that_was_durable_although_its_answer_was_lost_is_no_secon
     assert_eq!(backend(&mut world, end(stream, 5, 2)), written(1, true));
     world.pass(SILENT);
     assert_eq!(world.disk.entries.len(), 1);
+}
+
+#[test]
+fn a_room_has_only_so_much_in_its_fields() {
+    let mut world = World::new();
+    let change = |cseq, body: String| {
+        let content = Content { kind: EventKind::Fields, version: 0, flags: 0, target: 0, body: body.into() };
+        Submission { origin: Origin(5), cseq, base: 1, nonce: cseq, content }
+    };
+    let long = "x".repeat(40 * 1024);
+    world
+        .submit(ANN, &[change(1, format!(r#"{{"a":"{long}"}}"#)), change(2, format!(r#"{{"b":"{long}"}}"#))]);
+    assert_eq!(world.short(ANN), ["accepted 1 1", "refused 2 too_large"]);
+    world.submit(ANN, &[change(3, r#"{"a":null}"#.into()), change(4, format!(r#"{{"b":"{long}"}}"#))]);
+    assert_eq!(world.short(ANN), ["accepted 3 2", "accepted 4 3"]);
 }

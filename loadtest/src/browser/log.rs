@@ -258,8 +258,7 @@ impl RoomLog {
 
     pub(super) fn joined(&mut self, now: Instant, handle: u16, log: Log) {
         if self.handle == Some(handle) {
-            // A refreshed token: nothing changes but a further origin.
-            self.spare = Some(log.origin);
+            // A refreshed token: nothing changes, and the origin is the one that was given before.
             return;
         }
         self.detach();
@@ -289,7 +288,6 @@ impl RoomLog {
                 let is_known = self.writer.as_ref().is_some_and(|writer| writer.origin() == *origin);
                 if !is_known {
                     self.spare = Some(*origin);
-                    self.begin_anew();
                 }
                 self.replace_writer();
                 true
@@ -418,7 +416,7 @@ impl RoomLog {
 
     /// After a conflict, when everything else has its answer: what was given back is written anew.
     fn replace_writer(&mut self) {
-        let is_done = self.writer.as_ref().is_some_and(|writer| writer.is_closed() && writer.is_idle());
+        let is_done = self.writer.as_ref().is_none_or(|writer| writer.is_closed() && writer.is_idle());
         if is_done && self.handle.is_some() && self.asked.is_none() {
             self.begin_anew();
         }
@@ -453,7 +451,7 @@ impl RoomLog {
     fn ask(&mut self) {
         let id = self.request();
         self.asked = Some(id);
-        let writer = self.writer.as_ref().filter(|writer| !writer.is_idle());
+        let writer = self.writer.as_ref().filter(|writer| !writer.is_closed() || !writer.is_idle());
         let (origin, base) = (writer.map(Writer::origin), writer.map(Writer::base));
         self.controls.push_back(ClientControl::Writer { id, origin, base });
     }

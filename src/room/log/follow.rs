@@ -319,7 +319,7 @@ impl Log {
             record::put_event(&mut message, &entry.event);
             head = Head { seq: entry.event.seq, digest: entry.digest, ..self.head };
         }
-        if is_whole { self.arrive(member, message, head) } else { self.send(member, message, head) }
+        if is_whole { self.arrive(member, message, head) } else { self.send(member, message, self.head) }
     }
 
     /// The follower has everything: from now on it gets what is committed.
@@ -331,7 +331,8 @@ impl Log {
         self.set(member, State::Live);
     }
 
-    /// There is more; the follower pulls.
+    /// There is more; the follower pulls, because it has asked and got something new, or because the position is beyond
+    /// what it has got. Behind a snapshot it must be the latter.
     fn send(&mut self, member: u32, mut message: BytesMut, head: Head) {
         self.put_head(head, &mut message);
         self.said.push_back(Said::To(member, message.freeze()));
@@ -438,7 +439,7 @@ impl Log {
         } else if self.recent_from(head.seq + 1).is_some() {
             self.catch_up_from_memory(member, head, message);
         } else {
-            self.send(member, message, head);
+            self.send(member, message, self.head);
         }
     }
 

@@ -71,6 +71,8 @@ const RECENT_BYTES: usize = 256 * 1024;
 const DECIDED: usize = 4096;
 /// See [`DECIDED`].
 const DECIDED_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes for the position behind the events of a message.
+const HEAD_BYTES: usize = 64;
 /// Records that may be parked, and bytes in them.
 const PARKED: usize = 1024;
 /// See [`PARKED`].
@@ -204,14 +206,15 @@ struct Writer {
 #[derive(Debug, Default)]
 struct Decided {
     events: Vec<Arc<Entry>>,
-    encoded: Vec<Bytes>,
+    /// The events as followers get them, one behind the other, and where each ends.
+    encoded: BytesMut,
+    ends: Vec<usize>,
     /// Streams that end with an event of these.
     ended: Vec<(u32, u64)>,
     refused: Vec<Refused>,
     abandoned: BTreeMap<Origin, (u32, u32)>,
     origins: BTreeSet<Origin>,
     by: BTreeMap<(Origin, u32), By>,
-    bytes: usize,
 }
 
 impl Decided {
@@ -757,9 +760,13 @@ impl Log {
             name: author.name.to_string(),
             content,
         };
-        let mut encoded = BytesMut::with_capacity(record::event_len(&event));
-        record::put_event(&mut encoded, &event);
-        let digest = digest_of(self.decided_head.digest, &encoded);
+        let encoded = &mut self.open.encoded;
+        let start = encoded.len();
+        // With what comes behind the last one.
+        encoded.reserve(record::event_len(&event) + HEAD_BYTES);
+        record::put_event(encoded, &event);
+        let digest = digest_of(self.decided_head.digest, &encoded[start..]);
+        self.open.ends.push(encoded.len());
         if kind.is_message() {
             self.know_message(seq, KnownMessage { user: author.user.clone(), is_deleted: false });
         } else if kind == EventKind::Delete
@@ -772,8 +779,6 @@ impl Log {
             self.fields = content::change_fields(sizes, &event.content.body).ok();
         }
         self.decided_head = Head { seq, digest, ..self.decided_head };
-        self.open.bytes += encoded.len();
-        self.open.encoded.push(encoded.freeze());
         self.open.events.push(Arc::new(Entry { event, hash, digest }));
         seq
     }
@@ -1054,8 +1059,9 @@ impl Log {
     }
 
     fn committed(&mut self, now: Instant) {
-        let Some(InFlight { decided, head }) = self.in_flight.take() else { return };
+        let Some(InFlight { mut decided, head }) = self.in_flight.take() else { return };
         self.head = head;
+        let encoded = std::mem::take(&mut decided.encoded);
         for entry in &decided.events {
             let Event { seq, origin, cseq, content, .. } = &entry.event;
             self.said.push_back(Said::Count(LogTally::Event(content.kind)));
@@ -1064,7 +1070,7 @@ impl Log {
             }
             self.keep(entry.clone());
         }
-        self.say_live(&decided);
+        self.say_live(&decided, encoded);
         for (stream, _) in &decided.ended {
             self.streams.close(*stream);
         }
@@ -1089,26 +1095,28 @@ impl Log {
         self.commit(now);
     }
 
-    /// Events for all live followers, as many to a message as fit.
-    fn say_live(&mut self, decided: &Decided) {
+    /// Events for all live followers, as many to a message as fit; nearly always that is all of them.
+    fn say_live(&mut self, decided: &Decided, mut encoded: BytesMut) {
         if decided.events.is_empty() {
             return;
         }
-        let mut message = BytesMut::new();
-        let mut head = self.head;
-        for (entry, encoded) in decided.events.iter().zip(&decided.encoded) {
-            if !message.is_empty() && message.len() + encoded.len() + 64 > limits::LOG_BYTES {
+        let (mut begin, mut before) = (0, None);
+        for (entry, &end) in decided.events.iter().zip(&decided.ends) {
+            if let Some((last, head)) = before
+                && end - begin + HEAD_BYTES > limits::LOG_BYTES
+            {
+                let mut message = encoded.split_to(last - begin);
+                begin = last;
                 self.put_head(head, &mut message);
-                self.said.push_back(Said::Live(message.split().freeze()));
+                self.said.push_back(Said::Live(message.freeze()));
             }
-            message.extend_from_slice(encoded);
-            head = Head { seq: entry.event.seq, digest: entry.digest, ..head };
+            before = Some((end, Head { seq: entry.event.seq, digest: entry.digest, ..self.head }));
         }
-        self.put_head(head, &mut message);
+        self.put_head(self.head, &mut encoded);
         for (stream, seq) in &decided.ended {
-            ServerRecord::Ended { stream: *stream, seq: *seq }.put(&mut message);
+            ServerRecord::Ended { stream: *stream, seq: *seq }.put(&mut encoded);
         }
-        self.said.push_back(Said::Live(message.freeze()));
+        self.said.push_back(Said::Live(encoded.freeze()));
     }
 
     fn put_head(&self, head: Head, out: &mut BytesMut) {
@@ -1209,7 +1217,7 @@ impl Log {
     }
 
     fn decided_bytes(&self) -> usize {
-        self.open.bytes + self.in_flight.as_ref().map_or(0, |batch| batch.decided.bytes)
+        self.open.encoded.len() + self.in_flight.as_ref().map_or(0, |batch| batch.decided.encoded.len())
     }
 
     /// Submissions per second and at once, unless any number is allowed.

@@ -380,7 +380,8 @@ fn a_failed_commit_is_forgotten_and_its_writers_come_again() {
     let mut world = World::new();
     world.follow(BOB, Follow::New);
     world.submit(ANN, &[submission(5, 1, "a")]);
-    (world.heard(ANN), world.heard(BOB));
+    world.heard(ANN);
+    world.heard(BOB);
     world.disk.fails = true;
     world.submit(ANN, &[submission(5, 2, "b"), submission(5, 3, "c")]);
     assert_eq!(world.short(ANN), ["expected 2 storage_unavailable 1000"]);

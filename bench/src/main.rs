@@ -3,7 +3,8 @@
 //!
 //! - [`arm`]: what is measured, each in a process of its own: the server itself, the bare engine, and the floor;
 //! - [`client`]: those who talk to the arms, all in this process;
-//! - [`fanout`], [`idle`] and [`join`]: the measurements; [`report`]: table and JSON.
+//! - [`fanout`], [`idle`], [`join`] and [`log`]: the measurements; [`disk`]: what logs are written to;
+//! - [`report`]: table and JSON.
 //!
 //! What the rows mean is written in `docs/benchmarks.md`. Absolute times drift from machine to machine and from
 //! minute to minute; so arms are measured in turn, in short rounds, by the CPU time that the kernel accounts to their
@@ -11,9 +12,11 @@
 
 mod arm;
 mod client;
+mod disk;
 mod fanout;
 mod idle;
 mod join;
+mod log;
 mod report;
 mod udp;
 
@@ -21,7 +24,10 @@ mod udp;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 
@@ -37,7 +43,9 @@ enum Depth {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match arguments.first().map(String::as_str) {
-        Some(arm::SUBCOMMAND) => arm::run(arguments.get(1).map_or("", String::as_str)),
+        Some(arm::SUBCOMMAND) => {
+            arm::run(arguments.get(1).map_or("", String::as_str), arguments.get(2).map(Path::new))
+        }
         _ => measure(&arguments),
     };
     match done {
@@ -71,6 +79,9 @@ fn measure(only: &[String]) -> anyhow::Result<()> {
         }
         if wanted("join") {
             join::measure(depth, &mut report).await.context("join")?;
+        }
+        if wanted("log") {
+            log::measure(depth, &wanted, &mut report).await.context("log")?;
         }
         anyhow::Ok(())
     })?;

@@ -3,13 +3,16 @@
 //! An arm prints one line of JSON when it is up, answers each line on its standard input by one on its standard
 //! output, and ends when its input does.
 
+mod appends;
 mod engine;
 mod floor;
 mod server;
 
 use std::{
+    ffi::OsString,
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
@@ -17,6 +20,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub(crate) use appends::{EVENT_BYTES, HEAD_BYTES, SUBMIT_BYTES, SUBMIT_HEAD_BYTES};
 pub(crate) use server::{KEY, SECRET};
 
 /// The first argument of a child.
@@ -33,6 +37,8 @@ pub(crate) enum Kind {
     Datagrams,
     /// One write on a TCP socket for each delivery.
     Writes,
+    /// Messages that are appended to a file, synced, and then written to the members of a room.
+    Appends,
 }
 
 impl Kind {
@@ -42,6 +48,7 @@ impl Kind {
             Self::Engine => "engine",
             Self::Datagrams => "datagrams",
             Self::Writes => "writes",
+            Self::Appends => "appends",
         }
     }
 }
@@ -79,12 +86,13 @@ pub(crate) struct Register {
 }
 
 /// Runs as a child.
-pub(crate) fn run(kind: &str) -> anyhow::Result<()> {
+pub(crate) fn run(kind: &str, store: Option<&Path>) -> anyhow::Result<()> {
     match kind {
-        "switchyard" => server::run(),
+        "switchyard" => server::run(store),
         "engine" => engine::run(),
         "datagrams" => floor::datagrams(),
         "writes" => floor::writes(),
+        "appends" => appends::run(store.context("where to?")?),
         _ => bail!("{kind:?} is no arm"),
     }
 }
@@ -94,6 +102,8 @@ pub(crate) struct Arm {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    /// Which program it is.
+    pub(crate) kind: Kind,
     /// Where it listens.
     pub(crate) port: u16,
 }
@@ -101,15 +111,23 @@ pub(crate) struct Arm {
 impl Arm {
     /// Starts one and waits until it is up.
     pub(crate) fn start(kind: Kind) -> anyhow::Result<Self> {
+        Self::start_on(kind, None, None)
+    }
+
+    /// Starts one that keeps what it writes in this file, on a disk that is slowed by `disk`: see [`crate::disk`].
+    pub(crate) fn start_on(kind: Kind, store: Option<&Path>, disk: Option<&Path>) -> anyhow::Result<Self> {
+        let preload = disk.map(|disk| ("LD_PRELOAD", OsString::from(disk)));
         let mut child = Command::new(std::env::current_exe()?)
             .args([SUBCOMMAND, kind.name()])
+            .args(store)
+            .envs(preload)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start an arm")?;
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().context("an arm without output")?);
-        let mut arm = Self { child, input, output, port: 0 };
+        let mut arm = Self { child, input, output, kind, port: 0 };
         let up: Up = arm.answer()?;
         arm.port = up.port;
         Ok(arm)

@@ -1,7 +1,7 @@
 //! Switchyard as it is shipped, but for limits that would refuse the load; its shard count is one, so that the work
 //! of a delivery is in one thread, as it is for the bare engine.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::Path};
 
 use switchyard::config::{Config, Key, Mode, Secret};
 
@@ -12,11 +12,11 @@ pub(crate) const KEY: &str = "bench";
 /// Its secret; the server listens on loopback alone and ends with the benchmark.
 pub(crate) const SECRET: &str = "a secret of the benchmark, on loopback";
 
-pub(super) fn run() -> anyhow::Result<()> {
+pub(super) fn run(store: Option<&Path>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let folder = tempfile::tempdir()?;
     let mut config = config();
-    config.store.path = folder.path().join("store.db");
+    config.store.path = store.map_or_else(|| folder.path().join("store.db"), Path::to_path_buf);
     let running = runtime.block_on(switchyard::start(config))?;
     say(&Up { port: running.address.port() })?;
     while hear::<()>()?.is_some() {}
@@ -36,6 +36,7 @@ fn config() -> Config {
     config.rtc.shards = Some(1);
     config.limits.participants_per_room = 1000;
     config.limits.messages_per_second = 0;
+    config.limits.writes_per_minute = 0;
     config.limits.signals_per_second = 0;
     config
 }

@@ -1,26 +1,19 @@
 //! A browser of the load test on real sockets: WebSocket, and peer connection if it is to have one.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
-    pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
-use futures_util::{Sink as _, Stream as _};
 use switchyard_loadtest::{
     browser::{self, BrowserConfig, Event, Outgoing, Pipe, SocketOutput},
     token,
 };
 use switchyard_signaling::{frame::Target, message::ServerControl};
-use tokio::net::TcpStream;
-use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
-};
+use tokio_tungstenite::tungstenite::Message;
 
-use super::{Burst, Client, Lane, number, payload};
+use super::{Burst, Client, Lane, Socket, number, payload};
 use crate::{
     arm::{KEY, SECRET},
     udp::{ReceiveBuffer, Udp},
@@ -35,8 +28,7 @@ const AWAY: Duration = Duration::from_millis(500);
 pub(crate) struct Browser {
     browser: browser::Browser,
     udp: Option<Udp>,
-    socket: WebSocketStream<TcpStream>,
-    is_unflushed: bool,
+    socket: Socket,
     room: Option<u16>,
     sent: [u32; 2],
     received: u64,
@@ -50,12 +42,7 @@ pub(crate) struct Browser {
 impl Browser {
     /// Connects and asks to join; ready when it has, over the data channel if `channel`.
     pub(crate) async fn connect(port: u16, room: &str, user: &str, channel: bool) -> anyhow::Result<Self> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let config = WebSocketConfig::default().write_buffer_size(0).read_buffer_size(4096);
-        let request = format!("ws://{address}/v1/connect");
-        let (socket, _) = client_async_with_config(request, stream, Some(config)).await?;
+        let socket = Socket::connect(port).await?;
         let udp = if channel { Some(Udp::bind()?) } else { None };
         let now = Instant::now();
         let mut browser = browser::Browser::new(
@@ -68,7 +55,6 @@ impl Browser {
             browser,
             udp,
             socket,
-            is_unflushed: false,
             room: None,
             sent: [0; 2],
             received: 0,
@@ -93,10 +79,10 @@ impl Browser {
                 }) > 0;
             }
         }
-        while let Poll::Ready(message) = Pin::new(&mut self.socket).poll_next(cx) {
+        while let Poll::Ready(message) = self.socket.poll_read(cx) {
             has_read = true;
             let now = Instant::now();
-            match message.context("the WebSocket ended")?? {
+            match message? {
                 Message::Text(text) => self.browser.handle_text(now, text.as_str()),
                 Message::Binary(message) => self.browser.handle_binary(now, message),
                 Message::Close(frame) => bail!("the WebSocket was closed: {frame:?}"),
@@ -112,24 +98,8 @@ impl Browser {
                 let _ = udp.send(datagram.to, datagram.payload.len(), &datagram.payload);
             }
         }
-        loop {
-            if self.is_unflushed {
-                match Pin::new(&mut self.socket).poll_flush(cx) {
-                    Poll::Ready(flushed) => flushed?,
-                    Poll::Pending => return Ok(()),
-                }
-                self.is_unflushed = false;
-            }
-            let Some(output) = self.browser.poll_socket() else {
-                return Ok(());
-            };
-            let message = match output {
-                SocketOutput::Text(text) => Message::text(text),
-                SocketOutput::Binary(message) => Message::binary(message),
-            };
-            Pin::new(&mut self.socket).start_send(message)?;
-            self.is_unflushed = true;
-        }
+        let browser = &mut self.browser;
+        self.socket.write(cx, || browser.poll_socket().map(message))
     }
 
     fn listen(&mut self) -> anyhow::Result<()> {
@@ -166,7 +136,8 @@ impl Client for Browser {
         if now.duration_since(std::mem::replace(&mut self.turned, now)) > AWAY {
             self.browser.set_stalled(now, false);
         }
-        let mut has_work = self.read(cx, receive)? | std::mem::take(&mut self.has_sent) | self.is_unflushed;
+        let mut has_work =
+            self.read(cx, receive)? | std::mem::take(&mut self.has_sent) | self.socket.is_unflushed();
         if self.due.is_some_and(|due| due <= Instant::now()) {
             self.browser.handle_timeout(Instant::now());
             has_work = true;
@@ -218,5 +189,13 @@ impl Client for Browser {
 
     fn expects(&self, burst: Burst) -> u64 {
         burst.count as u64
+    }
+}
+
+/// What a browser has for its WebSocket.
+pub(super) fn message(output: SocketOutput) -> Message {
+    match output {
+        SocketOutput::Text(text) => Message::text(text),
+        SocketOutput::Binary(message) => Message::binary(message),
     }
 }

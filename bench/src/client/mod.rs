@@ -2,11 +2,14 @@
 //!
 //! - [`browser`]: the load test's simulated browser, with all of the protocol, for Switchyard;
 //! - [`bare`]: its peer connection alone, for the bare engine;
-//! - [`raw`]: sockets that count bytes, for the floor.
+//! - [`raw`]: sockets that count bytes, for the floor;
+//! - [`crowd`]: many members of rooms that write to their logs, of Switchyard and of the floor.
 
 mod bare;
 mod browser;
+mod crowd;
 mod raw;
+mod socket;
 
 use std::{
     future::poll_fn,
@@ -16,9 +19,11 @@ use std::{
 
 use anyhow::bail;
 
+use self::socket::Socket;
 pub(crate) use self::{
     bare::Bare,
     browser::Browser,
+    crowd::{Crowd, Shape, visit},
     raw::{Datagrams, Stream},
 };
 use crate::udp::ReceiveBuffer;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::bail;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use super::{Burst, Client};
+use super::{Burst, Client, socket::framed};
 use crate::{
     arm::{Arm, Register},
     udp::{ReceiveBuffer, Udp},
@@ -122,13 +122,7 @@ impl Stream {
 
     /// Bytes of a WebSocket message with one frame in it.
     fn framed(size: usize) -> usize {
-        let message = size + FRAME;
-        let header = match message {
-            0..126 => 2,
-            126..65_536 => 4,
-            _ => 10,
-        };
-        header + message
+        framed(size + FRAME)
     }
 }
 

@@ -418,12 +418,12 @@ async fn act(
 }
 
 /// The answer to what was written.
-fn written(answer: BackendAnswer, created: StatusCode) -> Result<Response, Failure> {
+fn written(answer: &BackendAnswer, created: StatusCode) -> Result<Response, Failure> {
     #[derive(Serialize)]
     struct Written {
         seq: u64,
     }
-    let BackendAnswer::Written { seq, is_repeated } = answer else { return Err(Failure::internal()) };
+    let BackendAnswer::Written { seq, is_repeated } = *answer else { return Err(Failure::internal()) };
     let status = if is_repeated { StatusCode::OK } else { created };
     let mut response = (status, axum::Json(Written { seq })).into_response();
     if is_repeated {

@@ -51,7 +51,7 @@ use self::{
 };
 use super::{
     Members,
-    content::{self, Needs, Refusal},
+    content::{self, FieldSizes, Needs, Refusal},
     permission::Permissions,
 };
 use crate::{
@@ -71,6 +71,8 @@ const RECENT_BYTES: usize = 256 * 1024;
 const DECIDED: usize = 4096;
 /// See [`DECIDED`].
 const DECIDED_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes for the position behind the events of a message.
+const HEAD_BYTES: usize = 64;
 /// Records that may be parked, and bytes in them.
 const PARKED: usize = 1024;
 /// See [`PARKED`].
@@ -204,14 +206,15 @@ struct Writer {
 #[derive(Debug, Default)]
 struct Decided {
     events: Vec<Arc<Entry>>,
-    encoded: Vec<Bytes>,
+    /// The events as followers get them, one behind the other, and where each ends.
+    encoded: BytesMut,
+    ends: Vec<usize>,
     /// Streams that end with an event of these.
     ended: Vec<(u32, u64)>,
     refused: Vec<Refused>,
     abandoned: BTreeMap<Origin, (u32, u32)>,
     origins: BTreeSet<Origin>,
     by: BTreeMap<(Origin, u32), By>,
-    bytes: usize,
 }
 
 impl Decided {
@@ -236,6 +239,7 @@ enum Asked {
     /// What became of a submission that only the store remembers.
     Forgotten(Author, Submission, u64),
     Message(u64),
+    Fields,
     Follow(AskedToFollow),
 }
 
@@ -286,6 +290,8 @@ pub(super) struct Log {
     recent_bytes: usize,
     origins: BTreeMap<Origin, Writer>,
     messages: BTreeMap<u64, KnownMessage>,
+    /// How long the room's fields are, once somebody has changed one.
+    fields: Option<FieldSizes>,
     asked: BTreeMap<u64, Asked>,
     next_ticket: u64,
     parked: VecDeque<Parked>,
@@ -352,6 +358,7 @@ impl Log {
             recent_bytes: 0,
             origins: BTreeMap::new(),
             messages: BTreeMap::new(),
+            fields: None,
             asked: BTreeMap::new(),
             next_ticket: 1,
             parked: VecDeque::new(),
@@ -475,6 +482,7 @@ impl Log {
             (Asked::Forgotten(author, submission, hash), Answer::Origin(Ok(known))) => {
                 self.remember(&author, &submission, hash, &known);
             }
+            (Asked::Fields, Answer::Fields(Ok(fields))) => self.fields = Some(fields.into_iter().collect()),
             (Asked::Message(seq), Answer::Message(Ok(known))) => {
                 // Nothing that was decided meanwhile is overwritten: a message that is asked for is not known.
                 let gone = KnownMessage { user: "".into(), is_deleted: true };
@@ -696,7 +704,7 @@ impl Log {
             None => content::well_formed(&submission.content),
         };
         let result = match checked {
-            Ok(needs) => match self.fulfils(needs, author, submission.content.target) {
+            Ok(needs) => match self.fulfils(needs, author, &submission.content) {
                 Some(result) => result,
                 None => return Step::Wait,
             },
@@ -752,28 +760,37 @@ impl Log {
             name: author.name.to_string(),
             content,
         };
-        let mut encoded = BytesMut::with_capacity(record::event_len(&event));
-        record::put_event(&mut encoded, &event);
-        let digest = digest_of(self.decided_head.digest, &encoded);
+        let encoded = &mut self.open.encoded;
+        let start = encoded.len();
+        // With what comes behind the last one.
+        encoded.reserve(record::event_len(&event) + HEAD_BYTES);
+        record::put_event(encoded, &event);
+        let digest = digest_of(self.decided_head.digest, &encoded[start..]);
+        self.open.ends.push(encoded.len());
         if kind.is_message() {
             self.know_message(seq, KnownMessage { user: author.user.clone(), is_deleted: false });
         } else if kind == EventKind::Delete
             && let Some(message) = self.messages.get_mut(&target)
         {
             message.is_deleted = true;
+        } else if kind == EventKind::Fields
+            && let Some(sizes) = &self.fields
+        {
+            self.fields = content::change_fields(sizes, &event.content.body).ok();
         }
         self.decided_head = Head { seq, digest, ..self.decided_head };
-        self.open.bytes += encoded.len();
-        self.open.encoded.push(encoded.freeze());
         self.open.events.push(Arc::new(Entry { event, hash, digest }));
         seq
     }
 
     /// Whether the target is what it has to be; `None` while that is being asked.
-    fn fulfils(&mut self, needs: Needs, author: &Author, target: u64) -> Option<Result<(), Refusal>> {
+    fn fulfils(&mut self, needs: Needs, author: &Author, content: &Content) -> Option<Result<(), Refusal>> {
         const NONE: Refusal = Refusal(Code::NoSuchMessage, "there is no such message, or it was deleted");
-        if needs == Needs::Nothing {
-            return Some(Ok(()));
+        let target = content.target;
+        match needs {
+            Needs::Nothing => return Some(Ok(())),
+            Needs::Fields => return self.fields_fit(&content.body),
+            Needs::Message | Needs::Own(_) => {}
         }
         if target == 0 || target > self.decided_head.seq {
             return Some(Err(NONE));
@@ -792,9 +809,19 @@ impl Log {
                 let permitted = |permission| author.permissions.is_none_or(|all| all.contains(permission));
                 message.user == author.user || author.permissions.is_none() || or.is_some_and(permitted)
             }
-            Needs::Nothing | Needs::Message => true,
+            Needs::Nothing | Needs::Fields | Needs::Message => true,
         };
         Some(if may { Ok(()) } else { Err(Refusal(Code::NotAuthor, "only the author may do this")) })
+    }
+
+    fn fields_fit(&mut self, body: &[u8]) -> Option<Result<(), Refusal>> {
+        if let Some(sizes) = &self.fields {
+            return Some(content::change_fields(sizes, body).map(|_| ()));
+        }
+        if !self.asked.values().any(|asked| matches!(asked, Asked::Fields)) {
+            self.ask(Asked::Fields, Request::Fields(self.key.clone()));
+        }
+        None
     }
 
     /// The origin, if it is in memory; it is asked for otherwise.
@@ -1032,8 +1059,9 @@ impl Log {
     }
 
     fn committed(&mut self, now: Instant) {
-        let Some(InFlight { decided, head }) = self.in_flight.take() else { return };
+        let Some(InFlight { mut decided, head }) = self.in_flight.take() else { return };
         self.head = head;
+        let encoded = std::mem::take(&mut decided.encoded);
         for entry in &decided.events {
             let Event { seq, origin, cseq, content, .. } = &entry.event;
             self.said.push_back(Said::Count(LogTally::Event(content.kind)));
@@ -1042,7 +1070,7 @@ impl Log {
             }
             self.keep(entry.clone());
         }
-        self.say_live(&decided);
+        self.say_live(&decided, encoded);
         for (stream, _) in &decided.ended {
             self.streams.close(*stream);
         }
@@ -1067,26 +1095,28 @@ impl Log {
         self.commit(now);
     }
 
-    /// Events for all live followers, as many to a message as fit.
-    fn say_live(&mut self, decided: &Decided) {
+    /// Events for all live followers, as many to a message as fit; nearly always that is all of them.
+    fn say_live(&mut self, decided: &Decided, mut encoded: BytesMut) {
         if decided.events.is_empty() {
             return;
         }
-        let mut message = BytesMut::new();
-        let mut head = self.head;
-        for (entry, encoded) in decided.events.iter().zip(&decided.encoded) {
-            if !message.is_empty() && message.len() + encoded.len() + 64 > limits::LOG_BYTES {
+        let (mut begin, mut before) = (0, None);
+        for (entry, &end) in decided.events.iter().zip(&decided.ends) {
+            if let Some((last, head)) = before
+                && end - begin + HEAD_BYTES > limits::LOG_BYTES
+            {
+                let mut message = encoded.split_to(last - begin);
+                begin = last;
                 self.put_head(head, &mut message);
-                self.said.push_back(Said::Live(message.split().freeze()));
+                self.said.push_back(Said::Live(message.freeze()));
             }
-            message.extend_from_slice(encoded);
-            head = Head { seq: entry.event.seq, digest: entry.digest, ..head };
+            before = Some((end, Head { seq: entry.event.seq, digest: entry.digest, ..self.head }));
         }
-        self.put_head(head, &mut message);
+        self.put_head(self.head, &mut encoded);
         for (stream, seq) in &decided.ended {
-            ServerRecord::Ended { stream: *stream, seq: *seq }.put(&mut message);
+            ServerRecord::Ended { stream: *stream, seq: *seq }.put(&mut encoded);
         }
-        self.said.push_back(Said::Live(message.freeze()));
+        self.said.push_back(Said::Live(encoded.freeze()));
     }
 
     fn put_head(&self, head: Head, out: &mut BytesMut) {
@@ -1130,6 +1160,7 @@ impl Log {
         }
         self.origins.clear();
         self.messages.clear();
+        self.fields = None;
         self.decided_head = self.head;
         for (origin, (cseq, by)) in pending {
             self.expected(by, origin, cseq, (code, pause + RELOAD), now);
@@ -1149,6 +1180,7 @@ impl Log {
         (self.fence, self.first, self.decided_head, self.phase) = (fence, first, head, Phase::Ready);
         self.origins.clear();
         self.messages.clear();
+        self.fields = None;
         let goes_on = before.epoch == head.epoch
             && before.seq <= head.seq
             && (before.seq < head.seq || before.digest == head.digest);
@@ -1185,7 +1217,7 @@ impl Log {
     }
 
     fn decided_bytes(&self) -> usize {
-        self.open.bytes + self.in_flight.as_ref().map_or(0, |batch| batch.decided.bytes)
+        self.open.encoded.len() + self.in_flight.as_ref().map_or(0, |batch| batch.decided.encoded.len())
     }
 
     /// Submissions per second and at once, unless any number is allowed.

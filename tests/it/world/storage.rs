@@ -111,6 +111,7 @@ impl Storage {
             | Request::Digest(..)
             | Request::Origin(..)
             | Request::Message(..)
+            | Request::Fields(_)
             | Request::Page(_) => false,
         };
         if !is_change {

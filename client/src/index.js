@@ -1,14 +1,17 @@
 /**
  * Switchyard's browser client: rooms whose members exchange messages through the server, over WebRTC data channels
- * where the network lets them through and over a WebSocket where not.
+ * where the network lets them through and over a WebSocket where not, and whose log keeps what is written to it.
  *
  *     import { connect } from 'switchyard-client';
  *     const session = connect({ url: 'wss://example.org', getToken });
  *     const room = await session.join({ room: 'planning' });
  *     room.on('data', ({ sender, data }) => console.log(sender.name, data));
  *     room.send('hello');
+ *     room.on('change', (messages) => render(messages));
+ *     room.post('hello, and remember it');
  *
- * session.js has the rooms and messages, link.js the connection, lane.js the delivery, frame.js the bytes;
+ * session.js has the rooms and messages, link.js the connection, lane.js the delivery, frame.js the bytes; of the log,
+ * log.js is the whole, reader.js and writer.js the delivery, outbox.js and store.js what survives the page, record.js the bytes;
  * docs/protocol.md is the contract with the server.
  */
 

@@ -7,14 +7,16 @@
  * it waits.
  */
 
+import { Authoring } from './authoring.js';
 import { customBody, emojiBody, fieldsBody, messageBody, readBody, readEvent, readJson, readMessage } from './body.js';
 import { SwitchyardError } from './errors.js';
 import { FrameError } from './frame.js';
 import { EventFlag, KINDS, decodeRecords, encodeRecords, kindName } from './record.js';
 import { Messages } from './messages.js';
 import { Outbox } from './outbox.js';
+import { ASK_MS, Questions } from './questions.js';
 import { Reader } from './reader.js';
-import { Incoming, Outgoing } from './streams.js';
+import { Incoming } from './streams.js';
 
 /**
  * @typedef {import('./messages.js').LogMessage} LogMessage
@@ -52,25 +54,8 @@ import { Incoming, Outgoing } from './streams.js';
  * @property {(payload: Uint8Array) => void} send
  * @property {(message: Record<string, unknown>) => number | null} request sends a control message; gives its id
  *
- * @typedef {object} Question to the server, asked again until it is answered
- * @property {Record<string, unknown>} message
- * @property {number | null} id
- * @property {number} askedAt
- * @property {(answer: any) => void} resolve
- * @property {(error: Error) => void} reject
- *
  * @typedef {{ resolve: (seq: number) => void, reject: (error: Error) => void }} Fate
  */
-
-/** A question without an answer is asked again. */
-const ASK_MS = 5_000;
-/** Bytes of text of each stream in one message, and how long text is gathered. */
-const STREAM_BYTES = 16_384;
-const STREAM_MS = 30;
-/** So often the server may say that the text of a stream is missing before it is sent as a plain message. */
-const BEHIND_MOST = 20;
-const PLAIN_BYTES = 60_000;
-const utf8 = new TextEncoder();
 
 export class Log {
   #env;
@@ -79,12 +64,10 @@ export class Log {
   #messages = new Messages();
   #reader = new Reader();
   #incoming = new Incoming();
-  /** Messages that this page is writing, by key. @type {Map<number, Outgoing>} */
-  #outgoing = new Map();
+  #authoring;
+  #questions = new Questions();
   /** @type {Map<string, Fate>} */
   #fates = new Map();
-  /** @type {Set<Question>} */
-  #questions = new Set();
   /** The request for an origin that waits. @type {number | null} */
   #originRequest = null;
   /** @type {(Uint8Array | 'gap')[]} */
@@ -99,10 +82,6 @@ export class Log {
   /** @type {unknown} */
   #timer = null;
   #timerAt = Infinity;
-  /** When streamed text goes out. @type {number | null} */
-  #streamAt = null;
-  /** How often text was missing, by item. @type {Map<string, number>} */
-  #behind = new Map();
   #synced = false;
   #closed = false;
 
@@ -135,6 +114,7 @@ export class Log {
         },
       },
     });
+    this.#authoring = new Authoring({ outbox: this.#outbox, env, wake: () => this.#flush() });
   }
 
   // --- for the application, by way of room.js --------------------------------------------------------------------------
@@ -199,58 +179,23 @@ export class Log {
     return this.#write({ kind: 'custom', target: checkSeq(target, 0), version, shown: body, body });
   }
 
-  /**
-   * @param {import('./body.js').Post & import('./body.js').Placing} given
-   */
+  /** @param {import('./body.js').Post & import('./body.js').Placing} given */
   stream({ text = '', kind = 'chat', thread = 0, version = 0, ...rest }) {
+    this.#mustBeOpen();
     const { shown, body, flags } = messageBody({ ...rest, text: '' });
     if (flags & EventFlag.OPAQUE) throw new SwitchyardError('bad_argument', 'a streamed message is not opaque');
     const id = this.#outbox.newId();
     const target = checkSeq(thread, 0);
-    const out = new Outgoing(id, this.#outbox.newNumber(), { kind: KINDS[kind], version, flags, target, body });
-    const fate = this.#fate(id);
-    let ended = false;
-    let whole = '';
-    /** @type {import('./messages.js').Change} */
-    const change = { ...this.#change(id, kind, target, shown), version, streaming: true };
-    const show = () => {
-      this.#messages.pend({ ...change, body: { .../** @type {Record<string, any>} */ (shown), text: whole } });
-      this.#changed();
-    };
-    const stream = {
-      id,
-      settled: fate,
-      /** More text. Throws `closed` behind its end, and `too_large`. @param {string} more */
-      write: (more) => {
-        if (ended || this.#closed) throw new SwitchyardError('closed', 'the message has ended');
-        out.write(more);
-        whole += more;
-        show();
-        this.#streamSoon(STREAM_MS);
+    const change = { ...this.#change(id, kind, target, shown), version };
+    const content = { kind: KINDS[kind], version, flags, target, body };
+    const stream = this.#authoring.begin(id, content, this.#fate(id), {
+      show: (whole, streaming) => {
+        this.#messages.pend({ ...change, streaming, body: { .../** @type {Record<string, any>} */ (shown), text: whole } });
+        this.#changed();
       },
-      /** That was all. */
-      end: () => {
-        if (ended || this.#closed) return fate;
-        ended = true;
-        out.ended = true;
-        change.streaming = false;
-        show();
-        this.#add({ id, kind: KINDS.end, version: 0, flags: 0, target: out.key, body: length(out.length) }, out);
-        return fate;
-      },
-      /** Writes no more: the server marks it incomplete after a while, or forgets it if it is empty. */
-      abort: () => {
-        if (ended) return;
-        ended = true;
-        this.#outgoing.delete(out.key);
-        this.#refuse(id, new SwitchyardError('aborted', 'the message was given up'));
-      },
-    };
-    this.#outgoing.set(out.key, out);
-    this.#outbox.begin();
-    show();
+      aborted: () => this.#refuse(id, new SwitchyardError('aborted', 'the message was given up')),
+    });
     if (text) stream.write(text);
-    else this.#streamSoon(0);
     return stream;
   }
 
@@ -309,8 +254,8 @@ export class Log {
     this.#reader.attach(now);
     this.#outbox.attach(origin);
     this.#incoming.clear().forEach((id) => this.#messages.endStream(id));
-    this.#restartStreams();
-    for (const question of this.#questions) question.id = null;
+    this.#authoring.restart();
+    this.#questions.restart();
     this.#changed();
     this.#flush();
   }
@@ -330,7 +275,7 @@ export class Log {
     const now = this.#env.now();
     this.#reader.resumed(now);
     this.#outbox.resumed();
-    for (const question of this.#questions) question.askedAt = now;
+    this.#questions.resumed(now);
     this.#flush();
   }
 
@@ -367,12 +312,7 @@ export class Log {
       else if (typeof message.origin === 'string') this.#outbox.granted(message.origin);
       return true;
     }
-    const question = this.#questionWith(message.id);
-    if (!question || !refused) return question !== null;
-    if (AGAIN.has(code)) return true;
-    this.#questions.delete(question);
-    question.reject(new SwitchyardError(code, String(message.message ?? code)));
-    return true;
+    return refused && this.#questions.refuse(message.id, code, String(message.message ?? code));
   }
 
   /** The room is left. What waits is kept, if it can be, for the next join. @param {string} reason */
@@ -384,9 +324,9 @@ export class Log {
     this.#env.clearTimeout(this.#timer);
     this.#timerAt = Infinity;
     const error = new SwitchyardError(reason === 'left' ? 'closed' : reason, 'the room was left before the answer came');
-    for (const { reject } of this.#questions) reject(error);
+    this.#authoring.close();
+    this.#questions.close(error);
     for (const { reject } of this.#fates.values()) reject(error);
-    this.#questions.clear();
     this.#fates.clear();
   }
 
@@ -447,7 +387,7 @@ export class Log {
     const answer = records.find((record) => record.tag === 'answer');
     if (answer) {
       const events = records.filter((record) => record.tag === 'event');
-      this.#resolve(answer.id, { events, last: answer.last !== 0 });
+      this.#questions.answer(answer.id, { events, last: answer.last !== 0 });
       return;
     }
     /** @type {import('./reader.js').Readable[]} */
@@ -456,6 +396,7 @@ export class Log {
       switch (record.tag) {
         case 'event':
           this.#outbox.handle(record);
+          this.#recognise(record);
           readable.push(record);
           break;
         case 'head':
@@ -488,22 +429,21 @@ export class Log {
         this.#outbox.handle(record);
         break;
       case 'expected':
-        if (record.code === 'stream_behind') this.#streamBehind(record);
+        if (record.code === 'stream_behind') this.#authoring.behind(record);
         this.#outbox.handle(record);
         break;
       case 'page':
-        if (values.has(record)) this.#resolve(record.id, values.get(record));
+        if (values.has(record)) this.#questions.answer(record.id, values.get(record));
         break;
       case 'status':
         this.#storageCode = record.state === 0 ? '' : record.code || 'storage_unavailable';
         this.#tell();
         break;
       case 'have':
-        this.#outgoing.get(record.key)?.have(record.offset, this.#env.now());
-        this.#streamSoon(0);
+        this.#authoring.have(record);
         break;
       case 'stream': {
-        if (this.#outgoing.has(record.key)) break;
+        if (this.#authoring.isOwn(record)) break;
         const message = this.#incoming.begin(record, this.#env.date());
         if (message) this.#messages.stream(message);
         break;
@@ -521,6 +461,18 @@ export class Log {
       default:
         break;
     }
+  }
+
+  /**
+   * The event of a message that this page has streamed is not its answer, which comes apart; in the list it is the same.
+   * @param {import('./record.js').EventRecord} record
+   */
+  #recognise(record) {
+    const item = this.#outbox.item(record);
+    if (!item?.stream || record.seq <= this.#reader.seq) return;
+    const text = new TextDecoder().decode(item.stream.text);
+    const said = readBody(kindName(record.kind), record.flags, record.body);
+    if (said?.text === text) this.#messages.confirm(item.id, record.seq, this.#reader.seq);
   }
 
   /** @param {import('./reader.js').Snapshot} sent */
@@ -563,26 +515,16 @@ export class Log {
    * @returns {Written}
    */
   #write({ kind, target, shown, body, flags = 0, version = 0 }) {
+    this.#mustBeOpen();
     const id = this.#outbox.newId();
-    this.#add({ id, kind: KINDS[kind], version, flags, target, body });
+    const nonce = this.#outbox.newNumber();
+    this.#outbox.add({ id, kind: KINDS[kind], version, flags, target, body, nonce, at: this.#env.date() });
+    this.#tell();
     const opaque = (flags & EventFlag.OPAQUE) !== 0;
     this.#messages.pend({ ...this.#change(id, kind, target, shown), version, opaque });
     const settled = this.#fate(id);
     this.#changed();
     return { id, settled };
-  }
-
-  /**
-   * @param {{ id: string, kind: number, version: number, flags: number, target: number, body: Uint8Array }} what
-   * @param {Outgoing} [out] that it ends
-   */
-  #add(what, out) {
-    if (this.#closed) throw new SwitchyardError('not_in_room', 'the room was left');
-    /** @type {import('./outbox.js').Draft} */
-    const draft = { ...what, nonce: this.#outbox.newNumber(), at: this.#env.date() };
-    if (out) draft.stream = { ...out.content, text: out.text.slice() };
-    this.#outbox.add(draft);
-    this.#tell();
   }
 
   /**
@@ -608,8 +550,7 @@ export class Log {
   #adopted(items) {
     for (const item of items) {
       const { id, at, flags, version } = item;
-      if (item.stream) this.#streamAt = this.#env.now();
-      if (item.stream) this.#adoptStream(item, item.stream);
+      this.#authoring.adopt(item);
       const { kind: number, target, body } = item.stream ?? item;
       const kind = kindName(number);
       if (!kind) continue;
@@ -622,22 +563,12 @@ export class Log {
     this.#changed();
   }
 
-  /** @param {import('./store.js').Item} item @param {import('./store.js').Restart} stream */
-  #adoptStream({ id, target }, stream) {
-    const out = new Outgoing(id, target, stream, stream.text);
-    out.ended = true;
-    this.#outgoing.set(target, out);
-  }
-
   /** @param {import('./store.js').Item} item @param {import('./writer.js').Answer} answer */
   #answered(item, answer) {
-    if (item.stream) this.#outgoing.delete(item.target);
-    this.#behind.delete(item.id);
-    if ('code' in answer && answer.code === 'no_such_stream' && item.stream) {
-      this.#streamAnew(item);
-    } else if ('code' in answer) {
+    const isLast = !this.#authoring.answered(item, answer);
+    if (isLast && 'code' in answer) {
       this.#refuse(item.id, new SwitchyardError(answer.code, answer.message || answer.code));
-    } else {
+    } else if ('seq' in answer) {
       this.#messages.confirm(item.id, answer.seq, this.#reader.seq);
       this.#fates.get(item.id)?.resolve(answer.seq);
       this.#fates.delete(item.id);
@@ -659,67 +590,13 @@ export class Log {
     this.#changed();
   }
 
-  /**
-   * The text of a stream is missing at the server, though it was sent: if that goes on, the message is sent as a plain
-   * one, so that what waits behind it is not held up for ever.
-   * @param {import('./record.js').ExpectedRecord} record
-   */
-  #streamBehind(record) {
-    const item = this.#outbox.item(record);
-    if (!item?.stream) return;
-    const times = (this.#behind.get(item.id) ?? 0) + 1;
-    this.#behind.set(item.id, times);
-    if (times < BEHIND_MOST) return;
-    const { stream, ...rest } = item;
-    const text = new TextDecoder().decode(stream.text.subarray(0, PLAIN_BYTES));
-    const body = utf8.encode(JSON.stringify({ ...readBody('chat', 0, stream.body), text }));
-    const { kind, version, flags, target } = stream;
-    this.#outgoing.delete(item.target);
-    this.#outbox.replace({ ...rest, kind, version, flags, target, body, nonce: this.#outbox.newNumber() });
-  }
-
-  /**
-   * With the old session the server has ended what this page was writing in it. What goes on begins anew; what is ended
-   * here may have been taken.
-   */
-  #restartStreams() {
-    for (const out of [...this.#outgoing.values()]) {
-      this.#outgoing.delete(out.key);
-      out.restart(out.ended ? out.key : this.#outbox.newNumber());
-      this.#outgoing.set(out.key, out);
-    }
-    if (this.#outgoing.size > 0) this.#streamAt = this.#env.now();
-  }
-
-  /**
-   * The server has ended the stream before its author did: the whole text is written again, under another key. An heir
-   * that meets the same, and finds that done, leaves it at that.
-   * @param {import('./store.js').Item} item
-   */
-  #streamAnew(item) {
-    const { stream, id, version, flags } = item;
-    if (!stream || this.#outbox.holds(id, item.cseq)) return;
-    const out = new Outgoing(id, this.#outbox.newNumber(), stream, stream.text);
-    out.ended = true;
-    this.#outgoing.set(out.key, out);
-    this.#add({ id, kind: KINDS.end, version, flags, target: out.key, body: length(out.length) }, out);
-    this.#streamSoon(0);
-  }
-
-  /** @param {number} ms */
-  #streamSoon(ms) {
-    const at = this.#env.now() + ms;
-    this.#streamAt = Math.min(this.#streamAt ?? at, at);
-    this.#flush();
-  }
-
   // --- sending -----------------------------------------------------------------------------------------------------------
 
   /** Sends what is due, and sees to it that the rest has its turn. */
   #flush() {
     if (this.#closed || !this.#entered || !this.#connected || this.#reading) return;
     const now = this.#env.now();
-    for (const question of this.#questions) if (question.id === null || now >= question.askedAt + ASK_MS) this.#send(question);
+    this.#questions.send(now, this.#core.request);
     const after = this.#reader.poll(now);
     if (after !== null) this.#core.request({ type: 'pull', after });
     for (;;) {
@@ -731,23 +608,14 @@ export class Log {
     this.#schedule();
   }
 
-  /** What goes into one message. @param {number} now @returns {LogRecord[]} */
+  /** What goes into one message: the end of a streamed one behind its text. @param {number} now @returns {LogRecord[]} */
   #nextRecords(now) {
-    const { origin, current, queued } = this.#outbox;
-    // The end of a streamed message goes behind its text.
-    if (origin !== null && current && this.#streamAt !== null && (now >= this.#streamAt || queued > 0)) {
-      /** @type {LogRecord[]} */
-      const parts = [];
-      for (const out of this.#outgoing.values()) if (out.due(origin)) parts.push(...out.take(origin, STREAM_BYTES));
-      if (parts.length > 0) return parts;
-      this.#streamAt = null;
-    }
-    return this.#outbox.poll(now);
+    const parts = this.#authoring.poll(now);
+    return parts.length > 0 ? parts : this.#outbox.poll(now);
   }
 
   #schedule() {
-    const dues = [this.#outbox.dueAt, this.#reader.dueAt, this.#outbox.origin === null ? null : this.#streamAt];
-    for (const { askedAt } of this.#questions) dues.push(askedAt + ASK_MS);
+    const dues = [this.#outbox.dueAt, this.#reader.dueAt, this.#authoring.dueAt, this.#questions.dueAt];
     const at = Math.min(Infinity, ...dues.filter((due) => due !== null));
     if (at === this.#timerAt) return;
     this.#env.clearTimeout(this.#timer);
@@ -765,30 +633,13 @@ export class Log {
   /** @param {Record<string, unknown>} message @returns {Promise<any>} */
   #ask(message) {
     if (this.#closed) return Promise.reject(new SwitchyardError('not_in_room', 'the room was left'));
-    return new Promise((resolve, reject) => {
-      this.#questions.add({ message, id: null, askedAt: this.#env.now(), resolve, reject });
-      this.#flush();
-    });
+    const answer = this.#questions.ask(message, this.#env.now());
+    this.#flush();
+    return answer;
   }
 
-  /** @param {Question} question */
-  #send(question) {
-    question.id = this.#core.request(question.message);
-    question.askedAt = this.#env.now();
-  }
-
-  /** @param {unknown} id */
-  #questionWith(id) {
-    for (const question of this.#questions) if (question.id === id) return question;
-    return null;
-  }
-
-  /** @param {number} id @param {any} answer */
-  #resolve(id, answer) {
-    const question = this.#questionWith(id);
-    if (!question) return;
-    this.#questions.delete(question);
-    question.resolve(answer);
+  #mustBeOpen() {
+    if (this.#closed) throw new SwitchyardError('not_in_room', 'the room was left');
   }
 
   #changed() {
@@ -813,9 +664,6 @@ export class Log {
   }
 }
 
-/** Refusals of questions that are asked again. */
-const AGAIN = new Set(['loading', 'rate_limited', 'overloaded', 'storage_unavailable']);
-
 /** @param {LogRecord} record @returns {record is import('./record.js').SnapshotRecord | import('./record.js').PageRecord} */
 function hasJson(record) {
   return record.tag === 'snapshot' || record.tag === 'page';
@@ -836,11 +684,4 @@ function listOf(value) {
 function checkSeq(seq, least) {
   if (!Number.isSafeInteger(seq) || seq < least) throw new SwitchyardError('bad_argument', 'a place in the log is a whole number');
   return seq;
-}
-
-/** @param {number} bytes */
-function length(bytes) {
-  const body = new Uint8Array(4);
-  new DataView(body.buffer).setUint32(0, bytes);
-  return body;
 }

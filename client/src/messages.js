@@ -208,6 +208,8 @@ export class Messages {
       over.size === 0
         ? this.#confirmed
         : this.#confirmed.map((message) => (over.get(message.seq ?? 0) ?? []).reduce(laidOver, message));
+    // What another page had written before comes in later.
+    waiting.sort((a, b) => a.at - b.at);
     return [...confirmed, ...this.#streams.values(), ...waiting];
   }
 

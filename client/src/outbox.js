@@ -5,7 +5,8 @@
  * The outbox is a row of **lines**. A line is a stored writer with its items and, from the first session on, an origin.
  * The first line is the one that is sent; when all of it is answered it is dropped and the next one's turn comes. What the
  * page writes goes to the end of the last line. Lines found in storage, of the same server, room and user, whose page is
- * gone, are adopted: what was written before a reload is sent before what is written after it.
+ * gone, are adopted, when this page comes or when the other goes: what was written before a reload is sent before what is
+ * written after it, unless that is on its way already.
  *
  * Why a page may be killed between any two steps. Each change of storage is one transaction; a killed page leaves all of
  * it or nothing. In the order of a message's life:
@@ -21,10 +22,10 @@
  *    `base`, and `base` moves behind an item after its removal is durable, not before.
  * 6. *Removed* (`remove`: always a whole beginning of the line, so that a line never has holes; a server that was
  *    restored from a backup is given again all that follows).
- * 7. *A line whose origin somebody else uses too* (a copied profile: CONFLICT) gives way to a new line without an origin
- *    (`move`: the old line goes and all its items come back in the new one, in one transaction). Killed before: the heir
- *    meets the same CONFLICT. Killed after: the heir finds the new line as in 2. The item in conflict is not in the log,
- *    and none after it was taken, so none is doubled.
+ * 7. *A line whose origin somebody else uses too* (a copied profile: CONFLICT) takes nothing more. When all of it is answered
+ *    it gives way to a new line without an origin that has what was in conflict (`move`, in one transaction; nothing in
+ *    conflict is removed before). Killed before: the heir sends it again and meets the same CONFLICT. Killed after: the
+ *    heir finds the new line as in 2. What is in conflict is not in the log, so none of it is doubled.
  * 8. *A line with nothing in it is dropped.* Its origin is not used again.
  *
  * Two pages never send the same line: the line's lock is taken first, then its `claim` is written; a transaction of the
@@ -47,6 +48,7 @@ import { Writer } from './writer.js';
  * @property {Map<number, Item>} items stored and not removed
  * @property {Writer | null} writer from the moment that it has an origin in this page
  * @property {number} removedTo
+ * @property {Set<number>} conflicts what was not taken because somebody else uses the origin
  *
  * @typedef {object} OutboxOwner
  * @property {(items: Item[]) => void} adopted were written by a page that is gone
@@ -88,6 +90,9 @@ export class Outbox {
   #busy = false;
   #again = false;
   #closed = false;
+  #closing = new AbortController();
+  /** Locks of other pages' lines that are waited for, and those that have been got. @type {Map<string, (() => void) | null>} */
+  #awaited = new Map();
   /** Whether the first line's origin turned out to be somebody else's too. */
   #moving = false;
   /** Whether a line is wanted, even with nothing in it. */
@@ -251,11 +256,11 @@ export class Outbox {
     const [line] = this.#lines;
     if (!line?.writer || line.record.origin !== record.origin) return null;
     const answer = line.writer.handle(record, this.#now());
-    if (line.writer.conflicted) this.#moving = true;
-    else if (!answer) return null;
+    if (!answer) return null;
     this.#pump();
-    const item = answer && line.items.get(answer.cseq);
-    if (!item || 'waits' in answer) return null;
+    if ('conflict' in answer) line.conflicts.add(answer.cseq);
+    const item = line.items.get(answer.cseq);
+    if (!item || 'waits' in answer || 'conflict' in answer) return null;
     this.#bytes -= item.body.length;
     this.#owner.answered(item, answer);
     return item;
@@ -287,7 +292,10 @@ export class Outbox {
   /** The page is done with the room; what waits is left for the next. */
   close() {
     this.#closed = true;
+    this.#closing.abort();
     this.detach();
+    for (const unlock of this.#awaited.values()) unlock?.();
+    this.#awaited.clear();
     for (const line of this.#lines) line.unlock();
     this.#lines = [];
   }
@@ -320,7 +328,7 @@ export class Outbox {
     if (this.#drafts.length > 0) await this.#storeDrafts();
     else if (this.#beginning && this.#lines.length === 0) await this.#newLine([]);
     this.#beginning = false;
-    if (this.#moving) await this.#moveFirst();
+    if (this.#moving || this.#isLeftWithConflicts) await this.#moveFirst();
     for (const line of this.#lines) await this.#forget(line);
     await this.#nextLine();
     if (this.#attached && this.#lines[0]) await this.#authorise(this.#lines[0]);
@@ -333,30 +341,60 @@ export class Outbox {
     const found = (await store.list(this.#scope)).sort((a, b) => a.created - b.created);
     for (const { id, ...stored } of found) {
       if (!isSame(stored, this.#who) || this.#lines.some((line) => line.record.id === id)) continue;
-      const unlock = await locks.hold(id);
-      if (!unlock) continue;
+      const unlock = this.#awaited.get(id) ?? (await locks.hold(id));
+      if (!unlock) {
+        this.#await(id, locks);
+        continue;
+      }
+      this.#awaited.delete(id);
       const claimed = await store.claim(id, this.#claim);
-      if (!claimed || this.#closed) {
-        unlock();
+      if (claimed && claimed.items.length > 0 && !this.#closed) {
+        this.#adopt(claimed, unlock);
         continue;
       }
-      const { record, items } = claimed;
-      if (items.length === 0) {
-        await store.drop(id, this.#claim);
-        unlock();
-        continue;
-      }
-      record.tenant ||= this.#who.tenant;
-      const byNumber = new Map(items.map((item) => [item.cseq, item]));
-      this.#lines.push({ record, store, unlock, items: byNumber, writer: null, removedTo: items[0].cseq - 1 });
-      for (const item of items) this.#bytes += item.body.length;
-      this.#owner.adopted(items);
+      if (claimed && !this.#closed) await store.drop(id, this.#claim);
+      unlock();
     }
+    for (const [id, unlock] of this.#awaited) {
+      if (!unlock || found.some((record) => record.id === id)) continue;
+      // Its page has finished it before it went.
+      this.#awaited.delete(id);
+      unlock();
+    }
+  }
+
+  /** @param {{ record: import('./store.js').WriterRecord, items: Item[] }} claimed @param {() => void} unlock */
+  #adopt({ record, items }, unlock) {
+    record.tenant ||= this.#who.tenant;
+    const { store } = /** @type {import('./store.js').Storage} */ (this.#storage);
+    const byNumber = new Map(items.map((item) => [item.cseq, item]));
+    const line = { record, store, unlock, items: byNumber, writer: null, removedTo: items[0].cseq - 1, conflicts: new Set() };
+    // Before what was written later, unless that is being sent.
+    const begun = this.#lines[0] && this.#lines[0].record.origin !== null ? 1 : 0;
+    const later = this.#lines.findIndex((other, at) => at >= begun && other.record.created > record.created);
+    this.#lines.splice(later < 0 ? this.#lines.length : later, 0, line);
+    this.#asked &&= begun > 0;
+    for (const item of items) this.#bytes += item.body.length;
+    this.#owner.adopted(items);
+  }
+
+  /** Adopts a line when its page goes. @param {string} id @param {import('./store.js').Locks} locks */
+  #await(id, locks) {
+    if (this.#awaited.has(id)) return;
+    this.#awaited.set(id, null);
+    locks.wait(id, this.#closing.signal).then(
+      (unlock) => {
+        if (this.#closed) return unlock();
+        this.#awaited.set(id, unlock);
+        return this.adopt();
+      },
+      () => this.#awaited.delete(id),
+    );
   }
 
   async #storeDrafts() {
     const line = this.#lines.at(-1);
-    if (!line || line.store !== this.#storage?.store) {
+    if (!line || line.store !== this.#storage?.store || line.writer?.closed) {
       await this.#newLine(this.#drafts);
       return;
     }
@@ -387,10 +425,10 @@ export class Outbox {
     }
     this.#drafts.splice(0, drafts.length);
     const byNumber = new Map(items.map((item) => [item.cseq, item]));
-    this.#lines.push({ record, store, unlock, items: byNumber, writer: null, removedTo: 0 });
+    this.#lines.push({ record, store, unlock, items: byNumber, writer: null, removedTo: 0, conflicts: new Set() });
   }
 
-  /** The first line's origin is not ours alone: its items come back in a line that has none yet. */
+  /** The first line's origin is not ours alone: what was not taken comes back in a line that has none yet. */
   async #moveFirst() {
     const line = this.#lines[0];
     if (!line) return;
@@ -401,18 +439,24 @@ export class Outbox {
     await line.store.move(line.record.id, record, items);
     line.unlock();
     const byNumber = new Map(items.map((item) => [item.cseq, item]));
-    this.#lines[0] = { record, store: line.store, unlock, items: byNumber, writer: null, removedTo: 0 };
+    this.#lines[0] = { record, store: line.store, unlock, items: byNumber, writer: null, removedTo: 0, conflicts: new Set() };
     this.#moving = false;
   }
 
   /** Removes what is answered; only then may `base` say so. @param {Line} line */
   async #forget(line) {
-    const to = line.writer?.answeredTo ?? 0;
+    const to = Math.min(line.writer?.answeredTo ?? 0, Math.min(Infinity, ...line.conflicts) - 1);
     if (!line.writer || to <= line.removedTo) return;
     await line.store.remove(line.record.id, this.#claim, to);
     line.removedTo = to;
     for (const cseq of line.items.keys()) if (cseq <= to) line.items.delete(cseq);
     line.writer.release(to);
+  }
+
+  /** Whether what is left of the first line is what somebody else's submissions stand in the way of. */
+  get #isLeftWithConflicts() {
+    const [line] = this.#lines;
+    return line !== undefined && line.conflicts.size > 0 && line.writer?.waiting === 0;
   }
 
   async #nextLine() {
@@ -503,10 +547,10 @@ function isSame(a, b) {
 
 /** @param {Line} line */
 function unanswered(line) {
-  return line.writer ? line.writer.waiting : line.items.size;
+  return line.writer ? line.writer.waiting + line.conflicts.size : line.items.size;
 }
 
 /** @param {Line} line @param {Item} item */
 function isUnanswered(line, item) {
-  return !line.writer || line.writer.waits(item.cseq);
+  return !line.writer || line.writer.waits(item.cseq) || line.conflicts.has(item.cseq);
 }

@@ -52,8 +52,9 @@ import { SwitchyardError } from './errors.js';
  * @property {(from: string, record: WriterRecord, items: Item[]) => Promise<void>} move a writer gives way to another
  * @property {(id: string, claim: string) => Promise<void>} drop a writer and its items
  *
- * @typedef {{ hold: (name: string) => Promise<(() => void) | null> }} Locks gives what ends the holding; null when
- *   another page has it
+ * @typedef {object} Locks
+ * @property {(name: string) => Promise<(() => void) | null>} hold gives what ends the holding; null when another page has it
+ * @property {(name: string, signal: AbortSignal) => Promise<() => void>} wait until no other page has it any more
  *
  * @typedef {{ store: Store, locks: Locks }} Storage
  */
@@ -72,21 +73,24 @@ export async function browserStorage() {
 
 /** For one page alone. @returns {Storage} */
 export function memoryStorage() {
-  return { store: new MemoryStore(), locks: { hold: async () => () => {} } };
+  return { store: new MemoryStore(), locks: { hold: async () => () => {}, wait: () => new Promise(() => {}) } };
 }
 
 /** @param {LockManager} locks @returns {Locks} */
 function webLocks(locks) {
+  /** @param {string} name @param {LockOptions} options @returns {Promise<(() => void) | null>} */
+  const request = (name, options) =>
+    new Promise((resolve, reject) => {
+      const held = locks.request(`switchyard ${name}`, options, (lock) => {
+        if (lock) return new Promise((release) => resolve(() => release(undefined)));
+        resolve(null);
+        return undefined;
+      });
+      held.catch(reject);
+    });
   return {
-    hold: (name) =>
-      new Promise((resolve, reject) => {
-        const held = locks.request(`switchyard ${name}`, { ifAvailable: true }, (lock) => {
-          if (lock) return new Promise((release) => resolve(() => release(undefined)));
-          resolve(null);
-          return undefined;
-        });
-        held.catch(reject);
-      }),
+    hold: (name) => request(name, { ifAvailable: true }),
+    wait: async (name, signal) => /** @type {() => void} */ (await request(name, { signal })),
   };
 }
 

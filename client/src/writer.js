@@ -9,7 +9,6 @@
  */
 
 import { WRITER_WINDOW, WRITER_WINDOW_BYTES } from './limits.js';
-import { KINDS } from './record.js';
 
 /**
  * @typedef {{ cseq: number, nonce: number } & import('./record.js').Content} Submission
@@ -17,6 +16,9 @@ import { KINDS } from './record.js';
  * @typedef {{ cseq: number, seq: number } | { cseq: number, code: string, message: string }} Answer
  *
  * @typedef {{ cseq: number, waits: string }} Waits from here on it takes longer, for this reason
+ *
+ * @typedef {{ cseq: number, conflict: true }} Conflict another writer uses the origin and has said something else under
+ *   this number: it is to be submitted again with another origin, when all others have their answers
  *
  * @typedef {object} Entry
  * @property {Submission} submission
@@ -45,7 +47,7 @@ export class Writer {
    */
   #window = WRITER_WINDOW;
   #attached = false;
-  #conflicted = false;
+  #closed = false;
   /** Nothing is sent before. @type {number | null} */
   #holdUntil = null;
   /** Where the server last asked to begin again, and when that was allowed. @type {{ cseq: number, since: number } | null} */
@@ -91,9 +93,9 @@ export class Writer {
     return this.#attached;
   }
 
-  /** Whether somebody else uses the origin: nothing more is sent. */
-  get conflicted() {
-    return this.#conflicted;
+  /** Whether somebody else uses the origin too: nothing more is pushed. */
+  get closed() {
+    return this.#closed;
   }
 
   /** The last number up to which everything is answered. */
@@ -148,7 +150,7 @@ export class Writer {
    * @returns {import('./record.js').SubmitRecord[]}
    */
   poll(now) {
-    if (!this.#attached || this.#conflicted) return [];
+    if (!this.#attached) return [];
     const silentAt = this.#silentAt;
     if (silentAt !== null && now >= silentAt) this.#rewind(this.#oldest);
     if (this.#holdUntil !== null && now < this.#holdUntil) return [];
@@ -169,7 +171,7 @@ export class Writer {
 
   /** When `poll` may have something that it does not have now; null if never. @returns {number | null} */
   get dueAt() {
-    if (!this.#attached || this.#conflicted || this.#oldest === this.#next) return null;
+    if (!this.#attached || this.#oldest === this.#next) return null;
     const hold = this.#cursor < this.#next ? this.#holdUntil : null;
     const silent = this.#silentAt;
     return hold === null || silent === null ? (hold ?? silent) : Math.min(hold, silent);
@@ -181,10 +183,10 @@ export class Writer {
    *   import('./record.js').ExpectedRecord | import('./record.js').ConflictRecord |
    *   import('./record.js').EventRecord} record
    * @param {number} now
-   * @returns {Answer | Waits | null}
+   * @returns {Answer | Waits | Conflict | null}
    */
   handle(record, now) {
-    if (record.origin !== this.origin || this.#conflicted) return null;
+    if (record.origin !== this.origin) return null;
     const { cseq } = record;
     switch (record.tag) {
       case 'event': {
@@ -204,8 +206,10 @@ export class Writer {
         this.#heardAt = now;
         return this.#beginAgain(record, now);
       case 'conflict':
-        this.#conflicted = true;
-        return null;
+        this.#heardAt = now;
+        if (!this.#answered(cseq)) return null;
+        this.#closed = true;
+        return { cseq, conflict: true };
     }
   }
 

@@ -173,7 +173,7 @@ export class FakeLog {
     const seq = this.#commit({ ...to, user, name, ...content });
     writer.answers.set(cseq, { same, record: { tag: 'accepted', ...to, seq } });
     if (kind === END) this.#endStream(`${origin} ${target}`, seq);
-    return follower.live ? [] : [{ tag: 'accepted', ...to, seq }];
+    return follower.live && kind !== END ? [] : [{ tag: 'accepted', ...to, seq }];
   }
 
   mayWrite(origin, user) {

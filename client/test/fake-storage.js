@@ -7,6 +7,8 @@ export class Profile {
   store = new MemoryStore();
   /** Name to page. */
   locks = new Map();
+  /** Name to those who wait. */
+  waiting = new Map();
   /** Milliseconds that a transaction takes. */
   delay = 2;
   freeAt = 0;
@@ -31,7 +33,7 @@ export class Page {
 
   kill() {
     this.alive = false;
-    for (const [name, page] of this.#profile?.locks ?? []) if (page === this) this.#profile.locks.delete(name);
+    for (const [name, page] of this.#profile?.locks ?? []) if (page === this) this.#release(name);
     for (const socket of this.sockets) {
       socket.onmessage = null;
       socket.onclose = null;
@@ -44,7 +46,7 @@ export class Page {
     if (!profile) return null;
     const method = (name) => [name, (...args) => this.#transact(() => profile.store[name](...args))];
     const store = Object.fromEntries(['list', 'claim', 'put', 'remove', 'move', 'drop'].map(method));
-    return { store: { ...store, durable: true }, locks: { hold: (name) => this.#hold(name) } };
+    return { store: { ...store, durable: true }, locks: { hold: (name) => this.#hold(name), wait: (name) => this.#wait(name) } };
   }
 
   #transact(act) {
@@ -67,6 +69,23 @@ export class Page {
     if (!this.alive) return new Promise(() => {});
     if (locks.has(name)) return Promise.resolve(null);
     locks.set(name, this);
-    return Promise.resolve(() => locks.get(name) === this && locks.delete(name));
+    return Promise.resolve(() => this.#release(name));
+  }
+
+  #wait(name) {
+    const { waiting } = this.#profile;
+    return new Promise((grant) => waiting.set(name, [...(waiting.get(name) ?? []), { page: this, grant }]));
+  }
+
+  #release(name) {
+    const { locks, waiting } = this.#profile;
+    if (locks.get(name) !== this) return;
+    locks.delete(name);
+    const next = (waiting.get(name) ?? []).filter(({ page }) => page.alive);
+    const [first] = next;
+    waiting.set(name, next.slice(1));
+    if (!first) return;
+    locks.set(name, first.page);
+    first.grant(() => first.page.#release(name));
   }
 }

@@ -182,7 +182,7 @@ test('written offline, reloaded offline, written again: all of it arrives, in or
   const second = open(world, 'ann', { profile });
   second.room.post('c');
   await world.clock.until(() => shown(second.room).length === 3);
-  assert.deepEqual(shown(second.room).toSorted(), ['a?', 'b?', 'c?']);
+  assert.deepEqual(shown(second.room), ['a?', 'b?', 'c?']);
   await world.clock.advance(1_000);
   second.page.kill();
   const third = open(world, 'ann', { profile });
@@ -233,6 +233,33 @@ test('two pages of one user adopt what a third left, one of them, once', async (
   await world.clock.until(() => left.heard.messages.length === 10 && right.heard.messages.length === 10, 60_000);
   await world.clock.advance(10_000);
   assert.deepEqual(world.server.log('r').texts, [...'0123456789']);
+});
+
+test('what a page leaves that dies later is adopted at once, and goes before what was written after it', async () => {
+  const world = new World();
+  const profile = new Profile();
+  world.refuseSockets = true;
+  const first = open(world, 'ann', { profile });
+  first.room.post('first');
+  await world.clock.advance(200);
+  const second = open(world, 'ann', { profile });
+  second.room.post('second');
+  await world.clock.advance(200);
+  assert.deepEqual(shown(second.room), ['second?']);
+  first.page.kill();
+  await world.clock.advance(200);
+  assert.deepEqual(shown(second.room), ['first?', 'second?']);
+  world.refuseSockets = false;
+  await world.clock.until(() => second.heard.messages.length === 2, 60_000);
+  assert.deepEqual(world.server.log('r').texts, ['first', 'second']);
+  const third = await enter(world, 'ann', { profile });
+  world.refuseSockets = true;
+  world.breakSockets();
+  second.room.post('third');
+  await world.clock.advance(200);
+  second.page.kill();
+  world.refuseSockets = false;
+  await world.clock.until(() => third.heard.messages.length === 1, 60_000);
 });
 
 test('a rate limit is waited for, and costs nothing but time', async () => {

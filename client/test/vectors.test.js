@@ -199,7 +199,7 @@ function written(writer, step, now) {
   const backOf = ({ body, nonce }) => [Buffer.from(body).toString(), nonce];
   switch (step.do) {
     case 'submit': {
-      if (writer.conflicted) return null;
+      if (writer.closed) return null;
       const { nonce, times = 1 } = step;
       for (let i = 0; i < times; i += 1) writer.push({ cseq: writer.next, nonce: nonce + i, ...contentOf(step) });
       return writer.next - 1;
@@ -219,17 +219,15 @@ function written(writer, step, now) {
     }
     case 'due':
       return writer.dueAt;
-    case 'outbox': {
-      if (writer.conflicted) return { base: writer.base, unanswered: [] };
+    case 'outbox':
       return { base: writer.base, unanswered: writer.unanswered.map(backOf) };
-    }
     default: {
       const { do: tag, origin = ORIGIN, cseq, seq, code = '', retry_after_ms: retryAfterMs } = step;
-      const before = writer.conflicted;
+      const [conflicting] = writer.unanswered.filter((submission) => submission.cseq === cseq).map(backOf);
       const told = writer.handle({ tag, origin, cseq, seq, code, message: '', retryAfterMs, ...contentOf(step) }, now);
       writer.release(writer.answeredTo);
-      if (writer.conflicted && !before) return { conflict: writer.unanswered.map(backOf) };
       if (told === null) return null;
+      if ('conflict' in told) return { conflict: [told.cseq, ...conflicting] };
       if ('waits' in told) return { waits: [told.cseq, told.waits] };
       return 'code' in told ? { refused: [told.cseq, told.code] } : { accepted: [told.cseq, told.seq] };
     }

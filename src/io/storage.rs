@@ -105,6 +105,7 @@ fn failure(request: &Request) -> Option<Answer> {
         Request::Digest(..) => Answer::Digest(Err(error)),
         Request::Origin(..) => Answer::Origin(Err(error)),
         Request::Message(..) => Answer::Message(Err(error)),
+        Request::Fields(_) => Answer::Fields(Err(error)),
         Request::Page(_) => Answer::Page(Err(error)),
         Request::Note(_) => return None,
     })

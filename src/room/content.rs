@@ -22,6 +22,10 @@ const NAME_BYTES: usize = 1024;
 const META_BYTES: usize = 16 * 1024;
 /// Fields that one event may change.
 const FIELDS: usize = 64;
+/// Fields that a room may have.
+const ROOM_FIELDS: usize = 256;
+/// Bytes of their names and values: they are in every snapshot.
+const ROOM_FIELDS_BYTES: usize = 48 * 1024;
 /// Bytes of a field's name.
 const FIELD_NAME_BYTES: usize = 64;
 
@@ -38,6 +42,8 @@ pub enum Needs {
     Nothing,
     /// That it is a message, and not deleted.
     Message,
+    /// The fields that the room has.
+    Fields,
     /// That it is a message of the author, unless the author has this permission.
     Own(Option<Permission>),
 }
@@ -84,7 +90,7 @@ pub fn well_formed(content: &Content) -> Result<Needs, Refusal> {
         EventKind::Edit => message(Needs::Own(None)),
         EventKind::Delete if body.is_empty() => Ok(Needs::Own(Some(Permission::Delete))),
         EventKind::React | EventKind::Unreact if is_emoji(body) => Ok(Needs::Message),
-        EventKind::Fields => fields_body(body).map(|()| Needs::Nothing),
+        EventKind::Fields => fields_of(body).map(|_| Needs::Fields),
         EventKind::Custom => Ok(Needs::Nothing),
         EventKind::End if body.len() == 4 => Ok(Needs::Nothing),
         EventKind::Delete | EventKind::React | EventKind::Unreact | EventKind::End => Err(BAD_BODY),
@@ -174,10 +180,38 @@ fn message_body(body: &[u8]) -> Result<(), Refusal> {
     if code && annotation && says_something && mentions && meta { Ok(()) } else { Err(BAD_BODY) }
 }
 
-fn fields_body(body: &[u8]) -> Result<(), Refusal> {
+/// The fields that an event changes.
+fn fields_of(body: &[u8]) -> Result<BTreeMap<Cow<'_, str>, &RawValue>, Refusal> {
     let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(body).map_err(|_| BAD_BODY)?;
     let is_name = |name: &Cow<'_, str>| (1..=FIELD_NAME_BYTES).contains(&name.len());
-    if (1..=FIELDS).contains(&fields.len()) && fields.keys().all(is_name) { Ok(()) } else { Err(BAD_BODY) }
+    if (1..=FIELDS).contains(&fields.len()) && fields.keys().all(is_name) {
+        Ok(fields)
+    } else {
+        Err(BAD_BODY)
+    }
+}
+
+/// How many bytes the values of a room's fields have, by their names.
+pub type FieldSizes = BTreeMap<String, usize>;
+
+/// What a room has after its fields are changed by an event with this body.
+///
+/// # Errors
+/// If that is more than every new reader should have to take.
+pub fn change_fields(sizes: &FieldSizes, body: &[u8]) -> Result<FieldSizes, Refusal> {
+    let mut sizes = sizes.clone();
+    for (name, value) in fields_of(body)? {
+        match value.get() {
+            "null" => drop(sizes.remove(&*name)),
+            value => drop(sizes.insert(name.into_owned(), value.len())),
+        }
+    }
+    let bytes: usize = sizes.iter().map(|(name, value)| name.len() + value).sum();
+    if sizes.len() <= ROOM_FIELDS && bytes <= ROOM_FIELDS_BYTES {
+        Ok(sizes)
+    } else {
+        Err(Refusal(Code::TooLarge, "a room has at most 256 fields, and 48 KiB in them"))
+    }
 }
 
 #[cfg(test)]

@@ -131,6 +131,12 @@ pub trait Reader: Send {
     /// If the database cannot be read.
     fn origin(&mut self, key: &RoomKey, origin: Origin) -> Result<KnownOrigin, StoreError>;
 
+    /// The room's fields: their names, and how many bytes their values have.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    fn fields(&mut self, key: &RoomKey) -> Result<Vec<(String, usize)>, StoreError>;
+
     /// What is known of a message, if it is kept.
     ///
     /// # Errors

@@ -142,6 +142,8 @@ pub enum Request {
     Origin(RoomKey, Origin),
     /// Kind, author and state of a message.
     Message(RoomKey, u64),
+    /// The room's fields: their names, and how long their values are.
+    Fields(RoomKey),
     /// A page of messages, ready to be sent.
     Page(PageQuery),
     /// Who came and went; nobody waits for it.
@@ -215,6 +217,8 @@ pub enum Answer {
     Origin(Result<KnownOrigin, StoreError>),
     /// To a question for a message; none if there is none.
     Message(Result<Option<KnownMessage>, StoreError>),
+    /// To a question for the fields: names, and bytes of the values.
+    Fields(Result<Vec<(String, usize)>, StoreError>),
     /// To a question for a page.
     Page(Result<Page, StoreError>),
 }

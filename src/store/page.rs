@@ -17,6 +17,10 @@ pub(super) const MESSAGES: usize = 100;
 pub(super) const BYTES: usize = 128 * 1024;
 /// Users that are named of those who reacted alike.
 const USERS: usize = 50;
+/// Users that are named in all reactions to one message, and different reactions that are told of.
+const NAMED: usize = 200;
+/// See [`NAMED`].
+const EMOJIS: usize = 64;
 /// JSON above is compressed.
 const PLAIN_BYTES: usize = 1024;
 /// miniz's levels from 1 to 9: text of a chat gets little smaller above, and takes three times as long.
@@ -175,12 +179,15 @@ fn reacted(json: &mut Vec<u8>, reactions: &[Reaction]) {
         });
         emojis[at].1.push(&reaction.user);
     }
-    for (index, (emoji, users)) in emojis.iter().enumerate() {
+    let mut left = NAMED;
+    for (index, (emoji, users)) in emojis.iter().take(EMOJIS).enumerate() {
         json.extend_from_slice(if index == 0 { b"[{\"emoji\":" } else { b",{\"emoji\":" });
         text(json, emoji);
         number(json, ",\"count\":", users.len() as u64);
         json.extend_from_slice(b",\"users\":[");
-        for (index, user) in users.iter().take(USERS).enumerate() {
+        let named = users.len().min(USERS).min(left);
+        left -= named;
+        for (index, user) in users.iter().take(named).enumerate() {
             if index > 0 {
                 json.push(b',');
             }

@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    Answer, Batch, Letter, Note, Postgres, Reply, Request, Sqlite, StoreError,
+    Answer, Batch, Letter, Loaded, Note, Postgres, Reply, Request, Sqlite, StoreError,
     backend::{Backend, Reader, Retention, Writer},
     queue::{Bounds, Queue, Waited},
 };
@@ -48,7 +48,7 @@ const NOTES_AT_ONCE: usize = 512;
 /// How long notes wait for company.
 const NOTES_WAIT: Duration = Duration::from_millis(200);
 /// How often the store looks for what may go, when it has found nothing the last time.
-const RETAIN_EVERY: Duration = Duration::from_secs(60);
+const RETAIN_EVERY: Duration = Duration::from_secs(300);
 /// How often it removes a little, when there is more but also other work.
 const RETAIN_BUSY: Duration = Duration::from_secs(1);
 /// How often files are kept in shape.
@@ -407,20 +407,41 @@ impl Writing {
         if turn.loads.is_empty() {
             return;
         }
+        let loaded = self.load_all(&turn.loads);
+        if matches!(loaded, Err(StoreError::Damaged(_))) && turn.loads.len() > 1 {
+            // One room's damage is not another's.
+            for (key, &loader) in turn.loads.iter().zip(&turn.loaders) {
+                let loaded = self.load_all(std::slice::from_ref(key));
+                self.loaded(std::slice::from_ref(key), &[loader], loaded);
+            }
+        } else {
+            self.loaded(&turn.loads, &turn.loaders, loaded);
+        }
+    }
+
+    fn load_all(&mut self, keys: &[RoomKey]) -> Result<Vec<Loaded>, StoreError> {
         let shared = self.shared.clone();
-        let loaded =
-            self.connection.with_connection(|| shared.backend.writer(), |writer| writer.load(&turn.loads));
+        let loaded = self.connection.with_connection(|| shared.backend.writer(), |writer| writer.load(keys));
         shared.count(&loaded);
+        loaded
+    }
+
+    fn loaded(
+        &mut self,
+        keys: &[RoomKey],
+        loaders: &[(RoomPlace, u64)],
+        loaded: Result<Vec<Loaded>, StoreError>,
+    ) {
         match loaded {
             Ok(loaded) => {
-                for ((key, &(to, ticket)), loaded) in turn.loads.iter().zip(&turn.loaders).zip(loaded) {
+                for ((key, &(to, ticket)), loaded) in keys.iter().zip(loaders).zip(loaded) {
                     self.failed.remove(key);
-                    shared.reply(to, ticket, Answer::Loaded(Ok(loaded)));
+                    self.shared.reply(to, ticket, Answer::Loaded(Ok(loaded)));
                 }
             }
             Err(error) => {
-                for &(to, ticket) in &turn.loaders {
-                    shared.reply(to, ticket, Answer::Loaded(Err(error.clone())));
+                for &(to, ticket) in loaders {
+                    self.shared.reply(to, ticket, Answer::Loaded(Err(error.clone())));
                 }
             }
         }
@@ -583,6 +604,12 @@ impl Reading {
                 let known = connection.with_connection(open, |reader| reader.origin(&key, origin));
                 shared.count(&known);
                 (StoreRead::Origin, Answer::Origin(known))
+            }
+            // Like a message: what a submission is decided by.
+            Request::Fields(key) => {
+                let fields = connection.with_connection(open, |reader| reader.fields(&key));
+                shared.count(&fields);
+                (StoreRead::Message, Answer::Fields(fields))
             }
             Request::Message(key, seq) => {
                 let known = connection.with_connection(open, |reader| reader.message(&key, seq));

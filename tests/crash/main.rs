@@ -7,6 +7,8 @@
 //!
 //! `KILLS=400 cargo test --test crash -- --nocapture` kills as often as that.
 
+#![cfg(test)]
+
 mod client;
 mod disk;
 mod server;

@@ -1,6 +1,8 @@
 //! The server as a whole: worlds in simulated time, the engine's traps, hostile clients, and the real doors.
 //!
-//! - [`world`]: shards, browsers, WebSockets and a network under one clock, and the checker of what was received;
+//! - [`world`]: shards, browsers, WebSockets and a network under one clock, and the checker of what was received.
+//!   Logs have theirs: devices ([`world::seats`]) with histories, a disk that can be struck ([`world::storage`]), and a judge
+//!   of histories ([`world::verdict`]);
 //! - [`worlds`]: what must hold in them whatever the seed;
 //! - [`traps`]: what the WebRTC engine would get wrong if nobody looked after it;
 //! - [`hostile`]: floods and half-finished handshakes, and what bystanders notice of them;

@@ -131,7 +131,7 @@ impl World {
     }
 
     fn batch(&mut self) -> Batch {
-        let (room, origin) = (self.below(ROOMS.len()), 1 + self.rng.below(4));
+        let (room, origin) = (self.below(ROOMS.len()), 1 + self.rng.below(3));
         let head = self.rooms[room].head.seq;
         let contents = (0..self.below(7)).map(|_| self.content(head)).collect();
         // Where a batch failed its numbers are left out; the store does not mind.
@@ -142,7 +142,8 @@ impl World {
         (script.origin, script.cseq) = (Origin(origin), cseq);
         let mut batch = script.batch(contents);
         let mark = self.rooms[room].mark(1);
-        let last = mark.last.saturating_sub(self.rng.below(20) as u32);
+        let back = if self.rng.chance(0.3) { 5000 } else { 20 };
+        let last = mark.last.saturating_sub(self.rng.below(back) as u32);
         batch.origins =
             vec![OriginMark { last, base: last.saturating_sub(self.rng.below(4) as u32), ..mark }];
         for _ in 0..self.below(3) {
@@ -169,17 +170,21 @@ impl World {
 
     fn content(&mut self, head: u64) -> Content {
         let kinds = &EventKind::ALL[..9];
-        let kind = kinds[self.below(kinds.len())];
+        // Much of one kind, so that it meets itself.
+        let kind = match self.rng.chance(0.4) {
+            true => [EventKind::React, EventKind::Unreact][self.below(2)],
+            false => kinds[self.below(kinds.len())],
+        };
         let flags = if self.rng.chance(0.2) { self.rng.below(4) as u8 } else { 0 };
         let target = match self.below(4) {
             0 => 0,
-            _ => (head + 6).saturating_sub(self.rng.below(16)),
+            1 => (head + 6).saturating_sub(self.rng.below(40)),
+            // One that many have to do with.
+            _ => head / 20 * 20,
         };
         let number = self.below(100);
         let body = match kind {
-            EventKind::React | EventKind::Unreact => {
-                ["+1", "🦀", "a", "\u{0}"][self.below(4)].as_bytes().to_vec()
-            }
+            EventKind::React | EventKind::Unreact => ["+1", "🦀", "\u{0}"][self.below(3)].as_bytes().to_vec(),
             EventKind::Fields => self.fields(number),
             EventKind::Custom | EventKind::Delete => vec![number as u8; number],
             _ => format!(r#"{{"text":"{}"}}"#, "x".repeat(number * self.below(9))).into_bytes(),

@@ -114,6 +114,10 @@ impl Reader for Model {
         answer!(self.ask(&Request::Message(key.clone(), seq)), Message)
     }
 
+    fn fields(&mut self, key: &RoomKey) -> Result<Vec<(String, usize)>, StoreError> {
+        answer!(self.ask(&Request::Fields(key.clone())), Fields)
+    }
+
     fn page(&mut self, query: &PageQuery) -> Result<Page, StoreError> {
         answer!(self.ask(&Request::Page(query.clone())), Page)
     }

@@ -101,6 +101,7 @@ impl Server {
         if !self.is_durable {
             server.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
         }
+        // To a file: nobody would read a pipe, and a server that cannot say what it has to say stands still.
         let log = self.folder.path().join("log");
         server.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         thread::spawn(move || {

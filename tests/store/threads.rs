@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     net::TcpListener,
+    process::{Command, Stdio},
     sync::{Arc, Condvar, Mutex, mpsc},
     time::{Duration, Instant},
 };
@@ -120,7 +121,7 @@ struct Gate {
 
 impl Gated {
     fn close(&self) {
-        self.gate.0.lock().unwrap().is_closed = true;
+        *self.gate.0.lock().unwrap() = Gate { is_closed: true, is_somebody_there: false };
     }
 
     fn wait_until_somebody_is_there(&self) {
@@ -408,6 +409,56 @@ fn a_locked_file_is_told_and_used_again_when_it_is_free() {
     assert!(matches!(running.ask(Request::Page(query("lab", 5))), Answer::Page(Ok(_))));
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(running.recover("lab").head.seq, 1);
+}
+
+/// A file system of a few megabytes, if whoever runs the tests may mount one.
+struct Small {
+    place: Place,
+}
+
+impl Small {
+    fn mount() -> Option<Self> {
+        let place = Place::new();
+        std::fs::create_dir(place.path().parent().unwrap()).unwrap();
+        let folder = place.path().parent().unwrap().to_owned();
+        let mount = ["-t", "tmpfs", "-o", "size=4m", "switchyard-test"];
+        let mounted = Command::new("mount").args(mount).arg(folder).stderr(Stdio::null()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self { place })
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.place.path().parent().unwrap()).status();
+        assert!(unmounted.unwrap().success());
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_used_again_when_there_is_room() {
+    let Some(small) = Small::mount() else {
+        eprintln!("not run: only root may mount a small file system");
+        return;
+    };
+    let mut running = Running::start(Box::new(small.place.open())).unwrap();
+    let mut room = running.script("lab");
+    let ballast = small.place.path().with_file_name("ballast");
+    std::fs::write(&ballast, vec![1; 2 << 20]).unwrap();
+    let large = "x".repeat(60_000);
+    let (error, durable) = loop {
+        let before = room.head;
+        if let Err(error) = running.commit(room.batch(vec![chat(&large)])) {
+            break (error, before);
+        }
+    };
+    assert_eq!(error.to_string(), "the store is unavailable: the disk is full");
+    assert!(durable.seq > 5);
+    assert!(matches!(running.ask(Request::Page(query("lab", 2))), Answer::Page(Ok(_))), "reading goes on");
+    std::fs::remove_file(ballast).unwrap();
+    assert_eq!(running.recover("lab").head, durable);
+    let mut room = running.script("lab");
+    assert_eq!(running.commit(room.by("ada", 8, 0).batch(vec![chat(&large)])), Ok(()));
+    running.store.close();
 }
 
 #[test]

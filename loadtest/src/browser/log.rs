@@ -27,6 +27,8 @@ const INFLATED_BYTES: u64 = 16 * 1024 * 1024;
 const MESSAGE_BYTES: usize = 60 * 1024;
 /// Bytes of text in one PART.
 const PART_BYTES: usize = 4 * 1024;
+/// A text that was just sent is not sent again from its beginning: what is asked for was asked before it came.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// When a fresh origin was refused without saying when to ask again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -121,6 +123,9 @@ pub struct RoomLog {
     ask_at: Option<Instant>,
     reader: Reader,
     texts: BTreeMap<u32, Text>,
+    /// When each of them was last begun.
+    begun: BTreeMap<u32, Instant>,
+    now: Option<Instant>,
     /// Control messages and records that are to be sent.
     controls: VecDeque<ClientControl>,
     records: VecDeque<ClientRecord>,
@@ -144,7 +149,8 @@ impl RoomLog {
         Self {
             writer: saved.outbox.map(Writer::restore),
             waiting: saved.waiting.into(),
-            texts: saved.texts,
+            // A page that is gone writes no more; what it had ended goes on.
+            texts: saved.texts.into_iter().filter(|(_, text)| text.end.is_some()).collect(),
             reader: saved.position.map_or_else(Reader::default, Reader::restore),
             ..Self::default()
         }
@@ -233,6 +239,7 @@ impl RoomLog {
         (self.handle, self.spare, self.asked, self.ask_at) = (None, None, None, None);
         self.controls.clear();
         self.records.clear();
+        self.begun.clear();
         self.reader.detach();
         if let Some(writer) = &mut self.writer {
             writer.detach();
@@ -251,12 +258,11 @@ impl RoomLog {
 
     pub(super) fn joined(&mut self, now: Instant, handle: u16, log: Log) {
         if self.handle == Some(handle) {
-            // A refreshed token: nothing changes but a further origin.
-            self.spare = Some(log.origin);
+            // A refreshed token: nothing changes, and the origin is the one that was given before.
             return;
         }
         self.detach();
-        self.handle = Some(handle);
+        (self.handle, self.now) = (Some(handle), Some(now));
         self.reader.attach(now);
         self.spare = Some(log.origin);
         match &mut self.writer {
@@ -275,13 +281,13 @@ impl RoomLog {
 
     /// Whether the message was for the log.
     pub(super) fn handle_control(&mut self, now: Instant, control: &ServerControl) -> bool {
+        self.now = Some(now);
         match control {
             ServerControl::Writer { id, origin, .. } if self.asked == Some(*id) => {
                 self.asked = None;
                 let is_known = self.writer.as_ref().is_some_and(|writer| writer.origin() == *origin);
                 if !is_known {
                     self.spare = Some(*origin);
-                    self.begin_anew();
                 }
                 self.replace_writer();
                 true
@@ -315,6 +321,7 @@ impl RoomLog {
         message: Bytes,
         told: &mut Vec<LogEvent>,
     ) -> Result<(), LogError> {
+        self.now = Some(now);
         let mut items = Vec::new();
         let mut rest = Vec::new();
         for record in record::read_server(message) {
@@ -409,7 +416,7 @@ impl RoomLog {
 
     /// After a conflict, when everything else has its answer: what was given back is written anew.
     fn replace_writer(&mut self) {
-        let is_done = self.writer.as_ref().is_some_and(|writer| writer.is_closed() && writer.is_idle());
+        let is_done = self.writer.as_ref().is_none_or(|writer| writer.is_closed() && writer.is_idle());
         if is_done && self.handle.is_some() && self.asked.is_none() {
             self.begin_anew();
         }
@@ -444,7 +451,7 @@ impl RoomLog {
     fn ask(&mut self) {
         let id = self.request();
         self.asked = Some(id);
-        let writer = self.writer.as_ref().filter(|writer| !writer.is_idle());
+        let writer = self.writer.as_ref().filter(|writer| !writer.is_closed() || !writer.is_idle());
         let (origin, base) = (writer.map(Writer::origin), writer.map(Writer::base));
         self.controls.push_back(ClientControl::Writer { id, origin, base });
     }
@@ -457,8 +464,10 @@ impl RoomLog {
 
     // ---- streams
 
+    /// Those that go on. One that only waits for its end is sent when the server asks for it: only a few may be open.
     fn begin_streams(&mut self) {
-        for key in self.texts.keys().copied().collect::<Vec<_>>() {
+        let open = self.texts.iter().filter(|(_, text)| text.end.is_none());
+        for key in open.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.begin_stream(key);
         }
     }
@@ -467,6 +476,7 @@ impl RoomLog {
         let Some(origin) = self.origin().filter(|_| self.handle.is_some()) else { return };
         if let Some(author) = self.texts.get(&key) {
             let content = author.content.clone();
+            self.begun.extend(self.now.map(|now| (key, now)));
             self.records.push_back(ClientRecord::Begin { origin, key, content });
             self.send_text(key, 0);
         }
@@ -475,7 +485,13 @@ impl RoomLog {
     fn have(&mut self, origin: Origin, key: u32, offset: usize) {
         let is_short = self.texts.get(&key).is_some_and(|author| offset < author.text.len());
         if self.origin() == Some(origin) && is_short {
-            if offset == 0 { self.begin_stream(key) } else { self.send_text(key, offset) }
+            let begun = self.begun.get(&key).copied();
+            let is_late = self.now.zip(begun).is_none_or(|(now, begun)| now >= begun + BEGIN_AGAIN);
+            match offset {
+                0 if is_late => self.begin_stream(key),
+                0 => {}
+                offset => self.send_text(key, offset),
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //! read is asked of the store, so that it is durable and no room has to be loaded for it.
 //!
 //! - this file: who may come in, how much at once, what is answered when something is wrong;
-//! - [`write`]: events, one request each; [`stream`]: a message that grows; [`read`]: pages and replays.
+//! - [`mod@write`]: events, one request each; [`stream`]: a message that grows; [`read`]: pages and replays.
 
 mod read;
 mod stream;
@@ -418,12 +418,12 @@ async fn act(
 }
 
 /// The answer to what was written.
-fn written(answer: BackendAnswer, created: StatusCode) -> Result<Response, Failure> {
+fn written(answer: &BackendAnswer, created: StatusCode) -> Result<Response, Failure> {
     #[derive(Serialize)]
     struct Written {
         seq: u64,
     }
-    let BackendAnswer::Written { seq, is_repeated } = answer else { return Err(Failure::internal()) };
+    let BackendAnswer::Written { seq, is_repeated } = *answer else { return Err(Failure::internal()) };
     let status = if is_repeated { StatusCode::OK } else { created };
     let mut response = (status, axum::Json(Written { seq })).into_response();
     if is_repeated {

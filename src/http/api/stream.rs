@@ -93,7 +93,7 @@ async fn end(app: &App, room: &RoomKey, begin: BackendWrite, text: Text<'_>) -> 
     let body = Bytes::copy_from_slice(&text.sent.to_be_bytes());
     let content = Content { kind: EventKind::End, version: 0, flags: 0, target, body };
     let end = BackendAct::Write(BackendWrite { nonce, content, ..begin });
-    written(act(app, room, &end, Patience::Long).await?, StatusCode::CREATED)
+    written(&act(app, room, &end, Patience::Long).await?, StatusCode::CREATED)
 }
 
 /// The text on its way from the body to the room.

@@ -242,5 +242,5 @@ async fn write(
     let origin = app.api.origin(&place.room, headers)?;
     let Author { user, name } = author;
     let write = BackendAct::Write(BackendWrite { user, name, origin, nonce: 0, content });
-    written(act(app, &place.room, &write, Patience::Short).await?, created)
+    written(&act(app, &place.room, &write, Patience::Short).await?, created)
 }

@@ -52,6 +52,8 @@ enum State {
     Live,
     /// It pulls.
     Behind,
+    /// It has pulled behind this event, and the store had no answer.
+    Later(u64, Instant),
 }
 
 /// What the store was asked for, and what it is needed for.
@@ -87,10 +89,11 @@ impl Log {
     pub(in crate::room) fn pull(&mut self, member: u32, after: u64, now: Instant) {
         let Some(follower) = self.followers.get_mut(&member) else { return };
         // What is on its way to it answers this too.
-        if matches!(follower.state, State::Live | State::Behind) {
+        if matches!(follower.state, State::Live | State::Behind | State::Later(..)) {
             follower.state = State::Behind;
             follower.is_new &= after == SNAPSHOT;
             if matches!(self.phase, Phase::Failed { .. }) && self.fence == 0 {
+                follower.state = State::Later(after, now + RETRY);
                 return;
             }
             self.catch_up(member, after, now);
@@ -174,7 +177,7 @@ impl Log {
 
     pub(super) fn retry_followers_at(&self) -> Option<Instant> {
         let due = |follower: &Follower| match follower.state {
-            State::Retry(_, at) => Some(at),
+            State::Retry(_, at) | State::Later(_, at) => Some(at),
             _ => None,
         };
         self.followers.values().filter_map(due).min()
@@ -188,6 +191,11 @@ impl Log {
             {
                 follower.state = State::New(follow);
                 self.begin_following(member, now);
+            } else if let State::Later(after, at) = follower.state
+                && at <= now
+            {
+                follower.state = State::Behind;
+                self.catch_up(member, after, now);
             }
         }
     }
@@ -319,7 +327,7 @@ impl Log {
             record::put_event(&mut message, &entry.event);
             head = Head { seq: entry.event.seq, digest: entry.digest, ..self.head };
         }
-        if is_whole { self.arrive(member, message, head) } else { self.send(member, message, head) }
+        if is_whole { self.arrive(member, message, head) } else { self.send(member, message) }
     }
 
     /// The follower has everything: from now on it gets what is committed.
@@ -331,9 +339,9 @@ impl Log {
         self.set(member, State::Live);
     }
 
-    /// There is more; the follower pulls.
-    fn send(&mut self, member: u32, mut message: BytesMut, head: Head) {
-        self.put_head(head, &mut message);
+    /// There is more: the follower sees from the position, which is beyond what it has got, that it has to pull.
+    fn send(&mut self, member: u32, mut message: BytesMut) {
+        self.put_head(self.head, &mut message);
         self.said.push_back(Said::To(member, message.freeze()));
         self.set(member, State::Behind);
     }
@@ -401,7 +409,8 @@ impl Log {
             (Asked::Digest(member, position), _) => {
                 self.set(member, State::Retry(Follow::From(position), now + RETRY));
             }
-            (Asked::Events(member, ..), _) => self.set(member, State::Behind),
+            // It may take something else for the answer and not ask again.
+            (Asked::Events(member, after, _), _) => self.set(member, State::Later(after, now + RETRY)),
             (Asked::Snapshot(member, ..), _) => self.set(member, State::Retry(Follow::New, now + RETRY)),
         }
     }
@@ -438,7 +447,7 @@ impl Log {
         } else if self.recent_from(head.seq + 1).is_some() {
             self.catch_up_from_memory(member, head, message);
         } else {
-            self.send(member, message, head);
+            self.send(member, message);
         }
     }
 
@@ -471,7 +480,7 @@ impl Log {
         } else if head.seq == last.event.seq && self.recent_from(head.seq + 1).is_some() {
             self.catch_up_from_memory(member, head, message);
         } else {
-            self.send(member, message, head);
+            self.send(member, message);
         }
     }
 

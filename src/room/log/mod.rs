@@ -51,7 +51,7 @@ use self::{
 };
 use super::{
     Members,
-    content::{self, Needs, Refusal},
+    content::{self, FieldSizes, Needs, Refusal},
     permission::Permissions,
 };
 use crate::{
@@ -239,6 +239,7 @@ enum Asked {
     /// What became of a submission that only the store remembers.
     Forgotten(Author, Submission, u64),
     Message(u64),
+    Fields,
     Follow(AskedToFollow),
 }
 
@@ -289,6 +290,8 @@ pub(super) struct Log {
     recent_bytes: usize,
     origins: BTreeMap<Origin, Writer>,
     messages: BTreeMap<u64, KnownMessage>,
+    /// How long the room's fields are, once somebody has changed one.
+    fields: Option<FieldSizes>,
     asked: BTreeMap<u64, Asked>,
     next_ticket: u64,
     parked: VecDeque<Parked>,
@@ -355,6 +358,7 @@ impl Log {
             recent_bytes: 0,
             origins: BTreeMap::new(),
             messages: BTreeMap::new(),
+            fields: None,
             asked: BTreeMap::new(),
             next_ticket: 1,
             parked: VecDeque::new(),
@@ -478,6 +482,7 @@ impl Log {
             (Asked::Forgotten(author, submission, hash), Answer::Origin(Ok(known))) => {
                 self.remember(&author, &submission, hash, &known);
             }
+            (Asked::Fields, Answer::Fields(Ok(fields))) => self.fields = Some(fields.into_iter().collect()),
             (Asked::Message(seq), Answer::Message(Ok(known))) => {
                 // Nothing that was decided meanwhile is overwritten: a message that is asked for is not known.
                 let gone = KnownMessage { user: "".into(), is_deleted: true };
@@ -699,7 +704,7 @@ impl Log {
             None => content::well_formed(&submission.content),
         };
         let result = match checked {
-            Ok(needs) => match self.fulfils(needs, author, submission.content.target) {
+            Ok(needs) => match self.fulfils(needs, author, &submission.content) {
                 Some(result) => result,
                 None => return Step::Wait,
             },
@@ -768,6 +773,10 @@ impl Log {
             && let Some(message) = self.messages.get_mut(&target)
         {
             message.is_deleted = true;
+        } else if kind == EventKind::Fields
+            && let Some(sizes) = &self.fields
+        {
+            self.fields = content::change_fields(sizes, &event.content.body).ok();
         }
         self.decided_head = Head { seq, digest, ..self.decided_head };
         self.open.events.push(Arc::new(Entry { event, hash, digest }));
@@ -775,10 +784,13 @@ impl Log {
     }
 
     /// Whether the target is what it has to be; `None` while that is being asked.
-    fn fulfils(&mut self, needs: Needs, author: &Author, target: u64) -> Option<Result<(), Refusal>> {
+    fn fulfils(&mut self, needs: Needs, author: &Author, content: &Content) -> Option<Result<(), Refusal>> {
         const NONE: Refusal = Refusal(Code::NoSuchMessage, "there is no such message, or it was deleted");
-        if needs == Needs::Nothing {
-            return Some(Ok(()));
+        let target = content.target;
+        match needs {
+            Needs::Nothing => return Some(Ok(())),
+            Needs::Fields => return self.fields_fit(&content.body),
+            Needs::Message | Needs::Own(_) => {}
         }
         if target == 0 || target > self.decided_head.seq {
             return Some(Err(NONE));
@@ -797,9 +809,19 @@ impl Log {
                 let permitted = |permission| author.permissions.is_none_or(|all| all.contains(permission));
                 message.user == author.user || author.permissions.is_none() || or.is_some_and(permitted)
             }
-            Needs::Nothing | Needs::Message => true,
+            Needs::Nothing | Needs::Fields | Needs::Message => true,
         };
         Some(if may { Ok(()) } else { Err(Refusal(Code::NotAuthor, "only the author may do this")) })
+    }
+
+    fn fields_fit(&mut self, body: &[u8]) -> Option<Result<(), Refusal>> {
+        if let Some(sizes) = &self.fields {
+            return Some(content::change_fields(sizes, body).map(|_| ()));
+        }
+        if !self.asked.values().any(|asked| matches!(asked, Asked::Fields)) {
+            self.ask(Asked::Fields, Request::Fields(self.key.clone()));
+        }
+        None
     }
 
     /// The origin, if it is in memory; it is asked for otherwise.
@@ -1138,6 +1160,7 @@ impl Log {
         }
         self.origins.clear();
         self.messages.clear();
+        self.fields = None;
         self.decided_head = self.head;
         for (origin, (cseq, by)) in pending {
             self.expected(by, origin, cseq, (code, pause + RELOAD), now);
@@ -1157,6 +1180,7 @@ impl Log {
         (self.fence, self.first, self.decided_head, self.phase) = (fence, first, head, Phase::Ready);
         self.origins.clear();
         self.messages.clear();
+        self.fields = None;
         let goes_on = before.epoch == head.epoch
             && before.seq <= head.seq
             && (before.seq < head.seq || before.digest == head.digest);

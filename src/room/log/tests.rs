@@ -45,6 +45,7 @@ impl Disk {
                 Request::Digest(..) => Answer::Digest(Err(gone())),
                 Request::Origin(..) => Answer::Origin(Err(gone())),
                 Request::Message(..) => Answer::Message(Err(gone())),
+                Request::Fields(_) => Answer::Fields(Err(gone())),
                 Request::Page(_) => Answer::Page(Err(gone())),
                 Request::Note(_) => return None,
             });
@@ -80,6 +81,7 @@ impl Disk {
                 let user = |entry: &Arc<Entry>| entry.event.user.as_str().into();
                 Answer::Message(Ok(entry.map(|entry| KnownMessage { user: user(entry), is_deleted: false })))
             }
+            Request::Fields(_) => Answer::Fields(Ok(vec![("status".into(), 6)])),
             Request::Page(query) => {
                 let json = format!("{{{}\"messages\":[],\"more\":false}}", query.prefix);
                 Answer::Page(Ok(Page { encoding: 0, json: json.into() }))
@@ -318,21 +320,19 @@ fn a_repetition_gets_its_old_answer_across_a_restart_too() {
 }
 
 #[test]
-fn another_submission_under_a_used_number_is_a_conflict_and_nothing_more_is_taken() {
+fn another_submission_under_a_used_number_is_a_conflict_of_that_one_alone() {
     let mut world = World::new();
     world.submit(ANN, &[submission(5, 1, "a")]);
     world.heard(ANN);
     world.submit(ANN, &[submission(5, 1, "other"), submission(5, 2, "next")]);
-    assert_eq!(world.short(ANN), ["conflict 1"]);
+    assert_eq!(world.short(ANN), ["conflict 1", "accepted 2 2"]);
     let mut again = submission(5, 1, "a");
     again.nonce += 1;
-    world.submit(ANN, &[again]);
-    assert_eq!(world.short(ANN), [""; 0]);
+    world.submit(ANN, &[again, submission(5, 1, "a")]);
+    assert_eq!(world.short(ANN), ["conflict 1", "accepted 1 1"], "who says the same twice has said it twice");
     world.log.writer(&world.members, (ANN, 9), (Some(Origin(5)), 2), world.now);
     world.settle();
-    assert_eq!(world.controls, [ServerControl::Writer { id: 9, origin: Origin(5), next: 2 }]);
-    world.submit(ANN, &[submission(5, 2, "next")]);
-    assert_eq!(world.short(ANN), ["accepted 2 2"]);
+    assert_eq!(world.controls, [ServerControl::Writer { id: 9, origin: Origin(5), next: 3 }]);
 }
 
 #[test]
@@ -380,7 +380,8 @@ fn a_failed_commit_is_forgotten_and_its_writers_come_again() {
     let mut world = World::new();
     world.follow(BOB, Follow::New);
     world.submit(ANN, &[submission(5, 1, "a")]);
-    (world.heard(ANN), world.heard(BOB));
+    world.heard(ANN);
+    world.heard(BOB);
     world.disk.fails = true;
     world.submit(ANN, &[submission(5, 2, "b"), submission(5, 3, "c")]);
     assert_eq!(world.short(ANN), ["expected 2 storage_unavailable 1000"]);
@@ -686,4 +687,19 @@ fn the_end_of_a_stream_that_was_durable_although_its_answer_was_lost_is_no_secon
     assert_eq!(backend(&mut world, end(stream, 5, 2)), written(1, true));
     world.pass(SILENT);
     assert_eq!(world.disk.entries.len(), 1);
+}
+
+#[test]
+fn a_room_has_only_so_much_in_its_fields() {
+    let mut world = World::new();
+    let change = |cseq, body: String| {
+        let content = Content { kind: EventKind::Fields, version: 0, flags: 0, target: 0, body: body.into() };
+        Submission { origin: Origin(5), cseq, base: 1, nonce: cseq, content }
+    };
+    let long = "x".repeat(40 * 1024);
+    world
+        .submit(ANN, &[change(1, format!(r#"{{"a":"{long}"}}"#)), change(2, format!(r#"{{"b":"{long}"}}"#))]);
+    assert_eq!(world.short(ANN), ["accepted 1 1", "refused 2 too_large"]);
+    world.submit(ANN, &[change(3, r#"{"a":null}"#.into()), change(4, format!(r#"{{"b":"{long}"}}"#))]);
+    assert_eq!(world.short(ANN), ["accepted 3 2", "accepted 4 3"]);
 }

@@ -171,6 +171,14 @@ impl Reader for PostgresReader {
         row.map(known).transpose()
     }
 
+    fn fields(&mut self, key: &RoomKey) -> Result<Vec<(String, usize)>, StoreError> {
+        let statement = &self.statements.fields;
+        let rows = self
+            .connection
+            .run(async |client| Ok(client.query(statement, &[&&*key.tenant, &&*key.room]).await?))?;
+        rows.iter().map(|row| Ok((text(row, 0)?, row.try_get::<_, &[u8]>(1)?.len()))).collect()
+    }
+
     fn page(&mut self, query: &PageQuery) -> Result<Page, StoreError> {
         let (tenant, room) = (&*query.key.tenant, &*query.key.room);
         let (end, horizon) = (index(page::end_of(query)), index(page::horizon_of(query)));

@@ -102,6 +102,13 @@ impl Reader for SqliteReader {
         Ok(known.optional()?)
     }
 
+    fn fields(&mut self, key: &RoomKey) -> Result<Vec<(String, usize)>, StoreError> {
+        let transaction = self.begin()?;
+        let Some(room) = room(&transaction, key)? else { return Ok(Vec::new()) };
+        let fields = fields(&transaction, room)?;
+        Ok(fields.into_iter().map(|(name, value)| (name, value.len())).collect())
+    }
+
     fn page(&mut self, query: &PageQuery) -> Result<Page, StoreError> {
         let transaction = self.begin()?;
         let Some(room) = room(&transaction, &query.key)? else {

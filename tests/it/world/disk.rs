@@ -94,6 +94,12 @@ impl Disk {
                 let message = self.written.room(key).messages.get(seq).map(Message::known);
                 Answer::Message(Ok(message))
             }
+            Request::Fields(key) => {
+                let fields = self.written.room(key).fields.iter();
+                Answer::Fields(Ok(fields
+                    .map(|(name, value)| (name.clone(), value.to_string().len()))
+                    .collect()))
+            }
             Request::Page(query) => Answer::Page(Ok(self.written.room(&query.key).page(query))),
             Request::Note(note) => {
                 self.apply(Change::Note(note.clone()));
@@ -190,6 +196,7 @@ fn failure(request: &Request, error: StoreError) -> Option<Answer> {
         Request::Digest(..) => Answer::Digest(Err(error)),
         Request::Origin(..) => Answer::Origin(Err(error)),
         Request::Message(..) => Answer::Message(Err(error)),
+        Request::Fields(_) => Answer::Fields(Err(error)),
         Request::Page(_) => Answer::Page(Err(error)),
         Request::Note(_) => return None,
     })

@@ -40,6 +40,8 @@ pub(crate) enum Note {
     Streamed(Id),
     /// Submissions of another device that this one has as well: its profile was copied.
     Inherited(Vec<Id>),
+    /// Another device has a copy of the profile now, and may have told the server of answers to these.
+    Shared(Vec<Id>),
     /// The page was loaded anew with an outbox that is a little old: some of these may have had their answers.
     Resumed(Vec<Id>),
     /// The device does not know any more that it ever wrote these: it lost them in a crash.

@@ -73,6 +73,7 @@ pub(crate) struct Seats {
     /// Until when the server is down.
     down: Instant,
     crashes: usize,
+    has_streams: bool,
     /// Everything that was ever written, so that no two submissions say the same.
     said: BTreeSet<Said>,
 }
@@ -88,6 +89,7 @@ impl Seats {
             restored: Vec::new(),
             down,
             crashes: 0,
+            has_streams: false,
             said: BTreeSet::new(),
         }
     }
@@ -133,6 +135,9 @@ impl Seats {
         let ids: Vec<Id> =
             outbox.iter().flat_map(|outbox| outbox.unanswered.iter().map(|one| one.nonce)).collect();
         let role = self.seats[of].role;
+        let mine = (0..self.seats[of].written).map(|number| (of as u32 + 1) * 100_000 + number).collect();
+        let at = self.world.elapsed();
+        self.seats[of].history.note(at, Note::Shared(mine));
         let client = self.add(&user, kind, Saved { outbox, texts, ..Saved::default() });
         let at = self.world.elapsed();
         self.seats[client].history.note(at, Note::Inherited(ids.clone()));
@@ -305,6 +310,7 @@ impl Seats {
             Content { kind: EventKind::Chat, version: 0, flags: 0, target: 0, body }
         };
         let is_there = of.saved.is_none();
+        self.has_streams = true;
         match of.streaming.take().filter(|_| is_there) {
             None if is_there => {
                 of.written += 1;
@@ -390,6 +396,11 @@ impl Seats {
     /// Brings everything to rest, has an observer read the whole log, and judges.
     pub(crate) fn judge(&mut self) -> Result<Verdict, String> {
         self.calm()?;
+        if self.has_streams {
+            // The room ends those that nobody goes on with.
+            self.pass(75 * SECOND);
+            self.calm()?;
+        }
         let observer = self.add("observer", &Kind::default(), Saved::default());
         self.calm()?;
         self.ask_replay(observer, 1);

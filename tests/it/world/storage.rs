@@ -111,6 +111,7 @@ impl Storage {
             | Request::Digest(..)
             | Request::Origin(..)
             | Request::Message(..)
+            | Request::Fields(_)
             | Request::Page(_) => false,
         };
         if !is_change {
@@ -135,7 +136,7 @@ impl Storage {
     /// When something is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let change = self.changes.front().map(Change::due);
-        let read = self.reads.iter().map(|(at, _)| *at).min();
+        let read = self.reads.iter().map(|(at, _)| *at).min().filter(|_| !self.is_torn());
         let reply = self.replies.front().and(self.changes.front().map(Change::due));
         [change, read, reply].into_iter().flatten().min()
     }
@@ -154,6 +155,9 @@ impl Storage {
         }
         if let Some(reply) = self.replies.pop_front() {
             return Some(reply);
+        }
+        if self.is_torn() {
+            return None;
         }
         let at =
             self.reads.iter().enumerate().filter(|(_, (at, _))| *at <= now).min_by_key(|(_, (at, _))| *at)?.0;
@@ -194,6 +198,11 @@ impl Storage {
     /// Whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.changes.is_empty() && self.reads.is_empty() && self.replies.is_empty()
+    }
+
+    /// Whether something is written and not synced: it is there for readers when it is.
+    fn is_torn(&self) -> bool {
+        self.changes.front().is_some_and(|change| change.next == Step::Synced)
     }
 
     fn draw(&mut self) -> Duration {

@@ -163,7 +163,7 @@ impl<'a> Known<'a> {
             Note::Streamed(id) => {
                 self.streamed.insert(*id);
             }
-            Note::Inherited(ids) => self.shared.extend(ids),
+            Note::Inherited(ids) | Note::Shared(ids) => self.shared.extend(ids),
             _ => {}
         }
     }
@@ -245,7 +245,7 @@ impl<'a> Device<'a> {
                     self.unanswered.insert(*id);
                 }
             }
-            Note::Streamed(_) => {}
+            Note::Streamed(_) | Note::Shared(_) => {}
             Note::Resumed(ids) => self.unanswered = ids.iter().copied().collect(),
             Note::Forgot(ids) => self.unanswered.retain(|id| !ids.contains(id)),
             Note::Asked(role) => {

@@ -150,7 +150,7 @@ fn befall(seed: u64, fate: Fate, plant: impl FnOnce(&mut Seats)) -> Seats {
                     continue;
                 }
                 let size = if rng.chance(0.05) { fate.text * 10 } else { fate.text };
-                seats.write(seat, rng.below(size + 1) as usize, &mut rng);
+                seats.write(seat, rng.below(size + 1).min(60_000) as usize, &mut rng);
             }
         }
         let most = fate.pause.as_nanos() as u64 * if rng.chance(0.1) { 4 } else { 1 };

@@ -1,6 +1,6 @@
 //! What must hold in any world, whatever the seed.
 //!
-//! [`sockets`] and [`rooms`] have modelled pipes alone and are functions of their seed; [`webrtc`] has the
+//! [`sockets`], [`rooms`] and [`log`] have modelled pipes alone, but for one world, and are functions of their seed; [`webrtc`] has the
 //! real engine at both ends, which draws random numbers of its own, so that its worlds repeat in kind. [`slow`] has
 //! both.
 

@@ -307,6 +307,35 @@ fn nothing_is_said_before_it_is_durable_and_what_comes_meanwhile_shares_a_commit
 }
 
 #[test]
+fn a_batch_that_does_not_fit_one_message_is_several_and_each_ends_with_its_position() {
+    let mut world = World::new();
+    world.follow(BOB, Follow::New);
+    world.submit(ANN, &[submission(5, 1, "first")]);
+    world.heard(BOB);
+    let long = "x".repeat(60_000);
+    let submissions = (2..=7).map(|cseq| submission(5, cseq, &long)).collect::<Vec<_>>();
+    world.submit(ANN, &submissions);
+    let (mut bytes, mut last, mut heads) = (0, 1, Vec::new());
+    for record in world.heard(BOB) {
+        match record {
+            ServerRecord::Event(event) => {
+                assert_eq!(event.seq, last + 1);
+                (bytes, last) = (bytes + record::event_len(&event), event.seq);
+            }
+            ServerRecord::Head(position) => {
+                assert!(bytes + HEAD_BYTES <= limits::LOG_BYTES, "a message of {bytes} bytes");
+                let entry = &world.disk.entries[last as usize - 1];
+                assert_eq!((position.seq, position.digest), (last, entry.digest));
+                heads.push(last);
+                bytes = 0;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(heads, [5, 7]);
+}
+
+#[test]
 fn a_repetition_gets_its_old_answer_across_a_restart_too() {
     let mut world = World::new();
     world.submit(ANN, &[submission(5, 1, "a"), submission(5, 2, "b")]);

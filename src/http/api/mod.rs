@@ -6,7 +6,7 @@
 //! read is asked of the store, so that it is durable and no room has to be loaded for it.
 //!
 //! - this file: who may come in, how much at once, what is answered when something is wrong;
-//! - [`write`]: events, one request each; [`stream`]: a message that grows; [`read`]: pages and replays.
+//! - [`mod@write`]: events, one request each; [`stream`]: a message that grows; [`read`]: pages and replays.
 
 mod read;
 mod stream;

@@ -10,6 +10,7 @@ pub mod dtls;
 pub mod frames;
 pub mod ice;
 pub mod offer;
+pub mod records;
 pub mod stun;
 pub mod text;
 pub mod token;
@@ -18,13 +19,14 @@ pub mod token;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("control", control::target),
     ("dtls_engine", dtls::engine),
     ("dtls_guard", dtls::guard),
     ("frames", frames::target),
     ("ice", ice::target),
     ("offer", offer::target),
+    ("records", records::target),
     ("stun", stun::target),
     ("text", text::target),
     ("token", token::target),

@@ -115,11 +115,12 @@ export class Reader {
     return read;
   }
 
-  /** Messages of the log are missing: the server had no room for them. */
+  /**
+   * Messages of the log are missing: the server had no room for them. If a pull is under way its answer may be among them,
+   * or take the room that the next answer would not find: that is waited for.
+   */
   gap() {
     this.#lackEvents();
-    // The answer to what was asked may be among them.
-    this.#askedAt = null;
   }
 
   /**

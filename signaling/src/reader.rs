@@ -172,11 +172,10 @@ impl Reader {
         news
     }
 
-    /// LOG messages are missing: the server had no room for them.
+    /// LOG messages are missing: the server had no room for them. If a pull is under way its answer may be among them, or
+    /// take the room that the next answer would not find: that is waited for.
     pub fn handle_gap(&mut self) {
         self.lack_events();
-        // The answer to what was asked may be among them.
-        self.asked = None;
     }
 
     /// The event behind which to pull now. Each pull must be sent: it is repeated when no answer comes.

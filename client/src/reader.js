@@ -87,9 +87,12 @@ export class Reader {
     const read = [];
     /** @type {import('./record.js').HeadRecord | null} */
     let head = null;
+    /** The last event of the message. @type {number | null} */
+    let end = null;
     for (const record of records) {
       switch (record.tag) {
         case 'event':
+          end = record.seq;
           if (record.seq === this.#seq + 1) {
             this.#seq = record.seq;
             read.push({ tag: 'event', event: record });
@@ -104,6 +107,7 @@ export class Reader {
           const { epoch, seq, digest, proof } = record.snapshot;
           this.#position = { epoch, seq, digest, proof };
           this.#seq = seq;
+          end = seq;
           this.#lacks = null;
           this.#askedAt = null;
           read.push({ tag: 'snapshot', snapshot: record.snapshot });
@@ -111,15 +115,16 @@ export class Reader {
         }
       }
     }
-    if (head) this.#takeHead(head, read.length > 0);
+    if (head) this.#takeHead(head, end, read.length > 0);
     return read;
   }
 
-  /** Messages of the log are missing: the server had no room for them. */
+  /**
+   * Messages of the log are missing: the server had no room for them. If a pull is under way its answer may be among them,
+   * or take the room that the next answer would not find: that is waited for.
+   */
   gap() {
     this.#lackEvents();
-    // The answer to what was asked may be among them.
-    this.#askedAt = null;
   }
 
   /**
@@ -140,16 +145,18 @@ export class Reader {
     return this.#attached && this.#askedAt !== null ? this.#askedAt + PULL_MS : null;
   }
 
-  /** @param {import('./record.js').HeadRecord} head @param {boolean} anyNews */
-  #takeHead({ epoch, seq, digest, proof }, anyNews) {
-    if (seq > this.#seq) this.#lackEvents();
-    if (seq !== this.#seq) return;
-    this.#position = { epoch, seq, digest, proof };
-    this.#lacks = null;
+  /** @param {import('./record.js').HeadRecord} head @param {number | null} end of the message @param {boolean} anyNews */
+  #takeHead({ epoch, seq, digest, proof }, end, anyNews) {
+    // The server says that there is more than it has sent, and sends nothing until it is asked, whatever came else.
+    const isCut = end !== null && end < seq;
+    if (seq === this.#seq) {
+      this.#position = { epoch, seq, digest, proof };
+      this.#lacks = null;
+    }
     const wasAsked = this.#askedAt !== null;
-    this.#askedAt = null;
-    // An answer ends where its message is full: only one without anything new ends at the end of the log.
-    if (wasAsked && anyNews) this.#lackEvents();
+    if (seq === this.#seq || (isCut && (anyNews || seq < this.#seq))) this.#askedAt = null;
+    // An answer that ends at its message's end may have more behind it: only one without anything new has not.
+    if (seq > this.#seq || isCut || (seq === this.#seq && wasAsked && anyNews)) this.#lackEvents();
   }
 
   #lackEvents() {

@@ -145,10 +145,11 @@ impl Reader {
             self.lacks = Some(Lack::Snapshot);
             return Vec::new();
         }
-        let (mut news, mut head) = (Vec::new(), None);
+        let (mut news, mut head, mut end) = (Vec::new(), None, None);
         for item in items {
             match item {
                 Item::Event(event) => {
+                    end = Some(event.seq);
                     if event.seq == self.taken + 1 {
                         self.taken = event.seq;
                         news.push(News::Event(event));
@@ -160,6 +161,7 @@ impl Reader {
                 Item::Snapshot(snapshot) => {
                     self.position = Some(snapshot.position);
                     self.taken = snapshot.position.seq;
+                    end = Some(self.taken);
                     (self.lacks, self.asked) = (None, None);
                     news.push(News::Snapshot(snapshot));
                 }
@@ -167,16 +169,15 @@ impl Reader {
             }
         }
         if let Some(position) = head {
-            self.take_head(position, !news.is_empty());
+            self.take_head(position, end, !news.is_empty());
         }
         news
     }
 
-    /// LOG messages are missing: the server had no room for them.
+    /// LOG messages are missing: the server had no room for them. If a pull is under way its answer may be among them, or
+    /// take the room that the next answer would not find: that is waited for.
     pub fn handle_gap(&mut self) {
         self.lack_events();
-        // The answer to what was asked may be among them.
-        self.asked = None;
     }
 
     /// The event behind which to pull now. Each pull must be sent: it is repeated when no answer comes.
@@ -199,17 +200,20 @@ impl Reader {
         self.asked.filter(|_| self.is_attached).map(|asked| asked + UNANSWERED)
     }
 
-    fn take_head(&mut self, position: Position, any_news: bool) {
-        if position.seq > self.taken {
-            return self.lack_events();
+    /// `end` is the last event of the message, if it has any.
+    fn take_head(&mut self, position: Position, end: Option<u64>, any_news: bool) {
+        // The server says that there is more than it has sent, and sends nothing until it is asked, whatever came else.
+        let is_cut = end.is_some_and(|end| end < position.seq);
+        if position.seq == self.taken {
+            self.position = Some(position);
+            self.lacks = None;
         }
-        if position.seq < self.taken {
-            return;
+        let was_asked = self.asked.is_some();
+        if position.seq == self.taken || is_cut && (any_news || position.seq < self.taken) {
+            self.asked = None;
         }
-        self.position = Some(position);
-        self.lacks = None;
-        if self.asked.take().is_some() && any_news {
-            // An answer ends where its message is full: only one without anything new ends at the end of the log.
+        // An answer that ends at its message's end may have more behind it: only one without anything new has not.
+        if position.seq > self.taken || is_cut || (position.seq == self.taken && was_asked && any_news) {
             self.lack_events();
         }
     }

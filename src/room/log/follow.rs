@@ -224,13 +224,8 @@ impl Log {
         }
         (self.recent, self.recent_bytes) = (VecDeque::new(), 0);
         new.into_iter().for_each(|entry| self.keep(entry));
-        self.put_head(self.head, &mut message);
-        self.said.push_back(Said::Live(message.freeze()));
-        // They see from the position that there is more, and pull.
-        for follower in self.followers.values_mut() {
-            if matches!(follower.state, State::Live) {
-                follower.state = State::Behind;
-            }
+        for member in self.live().collect::<Vec<_>>() {
+            self.send(member, BytesMut::new());
         }
     }
 

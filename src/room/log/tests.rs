@@ -351,17 +351,28 @@ fn a_repetition_gets_its_old_answer_across_a_restart_too() {
 #[test]
 fn another_submission_under_a_used_number_is_a_conflict_of_that_one_alone() {
     let mut world = World::new();
-    world.submit(ANN, &[submission(5, 1, "a")]);
+    world.submit(ANN, &[submission(5, 1, "a"), submission(5, 2, "b")]);
     world.heard(ANN);
-    world.submit(ANN, &[submission(5, 1, "other"), submission(5, 2, "next")]);
-    assert_eq!(world.short(ANN), ["conflict 1", "accepted 2 2"]);
+    world.submit(ANN, &[submission(5, 1, "other"), submission(5, 2, "b"), submission(5, 3, "next")]);
+    assert_eq!(world.short(ANN), ["conflict 1", "accepted 2 2", "accepted 3 3"]);
     let mut again = submission(5, 1, "a");
     again.nonce += 1;
-    world.submit(ANN, &[again, submission(5, 1, "a")]);
-    assert_eq!(world.short(ANN), ["conflict 1", "accepted 1 1"], "who says the same twice has said it twice");
-    world.log.writer(&world.members, (ANN, 9), (Some(Origin(5)), 2), world.now);
+    world.submit(ANN, &[again]);
+    assert_eq!(world.short(ANN), ["conflict 1"]);
+}
+
+#[test]
+fn a_conflict_waits_until_what_was_taken_before_it_is_durable() {
+    let mut world = World::new();
+    world.submit(ANN, &[submission(5, 1, "a")]);
+    world.heard(ANN);
+    world.is_slow = true;
+    world.submit(ANN, &[submission(5, 2, "b")]);
+    world.submit(ANN, &[submission(5, 2, "other")]);
+    assert_eq!(world.short(ANN), [""; 0], "if the commit fails, the other one is taken");
+    world.is_slow = false;
     world.settle();
-    assert_eq!(world.controls, [ServerControl::Writer { id: 9, origin: Origin(5), next: 3 }]);
+    assert_eq!(world.short(ANN), ["accepted 2 2", "conflict 2"]);
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl Position {
 impl Receiver<'_> {
     fn take(&mut self, seen: &Seen) -> Result<(), String> {
         match &seen.what {
-            What::Joined { room, handle, member } => {
+            What::Joined { room, handle, member, .. } => {
                 if self.rooms.get(handle).is_some_and(|old| old.member == *member) {
                     return Ok(());
                 }

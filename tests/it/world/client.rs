@@ -29,7 +29,7 @@ pub(crate) struct Seen {
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     /// It is in a room, or its token was refreshed.
-    Joined { room: String, handle: u16, member: u32 },
+    Joined { room: String, handle: u16, member: u32, role: String },
     /// It is not in a room any more.
     Left { handle: u16, code: Code },
     /// A message: who says to have sent it, who it says that it is from, and whether its content is as it was.
@@ -97,9 +97,9 @@ impl Client {
 
     fn understand(&mut self, event: Event) -> What {
         match event {
-            Event::Control(_, ServerControl::Joined { room, handle, member, .. }) => {
+            Event::Control(_, ServerControl::Joined { room, handle, member, role, .. }) => {
                 self.rooms.insert(room.clone(), handle);
-                What::Joined { room, handle, member }
+                What::Joined { room, handle, member, role }
             }
             Event::Control(handle, ServerControl::Left { reason: code }) => {
                 self.rooms.retain(|_, known| *known != handle);

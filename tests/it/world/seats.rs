@@ -43,8 +43,8 @@ pub(crate) struct Seat {
     pub(crate) role: Role,
     /// How much of the client's history has been read.
     read: usize,
-    /// Joins that were not confirmed yet.
-    joins: u32,
+    /// Roles of the joins that were not confirmed yet.
+    joins: Vec<Role>,
     pub(crate) is_joined: bool,
     /// It does not connect before; none while its page is closed.
     connects: Option<Instant>,
@@ -102,7 +102,7 @@ impl Seats {
             history: History::new(user),
             role: Role::Editor,
             read: 0,
-            joins: 0,
+            joins: Vec::new(),
             is_joined: false,
             connects: Some(self.world.now),
             saved: None,
@@ -479,12 +479,15 @@ impl Seats {
     fn understand(&mut self, seat: usize, at: Duration, what: &What) {
         let client = self.seats[seat].client;
         match what {
-            What::Joined { .. } => {
+            What::Joined { role, .. } => {
                 let of = &mut self.seats[seat];
                 of.is_joined = true;
-                of.joins = of.joins.saturating_sub(1);
-                if of.joins == 0 {
+                // Which one was confirmed is clear where all are for the same role.
+                if role == of.role.name() && of.joins.iter().all(|join| *join == of.role) {
+                    of.joins.clear();
                     of.history.note(at, Note::Confirmed(of.role));
+                } else if !of.joins.is_empty() {
+                    of.joins.remove(0);
                 }
             }
             What::Left { .. } => {
@@ -503,7 +506,7 @@ impl Seats {
             }
             // A join is no frame: it may have been lost with the WebSocket.
             What::Other(Happened::Welcome)
-                if self.seats[seat].joins > 0 && self.world.clients[client].browser.has_session() =>
+                if !self.seats[seat].joins.is_empty() && self.world.clients[client].browser.has_session() =>
             {
                 self.ask_again(seat);
             }
@@ -575,7 +578,7 @@ impl Seats {
     fn enter(&mut self, seat: usize, log: RoomLog) {
         let (now, room, token) = (self.world.now, self.room.clone(), self.token(seat));
         self.world.on(self.seats[seat].client, |browser| browser.join_log(now, &room, &token, log));
-        self.seats[seat].joins = 1;
+        self.seats[seat].joins = vec![self.seats[seat].role];
         self.note_asked(seat);
     }
 
@@ -584,7 +587,8 @@ impl Seats {
         if !self.seats[seat].is_joined {
             // The role comes with the next session, unless a join is under way with the old one.
             self.note_asked(seat);
-            self.seats[seat].joins += 1;
+            let role = self.seats[seat].role;
+            self.seats[seat].joins.push(role);
             return;
         }
         self.ask_again(seat);
@@ -593,7 +597,8 @@ impl Seats {
     fn ask_again(&mut self, seat: usize) {
         let (now, room, token) = (self.world.now, self.room.clone(), self.token(seat));
         self.world.on(self.seats[seat].client, |browser| browser.join_again(now, &room, &token));
-        self.seats[seat].joins = 1;
+        let role = self.seats[seat].role;
+        self.seats[seat].joins.push(role);
         self.note_asked(seat);
     }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use switchyard_signaling::{
-    event::OPAQUE,
+    event::{OPAQUE, Position},
+    limits,
     message::Follow,
-    record::{Json, read_server},
+    record::{self, Json, ServerRecord, read_server},
 };
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     names::{SessionId, ShardId, WallClock},
     room::Receiver,
-    store::Page,
+    store::{KnownOrigin, Loaded, OriginMark, Page, StoreError},
 };
 
 const ANN: u32 = 1;

@@ -6,8 +6,10 @@ SHELL := /bin/bash
 
 # Seeds of each world test in `make worlds`.
 SEEDS ?= 200
+# How often `make kills` kills a server.
+KILLS ?= 400
 
-.PHONY: help run test check fmt worlds bench loadtest fuzz
+.PHONY: help run test check fmt worlds kills bench loadtest fuzz
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | \
@@ -27,6 +29,9 @@ fmt: ## Format the Rust sources
 
 worlds: ## Run the world tests over many seeds (SEEDS=200)
 	SEEDS=$(SEEDS) cargo test --test it -- worlds
+
+kills: ## Kill a loaded server with SIGKILL, with SQLite and with PostgreSQL (KILLS=400)
+	KILLS=$(KILLS) cargo test --test crash -- --nocapture killed
 
 bench: ## Run the benchmarks
 	cargo run --release -p switchyard-bench

@@ -5,7 +5,7 @@
 //! stop, wait until everything is answered, and their histories are judged as those of the world tests are: by
 //! `tests/it/world/verdict.rs`, which reads histories alone.
 //!
-//! `KILLS=400 cargo test --test crash -- --nocapture` kills as often as that.
+//! `make kills KILLS=400` kills as often as that.
 
 #![cfg(test)]
 

@@ -87,26 +87,11 @@ pub(super) fn post(shard: &mut Shard, store: &Store) -> Vec<Reply> {
     let mut refused = Vec::new();
     while let Some(letter) = shard.poll_store() {
         if let Err(Letter { from: to, ticket, request }) = store.send(letter)
-            && let Some(answer) = failure(&request)
+            && let Some(answer) =
+                request.failed(StoreError::Unavailable("too much waits for it already".to_owned()))
         {
             refused.push(Reply { to, ticket, answer });
         }
     }
     refused
-}
-
-/// The answer to a request that the store did not take.
-fn failure(request: &Request) -> Option<Answer> {
-    let error = StoreError::Unavailable("too much waits for it already".to_owned());
-    Some(match request {
-        Request::Load(_) | Request::RaiseEpoch(_) => Answer::Loaded(Err(error)),
-        Request::Commit(_) => Answer::Committed(Err(error)),
-        Request::Events { .. } => Answer::Events(Err(error)),
-        Request::Digest(..) => Answer::Digest(Err(error)),
-        Request::Origin(..) => Answer::Origin(Err(error)),
-        Request::Message(..) => Answer::Message(Err(error)),
-        Request::Fields(_) => Answer::Fields(Err(error)),
-        Request::Page(_) => Answer::Page(Err(error)),
-        Request::Note(_) => return None,
-    })
 }

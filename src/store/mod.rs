@@ -150,6 +150,23 @@ pub enum Request {
     Note(Note),
 }
 
+impl Request {
+    /// The answer that this is not done; none to a request that nobody waits for.
+    pub fn failed(&self, error: StoreError) -> Option<Answer> {
+        Some(match self {
+            Self::Load(_) | Self::RaiseEpoch(_) => Answer::Loaded(Err(error)),
+            Self::Commit(_) => Answer::Committed(Err(error)),
+            Self::Events { .. } => Answer::Events(Err(error)),
+            Self::Digest(..) => Answer::Digest(Err(error)),
+            Self::Origin(..) => Answer::Origin(Err(error)),
+            Self::Message(..) => Answer::Message(Err(error)),
+            Self::Fields(_) => Answer::Fields(Err(error)),
+            Self::Page(_) => Answer::Page(Err(error)),
+            Self::Note(_) => return None,
+        })
+    }
+}
+
 /// Which messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageQuery {

@@ -37,19 +37,8 @@ struct Disk {
 
 impl Disk {
     fn answer(&mut self, request: Request) -> Option<Answer> {
-        let gone = || StoreError::Unavailable("full".into());
         if self.fails {
-            return Some(match request {
-                Request::Load(_) | Request::RaiseEpoch(_) => Answer::Loaded(Err(gone())),
-                Request::Commit(_) => Answer::Committed(Err(gone())),
-                Request::Events { .. } => Answer::Events(Err(gone())),
-                Request::Digest(..) => Answer::Digest(Err(gone())),
-                Request::Origin(..) => Answer::Origin(Err(gone())),
-                Request::Message(..) => Answer::Message(Err(gone())),
-                Request::Fields(_) => Answer::Fields(Err(gone())),
-                Request::Page(_) => Answer::Page(Err(gone())),
-                Request::Note(_) => return None,
-            });
+            return request.failed(StoreError::Unavailable("full".into()));
         }
         Some(match request {
             Request::Load(_) => self.load(),

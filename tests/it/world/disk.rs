@@ -77,7 +77,7 @@ impl Disk {
             if let Request::Commit(batch) = request {
                 self.failed.insert(batch.key.clone());
             }
-            return failure(request, error);
+            return request.failed(error);
         }
         Some(match request {
             Request::Load(key) => Answer::Loaded(Ok(self.load(key, 0))),
@@ -186,20 +186,6 @@ impl Disk {
         self.written.apply(&change);
         self.unsynced.push(change);
     }
-}
-
-fn failure(request: &Request, error: StoreError) -> Option<Answer> {
-    Some(match request {
-        Request::Load(_) | Request::RaiseEpoch(_) => Answer::Loaded(Err(error)),
-        Request::Commit(_) => Answer::Committed(Err(error)),
-        Request::Events { .. } => Answer::Events(Err(error)),
-        Request::Digest(..) => Answer::Digest(Err(error)),
-        Request::Origin(..) => Answer::Origin(Err(error)),
-        Request::Message(..) => Answer::Message(Err(error)),
-        Request::Fields(_) => Answer::Fields(Err(error)),
-        Request::Page(_) => Answer::Page(Err(error)),
-        Request::Note(_) => return None,
-    })
 }
 
 #[derive(Clone, Debug, Default)]

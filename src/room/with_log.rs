@@ -82,7 +82,7 @@ impl Room {
         Ok((log, &self.members, member))
     }
 
-    /// What it may write is decided in [`content`], with the author's permissions.
+    /// What it may write is decided in [`super::content`], with the author's permissions.
     pub(super) fn records(&mut self, session: SessionId, records: Bytes, now: Instant) {
         let result = self.reader(session).and_then(|(log, members, member)| {
             let mut error = None;

@@ -6,6 +6,7 @@
 //! - [`browser`]: a simulated browser: session, WebSocket and peer connection;
 //! - [`peer`]: its peer connection with the two data channels;
 //! - [`account`]: what was sent, and what of it was lost, doubled or out of order;
+//! - [`figures`]: the figures of a run, with a stable JSON schema;
 //! - [`histogram`]: latencies, counted in a bounded number of buckets;
 //! - [`rng`]: the seeded random numbers beneath.
 //!
@@ -19,6 +20,7 @@
 pub mod account;
 pub mod browser;
 pub mod driver;
+pub mod figures;
 pub mod histogram;
 pub mod netsim;
 pub mod peer;

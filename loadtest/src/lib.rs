@@ -15,7 +15,8 @@
 //! - [`driver`]: one browser on a WebSocket and a UDP socket;
 //! - [`run`]: many of them, from connecting to leaving;
 //! - [`report`]: the figures as a table and as JSON, and the bounds they are held to;
-//! - [`token`]: tokens for the simulated users.
+//! - [`token`]: tokens for the simulated users;
+//! - [`turn`]: load for a bare TURN server.
 
 pub mod account;
 pub mod browser;
@@ -28,6 +29,7 @@ pub mod report;
 pub mod rng;
 pub mod run;
 pub mod token;
+pub mod turn;
 
 #[cfg(test)]
 mod answerer;

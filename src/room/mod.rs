@@ -6,6 +6,8 @@
 //! checked here, in one function, whatever door it came through (D10); what may stand in the log, by [`content`].
 
 pub mod content;
+#[cfg(feature = "plants")]
+pub mod faults;
 mod log;
 pub mod permission;
 mod with_log;
@@ -206,6 +208,8 @@ pub struct Room {
     outputs: VecDeque<Output>,
     #[cfg(feature = "plants")]
     plant: Option<Plant>,
+    #[cfg(feature = "plants")]
+    late: faults::Late,
 }
 
 #[derive(Debug)]
@@ -242,6 +246,8 @@ impl Room {
             log: None,
             #[cfg(feature = "plants")]
             plant: None,
+            #[cfg(feature = "plants")]
+            late: faults::Late::default(),
             next_member: 1,
             members: BTreeMap::new(),
             by_session: HashMap::default(),
@@ -299,6 +305,8 @@ impl Room {
         {
             self.leave(member, Code::TokenExpired, true, now);
         }
+        #[cfg(feature = "plants")]
+        self.late.handle_timeout(now, &mut self.outputs);
         if let Some(log) = &mut self.log {
             log.handle_timeout(now);
         }
@@ -308,6 +316,8 @@ impl Room {
     /// When [`handle_timeout`](Self::handle_timeout) has something to do, or the room is over.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let expiry = self.expiry.first().map(|(at, _)| *at);
+        #[cfg(feature = "plants")]
+        let expiry = [expiry, self.late.poll_timeout()].into_iter().flatten().min();
         let log = self.log.as_ref().and_then(|log| log.poll_timeout());
         // What is under way ends first, and has times of its own.
         let is_idle = self.is_empty() && self.log.as_ref().is_some_and(|log| log.is_quiet());
@@ -440,7 +450,11 @@ impl Room {
             let Outbound { text, stream, payload, at, .. } = outbound;
             let message = Arc::new(Message { kind: Kind::Data, text, sender, stream, target, payload, at });
             let except = Some(session);
-            self.outputs.push_back(Output::Deliver(Delivery { receivers, except, lane, message }));
+            let delivery = Delivery { receivers, except, lane, message };
+            #[cfg(feature = "plants")]
+            self.late.pass(&self.members[&sender].grant.user, delivery, now, &mut self.outputs);
+            #[cfg(not(feature = "plants"))]
+            self.outputs.push_back(Output::Deliver(delivery));
             Ok(())
         });
         if let Err(refused) = result {

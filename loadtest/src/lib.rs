@@ -28,6 +28,7 @@ pub mod report;
 pub mod rng;
 pub mod run;
 pub mod token;
+pub mod view;
 
 #[cfg(test)]
 mod answerer;

@@ -16,6 +16,7 @@
 
 use super::{
     assess::{self, Trust},
+    noise::{at_rank, hold, mean, paired_error, relative, seconds},
     words,
 };
 use crate::figures::{Report, Second, Times};
@@ -25,9 +26,6 @@ pub const TOLERANCE: f64 = 0.1;
 
 /// Standard errors that a difference by chance hardly exceeds: 1 in 70 of ten parts, 1 in 370 of many samples.
 const ERRORS: f64 = 3.0;
-/// Parts of the hold, and the fewest that show how much a figure varies by itself.
-const PARTS: usize = 10;
-const FEWEST_PARTS: usize = 5;
 
 /// Two runs side by side.
 #[derive(Clone, Debug)]
@@ -395,60 +393,6 @@ impl Judge<'_> {
     }
 }
 
-/// The change as a share of the first value.
-fn relative(a: f64, b: f64) -> f64 {
-    if a == b { 0.0 } else { (b - a).abs() / a.abs() }
-}
-
-/// The seconds in which all users were there.
-fn hold(report: &Report) -> &[Second] {
-    seconds(report, report.scenario.ramp_s, report.scenario.ramp_s + report.scenario.hold_s)
-}
-
-fn seconds(report: &Report, from_s: f64, until_s: f64) -> &[Second] {
-    let start = report.timeline.partition_point(|second| second.at_s <= from_s);
-    let end = report.timeline.partition_point(|second| second.at_s <= until_s);
-    report.timeline.get(start..end).unwrap_or_default()
-}
-
-/// The standard error of the mean difference between the two, from the differences of their equal parts; nothing if too
-/// few parts have values in both.
-fn paired_error([a, b]: [&[Second]; 2], of: impl Fn(&Second) -> Option<f64>) -> Option<f64> {
-    let parts = PARTS.min(a.len()).min(b.len());
-    let part = |seconds: &[Second], number: usize| {
-        let bounds = [number, number + 1].map(|edge| edge * seconds.len() / parts);
-        mean(&seconds[bounds[0]..bounds[1]].iter().filter_map(&of).collect::<Vec<_>>())
-    };
-    let differences: Vec<f64> =
-        (0..parts).filter_map(|number| Some(part(b, number)? - part(a, number)?)).collect();
-    if differences.len() < FEWEST_PARTS {
-        return None;
-    }
-    let (middle, number) = (mean(&differences)?, differences.len() as f64);
-    let variance = differences.iter().map(|part| (part - middle).powi(2)).sum::<f64>() / (number - 1.0);
-    Some((variance / number).sqrt())
-}
-
-fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-}
-
-/// The duration at a rank (0 to 1), between the known points of the distribution; nothing outside of it.
-fn at_rank(times: &Times, rank: f64) -> Option<f64> {
-    let known =
-        [(0.0, 0.0), (times.p50_ms, 0.5), (times.p95_ms, 0.95), (times.p99_ms, 0.99), (times.max_ms, 1.0)];
-    let points = if times.cdf.is_empty() { &known[..] } else { &times.cdf };
-    if !(0.0..1.0).contains(&rank) {
-        return None;
-    }
-    let after = points.partition_point(|(_, share)| *share < rank);
-    let (to, upper) = points.get(after).copied().unwrap_or((times.max_ms, 1.0));
-    let Some((from, lower)) = after.checked_sub(1).and_then(|before| points.get(before)).copied() else {
-        return Some(to);
-    };
-    Some(if upper > lower { from + (to - from) * ((rank - lower) / (upper - lower)) } else { to })
-}
-
 /// Why two runs may not be comparable.
 fn warnings(a: &Report, b: &Report) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -586,6 +530,7 @@ mod tests {
         let mut a = Report::default();
         let group =
             |network: &str| crate::figures::GroupSummary { network: network.into(), ..Default::default() };
+        a.harness.behind.count = 1;
         a.scenario.groups.push(group("wifi"));
         let mut b = a.clone();
         assert!(compare(&a, &b).warnings.is_empty());

@@ -14,6 +14,7 @@ mod assess;
 pub mod compare;
 mod html;
 pub mod live;
+mod noise;
 mod read;
 mod table;
 pub mod terminal;

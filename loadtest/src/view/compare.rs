@@ -5,7 +5,8 @@
 //! - *Latencies, rates, CPU*: the change exceeds the tolerance and three standard errors. The hold of each run is cut
 //!   into ten equal parts; what the first part of one differs from the first part of the other, and so on, shows how
 //!   much the difference varies by itself, whatever the scenario did in which part. The percentile of a lane is taken
-//!   to vary as that of all lanes does, by factors; a window is cut as the hold is, into five parts at least.
+//!   to vary as that of all lanes does, by factors; a window is cut as the hold is, into five parts at least. A latency
+//!   has to exceed what the next rule asks for, too, as a rare message's percentile is also a matter of few samples.
 //! - *Connecting and recovery*: the change exceeds the tolerance and what the percentiles may be wrong by, which is
 //!   read from the distribution at the ranks three standard errors away. Each user counts as one independent sample. A
 //!   percentile with too few samples beyond it to say how wrong it may be is the same.
@@ -316,31 +317,23 @@ impl Judge<'_> {
 
     /// Durations of independent users.
     fn percentiles(&mut self, name: &str, [a, b]: [&Times; 2]) {
-        self.times(name, [a, b], |rank, x, y| {
-            let reach = |times: &Times| ERRORS * (rank * (1.0 - rank) / times.count as f64).sqrt();
-            // The two may be wrong towards each other.
-            let (lower, upper) = if x < y { (a, b) } else { (b, a) };
-            let up = at_rank(lower, rank + reach(lower)).map_or(f64::INFINITY, |most| most - x.min(y));
-            let down = x.max(y) - at_rank(upper, rank - reach(upper)).unwrap_or(0.0);
-            Some((x - y).abs() > up.hypot(down))
-        });
+        self.times(name, [a, b], |rank, x, y| Some(are_apart([a, b], rank, x, y)));
     }
 
     /// Durations within these seconds of both runs.
-    fn latencies(&mut self, name: &str, times: [&Times; 2], seconds: [&[Second]; 2]) {
-        self.times(name, times, |rank, x, y| {
+    fn latencies(&mut self, name: &str, [a, b]: [&Times; 2], seconds: [&[Second]; 2]) {
+        self.times(name, [a, b], |rank, x, y| {
             let of = |second: &Second| {
-                let of_all = if rank < 0.9 {
-                    second.p50_ms
-                } else if rank < 0.98 {
-                    second.p95_ms
-                } else {
-                    second.p99_ms
+                let of_all = match rank {
+                    low if low < 0.9 => second.p50_ms,
+                    middle if middle < 0.98 => second.p95_ms,
+                    _ => second.p99_ms,
                 };
                 of_all.filter(|ms| *ms > 0.0).map(f64::ln)
             };
             let error = paired_error(seconds, of)?;
-            Some(x > 0.0 && y > 0.0 && (y / x).ln().abs() > ERRORS * error)
+            let is_more_than_parts_vary = x > 0.0 && y > 0.0 && (y / x).ln().abs() > ERRORS * error;
+            Some(is_more_than_parts_vary && are_apart([a, b], rank, x, y))
         });
     }
 
@@ -391,6 +384,15 @@ impl Judge<'_> {
             values => self.push(name, unit, values, Judgement::Unjudged),
         }
     }
+}
+
+/// Whether the percentiles of this rank, which are `x` and `y`, are further apart than they may be wrong towards each other.
+fn are_apart([a, b]: [&Times; 2], rank: f64, x: f64, y: f64) -> bool {
+    let reach = |times: &Times| ERRORS * (rank * (1.0 - rank) / times.count as f64).sqrt();
+    let (lower, upper) = if x < y { (a, b) } else { (b, a) };
+    let up = at_rank(lower, rank + reach(lower)).map_or(f64::INFINITY, |most| most - x.min(y));
+    let down = x.max(y) - at_rank(upper, rank - reach(upper)).unwrap_or(0.0);
+    (x - y).abs() > up.hypot(down)
 }
 
 /// Why two runs may not be comparable.

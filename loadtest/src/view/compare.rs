@@ -126,7 +126,7 @@ impl Comparison {
     pub fn rule(&self) -> String {
         format!(
             "Better and worse: more than {} apart, and more than noise, that is three standard errors: of latencies, rates \
-             and CPU as the tenths of the hold vary, of connecting and recovery by rank, of shares and counts as chance \
+             and CPU as the tenths of the hold vary, of all times by their number, of shares and counts as chance \
              has it. Memory and CPU for a delivery have one value a run and are judged from {} on. Each further message \
              lost, doubled, altered or out of order on a lane that promises otherwise is worse.",
             words::percent(self.tolerance),

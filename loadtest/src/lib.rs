@@ -16,7 +16,8 @@
 //! - [`run`]: many of them, from connecting to leaving;
 //! - [`report`]: the figures as a table and as JSON, and the bounds they are held to;
 //! - [`token`]: tokens for the simulated users;
-//! - [`turn`]: load for a bare TURN server.
+//! - [`turn`]: load for a bare TURN server;
+//! - [`view`]: runs as people look at them: live, as a table, as a page, side by side.
 
 pub mod account;
 pub mod browser;
@@ -30,6 +31,7 @@ pub mod rng;
 pub mod run;
 pub mod token;
 pub mod turn;
+pub mod view;
 
 #[cfg(test)]
 mod answerer;

@@ -13,7 +13,7 @@ use super::{
 
 /// A browser's network. The default is perfect: no delay, no loss, no NAT, no firewall.
 ///
-/// It is read from the name of a [preset](presets), or from a map in the form that `docs/networks.md` describes.
+/// It is read from the name of a [preset](presets()), or from a map in the form that `docs/networks.md` describes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NetworkSpec {
     /// What it is, in a line.

@@ -1,23 +1,22 @@
 //! The signalling socket, `/v1/connect`: section 2 of `docs/protocol.md`.
 //!
-//! One task per WebSocket. It parses and checks what the client says, verifies tokens, and hands commands to the shard
-//! of the session; what the shard has for the client it finds in the socket's [`Outbox`]. It keeps no state of a
-//! session beyond which shard has it. Once it knows that shard it goes on by its side, on its thread, so that what a
-//! client sends wakes one thread and not two.
+//! One task per WebSocket. It parses and checks the texts that the client sends, verifies tokens, and hands commands to
+//! the shard of the session; what the shard has for the client it finds in the socket's [`Outbox`]. It keeps no state of
+//! a session beyond which shard has it. Once it knows that shard it goes on by its side, on its thread, and the shard
+//! reads the socket: frames go to the session, and what else comes is posted here.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
+    io,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use axum::{
-    Extension,
-    extract::{
-        State,
-        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code},
-    },
-    http::{HeaderMap, StatusCode, header},
+    extract::{Request, State},
+    http::{StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -33,7 +32,7 @@ use tokio::{
 
 use super::{
     App, problem, unix_now,
-    wire::{ConnectionWire, Wire},
+    upgrade::{self, Upgrade},
 };
 use crate::{
     RETRY_AFTER,
@@ -41,6 +40,10 @@ use crate::{
         Command, JoinRequest, SocketId,
         outbox::{Outbox, Outgoing},
         welcome,
+    },
+    io::{
+        Incoming, Wire,
+        websocket::{self, Message, Opcode, Reader},
     },
     names::{RoomKey, SessionId, ShardId},
     room::Grant,
@@ -55,21 +58,18 @@ const SILENCE: Duration = Duration::from_secs(35);
 const WRITE: Duration = Duration::from_secs(15);
 /// For the closing handshake.
 const CLOSING: Duration = Duration::from_secs(2);
-/// Bytes that an idle socket holds for reading; longer messages get room while they come.
-const READ_BUFFER: usize = 2048;
+/// Bytes read at once.
+const READ_BUFFER: usize = 4096;
 /// Messages of one client after which others have a turn.
 const READS: u32 = 16;
 /// The subprotocol, for clients that offer one.
 const SUBPROTOCOL: &str = "switchyard.v1";
+/// Codes of a client that goes: normal closure, going away (RFC 6455 §7.4.1).
+const GOING: [u16; 2] = [1000, 1001];
 
 /// Upgrades to a WebSocket, unless the page or the server's state forbids it.
-pub(super) async fn upgrade(
-    State(app): State<Arc<App>>,
-    Extension(ConnectionWire(wire)): Extension<ConnectionWire>,
-    headers: HeaderMap,
-    socket: WebSocketUpgrade,
-) -> Response {
-    let text = |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+pub(super) async fn upgrade(State(app): State<Arc<App>>, mut request: Request) -> Response {
+    let text = |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
     if !app.config.allows_origin(text(header::ORIGIN), text(header::HOST)) {
         let sentence = "pages of this origin may not connect; see http.allowed_origins";
         return problem(StatusCode::FORBIDDEN, "forbidden_origin", sentence);
@@ -84,16 +84,17 @@ pub(super) async fn upgrade(
     if app.open_sockets() >= 2 * u64::from(app.config.limits.sessions_max) {
         return problem(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded.as_str(), "too many connections");
     }
-    socket
-        .protocols([SUBPROTOCOL])
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_message_size(limits::SOCKET_MESSAGE_BYTES)
-        .max_frame_size(limits::SOCKET_MESSAGE_BYTES)
-        .on_upgrade(move |socket| serve(app, wire, socket))
+    match upgrade::accept(&mut request, SUBPROTOCOL) {
+        Ok((answer, upgrade)) => {
+            tokio::spawn(serve(app, upgrade));
+            answer
+        }
+        Err(answer) => *answer,
+    }
 }
 
-async fn serve(app: Arc<App>, wire: Arc<Wire>, mut socket: WebSocket) {
+async fn serve(app: Arc<App>, upgrade: Upgrade) {
+    let Some((wire, early)) = upgrade.done().await else { return };
     let id = SocketId(app.next_socket.fetch_add(1, Ordering::Relaxed));
     app.sockets.fetch_add(1, Ordering::Relaxed);
     app.metrics.http.websockets.inc();
@@ -104,23 +105,29 @@ async fn serve(app: Arc<App>, wire: Arc<Wire>, mut socket: WebSocket) {
         home: None,
         outbox: Arc::new(Outbox::direct(wire.clone())),
         wire,
+        reader: Some(Reader::new(limits::SOCKET_MESSAGE_BYTES)),
+        read: VecDeque::new(),
         greeted: false,
         malformed: 0,
         signals: Tokens::new(limits.signals_per_second, limits.signals_burst, now),
         deadline: now + PATIENCE,
         app,
     };
-    if let Some(end) = connection.run(&mut socket).await {
+    connection.take(&early);
+    if let Some(end) = connection.run().await {
         return connection.ended(end).await;
     }
-    let Some(runtime) = connection.home.and_then(|home| connection.app.shards.runtime(home)).cloned() else {
+    let (home, reader) = (connection.home, connection.reader.take());
+    let runtime = home.and_then(|home| connection.app.shards.runtime(home)).cloned();
+    let (Some(home), Some(reader), Some(runtime)) = (home, reader, runtime) else {
         return connection.ended(End::Broken).await;
     };
     if let Err(error) = connection.wire.move_to(&runtime) {
         tracing::debug!(%error, "a WebSocket stays with the runtime that it came by");
     }
+    connection.app.shards.read(home, id, connection.wire.clone(), reader).await;
     runtime.spawn(async move {
-        let end = connection.run(&mut socket).await.unwrap_or(End::Broken);
+        let end = connection.run().await.unwrap_or(End::Broken);
         connection.ended(end).await;
     });
 }
@@ -136,12 +143,9 @@ enum End {
 }
 
 impl End {
-    /// By the client's close frame.
-    fn of(frame: Option<&CloseFrame>) -> Self {
-        match frame.map(|frame| frame.code) {
-            Some(close_code::NORMAL | close_code::AWAY) => Self::Clean,
-            _ => Self::Broken,
-        }
+    /// By the code of the client's close frame.
+    fn of(code: Option<u16>) -> Self {
+        if code.is_some_and(|code| GOING.contains(&code)) { Self::Clean } else { Self::Broken }
     }
 }
 
@@ -151,24 +155,27 @@ struct Connection {
     id: SocketId,
     wire: Arc<Wire>,
     outbox: Arc<Outbox>,
+    /// To read the socket with, until the session's shard does.
+    reader: Option<Reader>,
+    /// What has been read here.
+    read: VecDeque<Incoming>,
     /// The shard of the session, once there is one.
     home: Option<ShardId>,
     greeted: bool,
     malformed: u32,
     signals: Tokens,
-    /// When the socket is closed unless something comes before.
+    /// When a socket without a session is closed.
     deadline: Instant,
 }
 
 impl Connection {
     /// Serves the socket until it ends, or, with `None`, until it has found its home.
-    async fn run(&mut self, socket: &mut WebSocket) -> Option<End> {
+    async fn run(&mut self) -> Option<End> {
         let (mut draining, mut told) = (self.app.draining.subscribe(), false);
-        let is_home = self.home.is_some();
         let mut read = 0;
-        let silence = sleep_until(self.deadline.into());
+        let silence = sleep_until(self.due().into());
         tokio::pin!(silence);
-        while is_home || self.home.is_none() {
+        while self.reader.is_none() || self.home.is_none() || !self.read.is_empty() {
             if read == READS {
                 read = 0;
                 yield_now().await;
@@ -177,32 +184,23 @@ impl Connection {
             tokio::select! {
                 biased;
                 outgoing = poll_fn(|cx| outbox.poll(cx.waker())) => {
-                    if let Some(end) = self.write(socket, outgoing).await {
+                    if let Some(end) = self.write(outgoing).await {
                         return Some(end);
                     }
                 }
-                incoming = socket.recv() => {
-                    let now = Instant::now();
+                incoming = self.recv() => {
                     read += 1;
-                    match incoming {
-                        Some(Ok(Message::Close(frame))) => return Some(End::of(frame.as_ref())),
-                        Some(Ok(message)) => self.read(message, now).await,
-                        Some(Err(error)) => {
-                            tracing::debug!(%error, "a WebSocket broke");
-                            if is_too_large(error) {
-                                close(socket, Code::TooLarge).await;
-                            }
-                            return Some(End::Broken);
-                        }
-                        None => return Some(End::Broken),
+                    if let Some(end) = self.handle(incoming).await {
+                        return Some(end);
                     }
                 }
-                // Every message puts it off, which is looked at only here.
+                // Whatever comes puts it off, which is looked at only here.
                 () = &mut silence => {
-                    if self.deadline <= Instant::now() {
+                    let due = self.due();
+                    if due <= Instant::now() {
                         self.outbox.close(Code::Timeout);
                     }
-                    silence.as_mut().reset(self.deadline.into());
+                    silence.as_mut().reset(due.into());
                 }
                 // Those that have a session are told by its shard.
                 () = until_draining(&mut draining), if self.home.is_none() && !told => {
@@ -215,6 +213,69 @@ impl Connection {
         None
     }
 
+    /// When the socket is closed unless something comes before.
+    fn due(&self) -> Instant {
+        if self.reader.is_some() { self.deadline } else { self.wire.heard() + SILENCE }
+    }
+
+    /// The next that comes. It may be given up and asked for again.
+    async fn recv(&mut self) -> Incoming {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        loop {
+            if let Some(incoming) = self.read.pop_front() {
+                return Poll::Ready(incoming);
+            }
+            if self.reader.is_none() {
+                return self.wire.poll_mail(cx);
+            }
+            let mut buffer = [0; READ_BUFFER];
+            match ready!(self.wire.poll_read(cx, &mut buffer, Instant::now())) {
+                Ok(count @ 1..) => self.take(&buffer[..count]),
+                Ok(_) | Err(_) => return Poll::Ready(Incoming::End),
+            }
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) {
+        let Some(reader) = &mut self.reader else { return };
+        loop {
+            match reader.read(&mut bytes) {
+                Ok(Some(message)) => self.read.push_back(Incoming::Message(message)),
+                Ok(None) => return,
+                Err(error) => return self.read.push_back(Incoming::Error(error)),
+            }
+        }
+    }
+
+    async fn handle(&mut self, incoming: Incoming) -> Option<End> {
+        match incoming {
+            Incoming::Message(Message::Close(code)) => {
+                // The client waits for it; one that does not read goes without.
+                self.wire.write_close(code);
+                Some(End::of(code))
+            }
+            Incoming::Message(Message::Ping(payload)) => {
+                let pong = timeout(WRITE, self.wire.send(Opcode::Pong, &payload)).await;
+                (!matches!(pong, Ok(Ok(())))).then_some(End::Broken)
+            }
+            Incoming::Message(message) => {
+                self.read_message(message).await;
+                None
+            }
+            Incoming::Error(error) => {
+                tracing::debug!(%error, "a WebSocket broke");
+                if error == websocket::Error::TooLarge {
+                    self.refuse_too_large().await;
+                }
+                Some(End::Broken)
+            }
+            Incoming::End => Some(End::Broken),
+        }
+    }
+
     async fn ended(&self, end: End) {
         if let Some(home) = self.home {
             let clean = matches!(end, End::Clean);
@@ -224,25 +285,14 @@ impl Connection {
         self.app.metrics.http.websockets.dec();
     }
 
-    async fn write(&mut self, socket: &mut WebSocket, outgoing: Outgoing) -> Option<End> {
-        let message = match outgoing {
-            Outgoing::Text(text) => Some(Message::Text(text.into())),
-            Outgoing::Frames(frames) => Some(Message::Binary(frames.freeze())),
-            Outgoing::Drain => None,
-            Outgoing::Close(code) => {
-                close(socket, code).await;
-                return Some(End::Closed);
-            }
-        };
-        let writing = async {
-            match message {
-                Some(message) => socket.send(message).await.is_ok(),
-                None => poll_fn(|cx| self.wire.poll_drain(cx)).await.is_ok(),
-            }
-        };
-        match timeout(WRITE, writing).await {
-            Ok(true) => {}
-            Ok(false) => return Some(self.last_words(socket).await),
+    async fn write(&mut self, outgoing: Outgoing) -> Option<End> {
+        if let Outgoing::Close(code) = outgoing {
+            self.close(code).await;
+            return Some(End::Closed);
+        }
+        match timeout(WRITE, write(&self.wire, outgoing)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Some(self.last_words().await),
             Err(_) => return Some(End::Broken),
         }
         if self.outbox.written()
@@ -253,34 +303,64 @@ impl Connection {
         None
     }
 
+    async fn close(&mut self, code: Code) {
+        self.say_close(code).await;
+        // Until the client has answered, so that what it was told is not lost in a reset.
+        let answer = async {
+            while let Incoming::Message(message) = self.recv().await {
+                if matches!(message, Message::Close(_)) {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(CLOSING, answer).await;
+    }
+
+    /// Nothing can be made out any more of what the client says: it is read away until it has closed.
+    async fn refuse_too_large(&mut self) {
+        self.say_close(Code::TooLarge).await;
+        self.wire.shut_down();
+        let wire = &self.wire;
+        let ended = poll_fn(|cx| {
+            let mut buffer = [0; READ_BUFFER];
+            while let Ok(1..) = ready!(wire.poll_read(cx, &mut buffer, Instant::now())) {}
+            Poll::Ready(())
+        });
+        let _ = timeout(CLOSING, ended).await;
+    }
+
+    async fn say_close(&self, code: Code) {
+        let payload = [&code.close_code().to_be_bytes(), code.as_str().as_bytes()].concat();
+        let _ = timeout(CLOSING, self.wire.send(Opcode::Close, &payload)).await;
+    }
+
     /// What came before it broke. A page that goes says goodbye and closes at once: its words may lie unread when
     /// something is written to it.
-    async fn last_words(&mut self, socket: &mut WebSocket) -> End {
+    async fn last_words(&mut self) -> End {
         let reading = async {
             loop {
-                match socket.recv().await {
-                    Some(Ok(Message::Close(frame))) => return End::of(frame.as_ref()),
-                    Some(Ok(message)) => self.read(message, Instant::now()).await,
-                    Some(Err(_)) | None => return End::Broken,
+                match self.recv().await {
+                    Incoming::Message(Message::Close(code)) => return End::of(code),
+                    Incoming::Message(message) => self.read_message(message).await,
+                    Incoming::Error(_) | Incoming::End => return End::Broken,
                 }
             }
         };
         timeout(CLOSING, reading).await.unwrap_or(End::Broken)
     }
 
-    async fn read(&mut self, message: Message, now: Instant) {
+    async fn read_message(&mut self, message: Message) {
         match message {
-            Message::Text(text) => self.read_text(text.as_str(), now).await,
-            Message::Binary(frames) => self.read_frames(frames, now).await,
-            Message::Ping(_) | Message::Pong(_) | Message::Close(_) => {}
+            Message::Text(text) => self.read_text(&text, Instant::now()).await,
+            Message::Binary(frames) => self.read_frames(frames).await,
+            Message::Ping(_) | Message::Pong | Message::Close(_) => {}
         }
     }
 
-    async fn read_frames(&mut self, frames: Bytes, now: Instant) {
+    async fn read_frames(&mut self, frames: Bytes) {
         let Some(home) = self.home else {
             return self.refuse(None, Code::JoinFirst, "frames need a session: join a room first");
         };
-        self.deadline = now + SILENCE;
         self.app.shards.send(home, Command::Frames(self.id, frames)).await;
     }
 
@@ -303,9 +383,6 @@ impl Connection {
                 Refusal::new(id_of(&message), Code::RateLimited, "too many signalling messages");
             refusal.retry_after_ms = Some(retry.as_millis() as u64 + 1);
             return self.say(&ServerText::Error(refusal));
-        }
-        if self.home.is_some() {
-            self.deadline = now + SILENCE;
         }
         if !self.greeted && !matches!(message, ClientText::Hello { .. }) {
             return self.refuse(id_of(&message), Code::HelloFirst, "say hello first");
@@ -380,7 +457,6 @@ impl Connection {
         let request = request(id, verified, wanted, now, unix);
         let home = self.home.unwrap_or_else(|| request.room.shard(self.app.shards.count()));
         self.home = Some(home);
-        self.deadline = now + SILENCE;
         let command = Command::Join { socket: self.id, outbox: self.outbox.clone(), request };
         self.app.shards.send(home, command).await;
     }
@@ -401,16 +477,13 @@ impl Connection {
     }
 }
 
-async fn close(socket: &mut WebSocket, code: Code) {
-    let frame = CloseFrame { code: code.close_code(), reason: code.as_str().into() };
-    let _ = timeout(CLOSING, socket.send(Message::Close(Some(frame)))).await;
-    // Until the client has answered, so that what it was told is not lost in a reset.
-    let _ = timeout(CLOSING, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
-}
-
-fn is_too_large(error: axum::Error) -> bool {
-    let error = error.into_inner().downcast::<tungstenite::Error>();
-    error.is_ok_and(|error| matches!(*error, tungstenite::Error::Capacity(_)))
+async fn write(wire: &Wire, outgoing: Outgoing) -> io::Result<()> {
+    match outgoing {
+        Outgoing::Text(text) => wire.send(Opcode::Text, text.as_bytes()).await,
+        Outgoing::Frames(frames) => wire.send(Opcode::Binary, &frames).await,
+        Outgoing::Drain => poll_fn(|cx| wire.poll_drain(cx)).await,
+        Outgoing::Close(_) => Ok(()),
+    }
 }
 
 /// Ends when the server begins to drain.

@@ -7,7 +7,7 @@ mod api;
 mod connect;
 mod files;
 mod serve;
-mod wire;
+mod upgrade;
 
 use std::{
     net::SocketAddr,

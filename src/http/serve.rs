@@ -13,7 +13,7 @@ use tokio::{
 };
 use tower_service::Service as _;
 
-use super::wire::WireIo;
+use crate::io::WireIo;
 
 /// From connecting, or from the end of the last answer, to the end of a request's headers.
 const HEADERS: Duration = Duration::from_secs(10);
@@ -53,10 +53,7 @@ pub async fn serve(listener: TcpListener, routes: Router, sockets: usize, mut st
 }
 
 async fn connection(stream: TcpStream, routes: Router, mut stop: watch::Receiver<bool>) {
-    let io = WireIo::new(stream);
-    let wire = io.wire();
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(wire.clone());
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut routes = routes.clone();
         async move {
             Ok::<_, Infallible>(
@@ -67,7 +64,7 @@ async fn connection(stream: TcpStream, routes: Router, mut stop: watch::Receiver
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
-        .serve_connection(TokioIo::new(io), service)
+        .serve_connection(TokioIo::new(WireIo::new(stream)), service)
         .with_upgrades();
     tokio::pin!(connection);
     let stopped = async { stop.wait_for(|stop| *stop).await.map(drop) };

@@ -1,13 +1,17 @@
 //! How bytes move: threads, sockets, queues and clocks around the pure shards.
 //!
-//! One thread per shard runs [`shard`]: its UDP sockets, its timers and its queues, and beside them the tasks of its
-//! sessions' WebSockets, which the doors bring ([`Shards::runtime`]). ICE-TCP connections are accepted by [`ice_tcp`] on
-//! the shared runtime and handed to the shard their first check names. Nothing is decided here.
+//! One thread per shard runs [`shard`]: its UDP sockets, its timers, its queues and its sessions' WebSockets ([`sockets`]
+//! reads them, [`wire`] is the connection, [`websocket`] the format), and beside it the tasks of those WebSockets, which
+//! the doors bring ([`Shards::runtime`]). ICE-TCP connections are accepted by [`ice_tcp`] on the shared runtime and handed
+//! to the shard their first check names. Nothing is decided here.
 
 mod ice_tcp;
 mod shard;
+mod sockets;
 mod storage;
 mod udp;
+pub mod websocket;
+mod wire;
 
 use std::{
     io,
@@ -31,8 +35,8 @@ use tokio::{
 use crate::{
     config::{Config, Mode},
     engine::{
-        Command, Shard, ShardConfig, path::TcpId, peer::Identity, peers::Datagram, peers::PeerTimeouts,
-        sdp::HostCandidate, session::SessionLimits,
+        Command, Shard, ShardConfig, SocketId, path::TcpId, peer::Identity, peers::Datagram,
+        peers::PeerTimeouts, sdp::HostCandidate, session::SessionLimits,
     },
     metrics::Metrics,
     names::{RoomKey, ShardId, WallClock},
@@ -43,6 +47,8 @@ use crate::{
 
 pub use ice_tcp::IceTcp;
 use storage::Questions;
+use websocket::Reader;
+pub use wire::{Incoming, Wire, WireIo};
 
 /// Commands and ICE-TCP datagrams that may wait for a shard; who sends more waits.
 const INPUTS: usize = 1024;
@@ -56,6 +62,8 @@ const EVENT_BYTES: usize = 256 * 1024;
 pub(crate) enum Input {
     /// By a WebSocket's task.
     Command(Command),
+    /// A WebSocket of a session that lives here: what comes by it is read by the shard.
+    Socket(SocketId, Arc<Wire>, Reader),
     /// A datagram of an ICE-TCP connection.
     Datagram(Datagram),
     /// An ICE-TCP connection; what is sent into the queue is written to it.
@@ -188,6 +196,14 @@ impl Shards {
         match self.inputs.get(shard.0 as usize) {
             Some(inputs) => inputs.send(Input::Command(command)).await.is_ok(),
             None => false,
+        }
+    }
+
+    /// Lets a shard read a WebSocket from now on. What the task has read has to be with the shard before.
+    pub(crate) async fn read(&self, shard: ShardId, id: SocketId, wire: Arc<Wire>, reader: Reader) {
+        if let Some(inputs) = self.inputs.get(shard.0 as usize) {
+            // A shard that has ended takes its runtime with it, and the task.
+            let _ = inputs.send(Input::Socket(id, wire, reader)).await;
         }
     }
 

@@ -23,12 +23,14 @@ use tokio::{
 };
 
 use super::{
-    BackendReply, Input, Letters, storage,
+    BackendReply, Input, Letters,
+    sockets::Sockets,
+    storage,
     udp::{ActiveUdp, ReceiveBuffer, Udp},
 };
 use crate::{
     engine::{
-        Shard,
+        Command, Shard,
         path::{Path, TcpId},
         peers::Outcome,
         transmit::Transmit,
@@ -65,6 +67,7 @@ pub(super) struct Shell {
 struct Loop {
     shard: Shard,
     sockets: Vec<ActiveUdp>,
+    websockets: Sockets,
     inputs: mpsc::Receiver<Input>,
     letters_in: mpsc::Receiver<Letter>,
     letters_out: Vec<Letters>,
@@ -112,6 +115,7 @@ impl Shell {
         let mut shard = Loop {
             shard: self.shard,
             sockets,
+            websockets: Sockets::new(),
             inputs: self.inputs,
             letters_in: self.letters_in,
             letters_out: self.letters_out,
@@ -170,8 +174,11 @@ impl Loop {
         if sleep.deadline().into_std() != due {
             sleep.as_mut().reset(due.into());
         }
-        let Self { inputs, letters_in, replies, sockets, .. } = self;
+        let Self { inputs, letters_in, replies, sockets, websockets, .. } = self;
         let woken = poll_fn(|cx| {
+            if websockets.poll_readable(cx).is_ready() {
+                return Poll::Ready(Woken::Other);
+            }
             if sockets.iter().any(|socket| socket.poll_readable(cx).is_ready()) {
                 return Poll::Ready(Woken::Other);
             }
@@ -210,8 +217,11 @@ impl Loop {
             let Ok(reply) = self.replies.try_recv() else { break };
             self.shard.handle_stored(reply, now);
         }
-        let Self { sockets, shard, receive, .. } = self;
-        let mut is_drained = self.inputs.is_empty() && self.letters_in.is_empty() && self.replies.is_empty();
+        let Self { sockets, websockets, shard, receive, .. } = self;
+        let read =
+            websockets.read(now, |socket, frames| shard.handle_command(Command::Frames(socket, frames), now));
+        let mut is_drained =
+            read && self.inputs.is_empty() && self.letters_in.is_empty() && self.replies.is_empty();
         for socket in sockets.iter() {
             is_drained &= (0..RECEIVES)
                 .any(|_| socket.receive(receive, |datagram| shard.handle_datagram(datagram, now)) == 0);
@@ -235,8 +245,10 @@ impl Loop {
     fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Command(command) => {
-                if let crate::engine::Command::PathClosed(Path::Tcp(id)) = &command {
-                    self.tcp.remove(id);
+                match &command {
+                    Command::PathClosed(Path::Tcp(id)) => drop(self.tcp.remove(id)),
+                    Command::Closed { socket, .. } => self.websockets.remove(*socket),
+                    _ => {}
                 }
                 self.shard.handle_command(command, now);
             }
@@ -244,6 +256,7 @@ impl Loop {
             Input::TcpOpened(id, writer) => {
                 self.tcp.insert(id, writer);
             }
+            Input::Socket(id, wire, reader) => self.websockets.add(id, wire, reader),
             Input::Stop => self.is_stopping = true,
             Input::Backend(room, act, reply) => {
                 self.backend_requests += 1;

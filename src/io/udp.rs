@@ -92,10 +92,10 @@ impl ActiveUdp {
     /// Takes one batch; returns how many datagrams it had.
     pub(super) fn receive(&self, buffer: &mut ReceiveBuffer, mut handle: impl FnMut(Datagram)) -> usize {
         let ReceiveBuffer { bytes, metas } = buffer;
-        let mut slices: Vec<IoSliceMut<'_>> = bytes.chunks_mut(RECEIVE).map(IoSliceMut::new).collect();
-        let received = self
-            .socket
-            .try_io(Interest::READABLE, || self.state.recv((&self.socket).into(), &mut slices, metas));
+        let received = self.socket.try_io(Interest::READABLE, || {
+            let mut slices: Vec<IoSliceMut<'_>> = bytes.chunks_mut(RECEIVE).map(IoSliceMut::new).collect();
+            self.state.recv((&self.socket).into(), &mut slices, metas)
+        });
         let Ok(count) = received else { return 0 };
         let mut datagrams = 0;
         for (meta, bytes) in metas[..count].iter().zip(bytes.chunks(RECEIVE)) {

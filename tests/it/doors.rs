@@ -48,6 +48,8 @@ pub(crate) enum Got {
     Text(String),
     Binary(Bytes),
     Close(u16),
+    /// Answers a ping with this.
+    Pong(Bytes),
     /// The connection ended without a word.
     Gone,
 }
@@ -104,6 +106,10 @@ impl Raw {
     /// Joins as this user and waits until it is in; the handle is 1, since it is the first room.
     async fn join(&mut self, room: &str, user: &str) {
         self.hello().await;
+        self.join_greeted(room, user).await;
+    }
+
+    async fn join_greeted(&mut self, room: &str, user: &str) {
         let token = token::mint("app", SECRET, room, user, SystemTime::now());
         self.text(&format!(r#"{{"type":"join","id":1,"room":"{room}","token":"{token}"}}"#)).await;
         loop {
@@ -150,8 +156,19 @@ impl Raw {
             1 => Got::Text(String::from_utf8(payload).unwrap()),
             2 => Got::Binary(payload.into()),
             8 => Got::Close(u16::from_be_bytes([payload[0], payload[1]])),
+            10 => Got::Pong(payload.into()),
             other => panic!("opcode {other}"),
         })
+    }
+
+    /// The next that is not the session's.
+    async fn answer(&mut self) -> Got {
+        loop {
+            let got = self.next().await;
+            if !matches!(got, Got::Binary(_)) {
+                return got;
+            }
+        }
     }
 
     /// Reads on until the connection ends.
@@ -341,4 +358,34 @@ async fn a_drain_tells_every_client_and_closes_with_its_code() {
     drained.await.unwrap().unwrap();
     println!("drained after {:?}", begin.elapsed());
     assert!(begin.elapsed() < 3 * SECOND);
+}
+
+#[tokio::test]
+async fn pings_and_closes_are_answered_on_both_sides_of_a_join() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(&folder).await;
+    for joins in [false, true] {
+        let mut raw = Raw::connect(server.address, None).await;
+        raw.hello().await;
+        if joins {
+            raw.join_greeted("pings", "a").await;
+        }
+        // In fragments, with the ping between, and in pieces that end within heads.
+        let text = br#"{"type":"ping","t":5}"#;
+        let parts = [&[0x01, 0x84, 0, 0, 0, 0], &text[..4], &[0x89, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2]];
+        let rest = [
+            &[0x80, 0x80 | (text.len() - 4) as u8, 9, 9, 9, 9][..],
+            &text[4..].iter().map(|byte| byte ^ 9).collect::<Vec<_>>(),
+        ];
+        for piece in [parts.concat(), rest.concat()].concat().chunks(3) {
+            raw.stream.write_all(piece).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(raw.answer().await, Got::Pong(Bytes::from("hi")));
+        assert!(matches!(raw.answer().await, Got::Text(text) if text.contains("pong")));
+        raw.write(8, &[0x03, 0xe9]).await.unwrap();
+        assert_eq!(raw.answer().await, Got::Close(1001));
+        assert_eq!(raw.answer().await, Got::Gone);
+    }
+    server.drain().await.unwrap();
 }

@@ -14,7 +14,7 @@ const ANSWER_BYTES: u64 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
     /// There is nobody, or nobody who answers in time.
-    #[error("http://{address}{path} does not answer: {source}")]
+    #[error("http://{address}{path} does not answer")]
     Silent {
         /// Who was asked.
         address: SocketAddr,

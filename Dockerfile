@@ -13,13 +13,14 @@ COPY . .
 ENV CARGO_PROFILE_RELEASE_DEBUG=false
 RUN mkdir -p /out/store
 
-FROM sources AS build-loadtest
-RUN cargo build --release --locked --package switchyard-loadtest \
-    && cp target/release/switchyard-loadtest /out/
-
 FROM sources AS build-server
 RUN cargo build --release --locked --package switchyard \
     && cp target/release/switchyard /out/
+
+# After the server, whose dependencies it shares: whoever wants the one has built the other.
+FROM build-server AS build-loadtest
+RUN cargo build --release --locked --package switchyard-loadtest \
+    && cp target/release/switchyard-loadtest /out/
 
 FROM ${RUN_IMAGE} AS loadtest
 COPY --from=build-loadtest /out/switchyard-loadtest /usr/local/bin/

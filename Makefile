@@ -8,8 +8,10 @@ SHELL := /bin/bash
 SEEDS ?= 200
 # How often `make kills` kills a server.
 KILLS ?= 400
+# What `make image` builds with: docker, podman or buildah.
+ENGINE ?= docker
 
-.PHONY: help run test check fmt worlds kills bench loadtest fuzz
+.PHONY: help run test check fmt worlds kills bench loadtest image container fuzz
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | \
@@ -39,6 +41,12 @@ bench: ## Run the benchmarks
 
 loadtest: ## Load a server of its own with simulated browsers
 	@loadtest/local
+
+image: ## Build the server's image (ENGINE=docker)
+	BUILDAH_FORMAT=docker $(ENGINE) build --tag switchyard .
+
+container: ## Build the images without docker and run them (as root, on Debian)
+	@nice tests/container/run
 
 fuzz: ## Fuzz each parser for a minute (needs a nightly toolchain and cargo-fuzz)
 	@tests/fuzz/run

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,6 +81,17 @@ pub enum Command {
         switchyard token --room lab --user ada --url"
     )]
     Token(Token),
+    /// Ask a running server whether it is well
+    #[command(
+        long_about = "Ask a running server whether it is well.\n\n\
+        It is asked at its HTTP address, /healthz, or /readyz with --ready. The answer is the exit status, with the \
+        reason if it is no. This is what a container's health check runs.",
+        after_long_help = "Examples:\n  \
+        switchyard health\n  \
+        switchyard health --ready --config /etc/switchyard.yaml\n  \
+        switchyard health --address 10.0.0.7:7880"
+    )]
+    Health(Health),
 }
 
 /// `switchyard serve`.
@@ -155,6 +167,43 @@ pub struct Token {
     /// Print a link to the demo instead, on this server [default: the configured address]
     #[arg(long, value_name = "BASE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub url: Option<String>,
+}
+
+/// `switchyard health`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Ask whether new sessions are welcome: not while the server drains
+    #[arg(long)]
+    pub ready: bool,
+    /// Where the server listens for HTTP [default: as configured, on this machine]
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "config")]
+    pub address: Option<SocketAddr>,
+    /// Configuration file (YAML)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How long to wait for an answer
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+impl Health {
+    /// Whom to ask, and at which door.
+    ///
+    /// # Errors
+    /// As [`Config::load`], which is not called if an address is given.
+    pub fn door(
+        &self,
+        environment: Vec<(OsString, OsString)>,
+    ) -> Result<(SocketAddr, &'static str), ConfigError> {
+        let address = match self.address {
+            Some(address) => address,
+            None => {
+                let sources = Sources { file: self.config.clone(), environment, flags: Vec::new() };
+                local_address(&Config::load(&sources)?)
+            }
+        };
+        Ok((address, if self.ready { "/readyz" } else { "/healthz" }))
+    }
 }
 
 /// Why no token was made.
@@ -247,11 +296,15 @@ impl Token {
 /// The address of a server on this machine, for a browser on it.
 #[must_use]
 pub fn local_base(config: &Config) -> String {
+    format!("http://{}", local_address(config))
+}
+
+fn local_address(config: &Config) -> SocketAddr {
     let mut address = config.http_address();
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    format!("http://{address}")
+    address
 }
 
 /// A link that opens the demo in a room. The token stands behind `#`, which browsers keep to themselves, so
@@ -367,6 +420,30 @@ mod tests {
         for way in ["--config FILE", "SWITCHYARD__KEYS__DEV__SECRET", "--api-key KEY --secret SECRET"] {
             assert!(error.contains(way), "{error}");
         }
+    }
+
+    #[test]
+    fn health_is_asked_where_the_server_is_configured_to_listen() {
+        let door = |line: &str, environment: &[(&str, &str)]| {
+            let environment =
+                environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+            match parse(line) {
+                Command::Health(health) => health.door(environment),
+                other => panic!("{other:?}"),
+            }
+        };
+        let at = |address: &str| address.parse::<SocketAddr>().unwrap();
+        assert_eq!(door("switchyard health", &[]).unwrap(), (at("127.0.0.1:7880"), "/healthz"));
+        let production = [
+            ("SWITCHYARD__MODE", "production"),
+            ("SWITCHYARD__HTTP__PORT", "8080"),
+            ("SWITCHYARD__KEYS__APP__SECRET", SECRET),
+        ];
+        let (address, path) = door("switchyard health --ready", &production).unwrap();
+        assert_eq!((address, path), (at("127.0.0.1:8080"), "/readyz"));
+        // Whoever knows the address needs no configuration that the server would take.
+        let (address, _) = door("switchyard health --address 10.0.0.7:80", &production[..1]).unwrap();
+        assert_eq!(address, at("10.0.0.7:80"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Three questions, three folders. *Who is in the room and who gets it?* [`room`]. *What is the connection doing?*
 //! [`engine`]. *How do bytes move?* [`io`] and [`http`]. Between them the [`router`] carries messages from rooms to
-//! sessions across shards, and the [`store`] keeps what survives. [`config`], [`token`], [`metrics`], [`cli`], [`log`] and
+//! sessions across shards, and the [`store`] keeps what survives. [`config`], [`token`], [`metrics`], [`cli`], [`log`], [`health`] and
 //! [`bucket`] are what their names say; the wire
 //! format is the crate `switchyard_signaling`, and the whole picture is in `docs/architecture.md`.
 //!
@@ -12,6 +12,7 @@ pub mod bucket;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod health;
 pub mod http;
 pub mod io;
 pub mod log;

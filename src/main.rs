@@ -6,12 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use clap::Parser as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use switchyard::cli::{Cli, Command, Serve, Token};
+use switchyard::cli::{Cli, Command, Health, Serve, Token};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().chosen() {
         Command::Serve(args) => serve(&args),
         Command::Token(args) => token(&args),
+        Command::Health(args) => health(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -33,6 +34,11 @@ fn token(args: &Token) -> anyhow::Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
     println!("{}", args.mint(std::env::vars_os().collect(), now.as_secs(), &random()?)?);
     Ok(())
+}
+
+fn health(args: &Health) -> anyhow::Result<()> {
+    let (address, path) = args.door(std::env::vars_os().collect())?;
+    Ok(switchyard::health::ask(address, path, args.timeout)?)
 }
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {

@@ -34,6 +34,9 @@ pub use units::{BadDuration, parse_duration};
 /// has the name `switchyard`.
 pub const ENVIRONMENT_PREFIX: &str = "SWITCHYARD__";
 
+/// The environment variable that names the configuration file where `--config` does not.
+pub const ENVIRONMENT_FILE: &str = "SWITCHYARD_CONFIG";
+
 /// The API key of the development mode, whose secret is made at each start.
 pub const DEVELOPMENT_KEY: &str = "dev";
 
@@ -342,7 +345,7 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration file {}: {source}", path.display())]
     Read {
-        /// The file named by `--config`.
+        /// The file named by `--config` or [`ENVIRONMENT_FILE`].
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
@@ -363,7 +366,7 @@ pub enum ConfigError {
 /// Where settings come from, the later overriding the earlier.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// The YAML file, if one is named.
+    /// The YAML file, if the command line names one; else [`ENVIRONMENT_FILE`] may.
     pub file: Option<PathBuf>,
     /// The environment; what does not begin with [`ENVIRONMENT_PREFIX`] is ignored.
     pub environment: Vec<(OsString, OsString)>,
@@ -386,7 +389,10 @@ impl Config {
     /// On a file that cannot be read, on any key or value that is not understood, and on settings that
     /// are not safe to serve with.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let text = match &sources.file {
+        let named =
+            sources.environment.iter().find(|(name, value)| name == ENVIRONMENT_FILE && !value.is_empty());
+        let file = sources.file.clone().or_else(|| named.map(|(_, path)| path.into()));
+        let text = match &file {
             None => None,
             Some(path) => match std::fs::read_to_string(path) {
                 Ok(text) => Some((path.as_path(), text)),

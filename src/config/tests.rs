@@ -446,6 +446,19 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
+fn the_environment_names_the_file_where_the_command_line_does_not() {
+    let environment = vec![("SWITCHYARD_CONFIG".into(), "/nowhere/e.yaml".into())];
+    let named = Sources { environment, ..Sources::default() };
+    let error = Config::load(&named).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/e.yaml"), "{error}");
+    let both = Sources { file: Some("/nowhere/f.yaml".into()), ..named };
+    let error = Config::load(&both).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/f.yaml"), "{error}");
+    let empty = vec![("SWITCHYARD_CONFIG".into(), "".into())];
+    Config::load(&Sources { environment: empty, ..Sources::default() }).unwrap();
+}
+
+#[test]
 fn pages_of_this_server_and_listed_ones_may_connect() {
     let text = format!(
         "mode: production\nkeys: {{ app: {{ secret: {GOOD_SECRET} }} }}\nhttp: {{ allowed_origins: [\"https://app.example\"] }}\n"

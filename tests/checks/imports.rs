@@ -8,9 +8,10 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 14] = [
+const MODULES: [(&str, &[&str]); 15] = [
     ("names", &[]),
     ("bucket", &[]),
+    ("health", &[]),
     ("metrics", &[]),
     ("config", &[]),
     ("log", &["config"]),

@@ -6,6 +6,7 @@
 
 #![cfg(test)]
 
+mod container;
 mod duplicates;
 mod imports;
 mod licences;

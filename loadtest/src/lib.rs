@@ -15,7 +15,10 @@
 //! - [`driver`]: one browser on a WebSocket and a UDP socket;
 //! - [`run`]: many of them, from connecting to leaving;
 //! - [`report`]: the figures as a table and as JSON, and the bounds they are held to;
-//! - [`token`]: tokens for the simulated users.
+//! - [`scenario`]: what is to be run and what must hold, in YAML;
+//! - [`target`]: the server's URL, connections and requests;
+//! - [`token`]: tokens for the simulated users;
+//! - [`observe`]: what the server and this program use.
 
 pub mod account;
 pub mod browser;
@@ -23,10 +26,13 @@ pub mod driver;
 pub mod figures;
 pub mod histogram;
 pub mod netsim;
+pub mod observe;
 pub mod peer;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod scenario;
+pub mod target;
 pub mod token;
 
 #[cfg(test)]

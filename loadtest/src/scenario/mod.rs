@@ -1,0 +1,3 @@
+//! What is to be run and what must hold, in YAML.
+
+pub mod bounds;

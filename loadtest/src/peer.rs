@@ -523,7 +523,12 @@ mod tests {
 
     #[test]
     fn a_lossy_network_is_overcome() {
-        let link = LinkConfig { delay: 20 * MS, jitter: 10 * MS, loss: 0.1, ..LinkConfig::default() };
+        let link = LinkConfig {
+            delay: 20 * MS,
+            jitter: (10 * MS).into(),
+            loss: 0.1.into(),
+            ..LinkConfig::default()
+        };
         let mut pair = Pair::new(link, 7);
         pair.run(15_000 * MS);
         assert!(pair.opened(Channel::Reliable), "{:?}", pair.events);

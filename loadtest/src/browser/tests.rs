@@ -297,7 +297,13 @@ fn link() -> LinkConfig {
 }
 
 fn lossy_link() -> LinkConfig {
-    LinkConfig { delay: 20 * MS, jitter: 15 * MS, reorder: true, loss: 0.03, ..LinkConfig::default() }
+    LinkConfig {
+        delay: 20 * MS,
+        jitter: (15 * MS).into(),
+        reorder: true,
+        loss: 0.03.into(),
+        ..LinkConfig::default()
+    }
 }
 
 #[test]
@@ -458,7 +464,7 @@ fn a_full_send_buffer_refuses_instead_of_dropping() {
 #[test]
 fn the_lossy_lane_loses_some_and_doubles_none() {
     for webrtc in [true, false] {
-        let link = if webrtc { LinkConfig { loss: 0.05, ..link() } } else { link() };
+        let link = if webrtc { LinkConfig { loss: 0.05.into(), ..link() } } else { link() };
         let mut world = World::new(&link, 3, &[webrtc, webrtc]);
         world.run(3000 * MS);
         for _ in 0..1000 {

@@ -127,7 +127,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(id: SocketId, config: &WireConfig, seed: u64) -> Self {
-        let link = LinkConfig { delay: config.delay, jitter: config.jitter, ..LinkConfig::default() };
+        let link = LinkConfig { delay: config.delay, jitter: config.jitter.into(), ..LinkConfig::default() };
         let past = Arc::new(Past::default());
         let outbox = if config.direct { Outbox::direct(past.clone()) } else { Outbox::default() };
         Self {

@@ -188,7 +188,13 @@ fn over_channels(seed: u64) -> Seats {
         let mut kind = kind(&mut rng);
         let loss = f64::from(rng.below(30) as u32) / 1000.0;
         let (delay, jitter) = (MS * (5 + rng.below(30) as u32), MS * rng.below(15) as u32);
-        kind.udp = Some(LinkConfig { delay, jitter, loss, duplicate: 0.02, ..LinkConfig::default() });
+        kind.udp = Some(LinkConfig {
+            delay,
+            jitter: jitter.into(),
+            loss: loss.into(),
+            duplicate: 0.02,
+            ..LinkConfig::default()
+        });
         seats.add(&format!("u{device}"), &kind, Saved::default());
     }
     seats.pass(2 * SECOND);

@@ -15,7 +15,13 @@ use switchyard_signaling::message::Description;
 use crate::world::{Kind, MS, SECOND, Setup, World, client::What, for_seeds, room_on};
 
 fn link(delay: u32, loss: f64) -> LinkConfig {
-    LinkConfig { delay: delay * MS, jitter: (delay / 2) * MS, reorder: true, loss, ..LinkConfig::default() }
+    LinkConfig {
+        delay: delay * MS,
+        jitter: ((delay / 2) * MS).into(),
+        reorder: true,
+        loss: loss.into(),
+        ..LinkConfig::default()
+    }
 }
 
 fn setup(seed: u64) -> Setup {

@@ -20,9 +20,11 @@ mod link;
 mod loss;
 mod nat;
 mod network;
+mod presets;
 mod queue;
 mod spec;
 mod stream;
+mod units;
 
 use std::net::SocketAddr;
 
@@ -35,8 +37,9 @@ pub use self::{
     loss::{GilbertElliott, Loss},
     nat::{Behaviour, Firewall, MappingId, NatConfig},
     network::{HostId, Network},
+    presets::{load, preset, presets},
     queue::{CoDel, RateLimit},
-    spec::{Happening, NetworkSpec, ScheduledEvent},
+    spec::{Happening, NetworkSpec, ScheduledEvent, SpecError},
     stream::Failure,
 };
 

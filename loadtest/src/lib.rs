@@ -5,7 +5,8 @@
 //! - [`netsim`]: a network as a pure function of its seed;
 //! - [`browser`]: a simulated browser: session, WebSocket and peer connection;
 //! - [`peer`]: its peer connection with the two data channels;
-//! - [`account`]: what was sent, and what of it was lost, doubled or out of order;
+//! - [`user`]: a simulated user: a browser that comes, does something, reconnects and leaves;
+//! - [`account`]: what was sent, and what of it was lost, doubled, out of order, altered or late;
 //! - [`figures`]: the figures of a run, with a stable JSON schema;
 //! - [`histogram`]: latencies, counted in a bounded number of buckets;
 //! - [`rng`]: the seeded random numbers beneath.
@@ -34,6 +35,7 @@ pub mod run;
 pub mod scenario;
 pub mod target;
 pub mod token;
+pub mod user;
 
 #[cfg(test)]
 mod answerer;

@@ -440,6 +440,11 @@ impl Browser {
         self.pipes.attached()
     }
 
+    /// Since when this pipe has been silent: when its last frames came, or when somebody began to listen.
+    pub fn heard(&self, pipe: Pipe) -> Instant {
+        self.pipes.heard_at(pipe)
+    }
+
     /// The last round trip of a PING, on whichever pipe.
     pub fn round_trip(&self) -> Option<Duration> {
         self.pipes.round_trip()

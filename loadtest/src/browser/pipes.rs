@@ -57,6 +57,13 @@ impl Pipes {
         self.attached
     }
 
+    pub(super) fn heard_at(&self, pipe: Pipe) -> Instant {
+        match pipe {
+            Pipe::Socket => self.heard_socket,
+            Pipe::Channel => self.heard_channel,
+        }
+    }
+
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.round_trip
     }

@@ -11,6 +11,9 @@ pub struct Plan {
     pub number: u32,
     /// Its group's place in the scenario.
     pub group: usize,
+    /// The place of its network among those of the scenario. Users behind different ones are expected to differ in their
+    /// latencies.
+    pub network: usize,
     /// The room to join.
     pub room: String,
     /// Whether it uses data channels over UDP, rather than the WebSocket alone.

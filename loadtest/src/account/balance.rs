@@ -1,51 +1,9 @@
-//! Every message accounted for: a stamp that each message carries, and what a receiver makes of the stamps.
-//!
-//! Lost, doubled and out of order are judged for each (sender, stream) from the stamps alone; what the server says
-//! about itself counts only where it tells that it dropped something.
+//! The balance of a fixed set of streams, all of which every receiver is owed from beginning to end: for tests and for
+//! runs without churn. [`super::Ledger`] is the account of a run.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use bytes::{BufMut, Bytes, BytesMut};
-
-/// What a message says about itself, at its beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Which sender of the run.
-    pub sender: u32,
-    /// 1, 2, 3 … for each (sender, stream).
-    pub seq: u32,
-    /// When it was to be sent, since the run began.
-    pub scheduled: Duration,
-}
-
-/// The least size of a message that carries a stamp.
-pub const STAMP_BYTES: usize = 16;
-/// Messages of one stream that are told apart. A higher number is not from this run.
-const MOST_MESSAGES: u32 = 1 << 24;
-
-impl Stamp {
-    /// A message of `size` bytes, at least [`STAMP_BYTES`], that begins with the stamp.
-    pub fn message(&self, size: usize) -> Bytes {
-        let mut message = BytesMut::with_capacity(size.max(STAMP_BYTES));
-        message.put_u32(self.sender);
-        message.put_u32(self.seq);
-        message.put_u64(u64::try_from(self.scheduled.as_nanos()).unwrap_or(u64::MAX));
-        message.resize(size.max(STAMP_BYTES), 0x5a);
-        message.freeze()
-    }
-
-    /// The stamp of a message; `None` if it is too short.
-    pub fn of(message: &[u8]) -> Option<Self> {
-        let (sender, rest) = message.split_first_chunk()?;
-        let (seq, rest) = rest.split_first_chunk()?;
-        let (nanos, _) = rest.split_first_chunk()?;
-        Some(Self {
-            sender: u32::from_be_bytes(*sender),
-            seq: u32::from_be_bytes(*seq),
-            scheduled: Duration::from_nanos(u64::from_be_bytes(*nanos)),
-        })
-    }
-}
+use super::{MOST_MESSAGES, Stamp};
 
 /// What one receiver has received.
 #[derive(Debug, Default)]
@@ -180,6 +138,8 @@ impl std::ops::AddAssign for Totals {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn stamp(sender: u32, seq: u32) -> Stamp {
@@ -192,15 +152,6 @@ mod tests {
             account.received(stream, stamp(sender, seq));
         }
         account.balance(sent.iter().copied())
-    }
-
-    #[test]
-    fn a_stamp_survives_the_way_through_a_message() {
-        let message = stamp(3, 99).message(64);
-        assert_eq!(message.len(), 64);
-        assert_eq!(Stamp::of(&message), Some(stamp(3, 99)));
-        assert_eq!(stamp(3, 99).message(0).len(), STAMP_BYTES);
-        assert_eq!(Stamp::of(&message[..STAMP_BYTES - 1]), None);
     }
 
     #[test]

@@ -1,0 +1,670 @@
+//! One simulated user from coming to leaving, without sockets and clocks: a [`Browser`], and another one when its session
+//! is lost; WebSockets that are opened again; what the user does; and the record of it all.
+//!
+//! It never opens anything, reads a clock or judges: the load program's shell gives it sockets and the time,
+//! [`crate::account`] judges its [`Record`]. What a user does is in modules of one shape, the trait `Behaviour`: [`Plan`]
+//! says which.
+//!
+//! Order of calls. [`start`](User::start); then whatever happens, by `handle_*`, [`handle_timeout`](User::handle_timeout)
+//! when [`poll_timeout`](User::poll_timeout) is due. After each, or after a batch of them, carry out everything from
+//! [`poll_command`](User::poll_command), and from [`poll_socket`](User::poll_socket) as long as the WebSocket takes more.
+//! In the end [`leave`](User::leave), go on until [`is_finished`](User::is_finished), and
+//! [`into_record`](User::into_record).
+
+mod behaviour;
+mod data;
+mod link;
+mod messages;
+mod outage;
+mod plan;
+mod schedule;
+mod stall;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde_json::Value;
+use switchyard_signaling::{
+    Code,
+    message::{Refusal, ServerControl},
+};
+
+pub use self::plan::{Data, Does, Messages, Pace, Plan, Stall};
+
+use self::{
+    behaviour::{Behaviour, Context},
+    link::Link,
+    outage::Ways,
+};
+use crate::{
+    account::{Cause, Ended, Record, Sample, Window},
+    browser::{Browser, BrowserConfig, Event, Pipe, RoomLog, SocketOutput},
+    netsim::Datagram,
+    peer::{Channel, PeerEvent},
+    rng::Rng,
+};
+
+/// How long a user that leaves waits for what is under way.
+const LEAVING: Duration = Duration::from_secs(5);
+/// How long it waits for the server to answer its goodbye.
+const BYE: Duration = Duration::from_secs(1);
+/// A WebSocket with frames on it that has been silent for so long is given up: three probes came back without an answer.
+const SILENCE: Duration = Duration::from_secs(6);
+/// What a page that reads again has before it from the time when it did not is read by then.
+const WAKING: Duration = Duration::from_secs(10);
+/// Before asking again to be let in, when the server did not say; doubled with each refusal in a row, up to 16 times.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the shell shall do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Open a WebSocket to the server, and say [`User::handle_socket_open`] or [`User::handle_socket_failed`].
+    OpenSocket,
+    /// Close the WebSocket, or give up opening it. Nothing more is to be said of it.
+    CloseSocket,
+    /// Send this.
+    Datagram(Datagram),
+}
+
+/// One simulated user.
+pub struct User {
+    plan: Plan,
+    token: String,
+    address: Option<SocketAddr>,
+    epoch: Instant,
+    rng: Rng,
+    browser: Browser,
+    link: Link,
+    ways: Ways,
+    phase: Phase,
+    /// The room's handle, as long as it is a member.
+    room: Option<u16>,
+    /// The join that was not answered yet.
+    asked: Option<u32>,
+    ask_at: Option<Instant>,
+    refusals: u32,
+    is_ready: bool,
+    /// Whether its first peer connection came to nothing.
+    fell_back: bool,
+    /// When the page last stopped reading, and when it went on, if it has.
+    slept: Option<(Instant, Option<Instant>)>,
+    behaviours: Vec<Box<dyn Behaviour>>,
+    commands: VecDeque<Command>,
+    record: Record,
+    window: Window,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Running,
+    /// What is under way comes to its end, until then at most.
+    Leaving(Instant),
+    /// It has said goodbye.
+    Bye(Instant),
+    Finished,
+}
+
+impl User {
+    /// A user that has not come yet. `address` is the local one of its peer connections; all times of its record count
+    /// from `epoch`, the beginning of the run.
+    pub fn new(now: Instant, plan: Plan, token: String, address: Option<SocketAddr>, epoch: Instant) -> Self {
+        let address = address.filter(|_| plan.udp);
+        let behaviours = plan
+            .does
+            .iter()
+            .zip(1..)
+            .map(|(does, number)| behaviour::of(does, Rng::stream(plan.seed, number)));
+        let behaviours = behaviours.collect();
+        let (record, window) = (Record::of(&plan), Window::of(&plan));
+        let mut user = Self {
+            rng: Rng::stream(plan.seed, 0),
+            plan,
+            token,
+            address,
+            epoch,
+            browser: Browser::new(now, config(address)),
+            link: Link::new(),
+            ways: Ways::default(),
+            phase: Phase::Idle,
+            room: None,
+            asked: None,
+            ask_at: None,
+            refusals: 0,
+            is_ready: false,
+            fell_back: false,
+            slept: None,
+            behaviours,
+            commands: VecDeque::new(),
+            record,
+            window,
+        };
+        user.act(now, |behaviour, context| behaviour.begin(context));
+        user
+    }
+
+    // ---- inputs
+
+    /// It comes.
+    pub fn start(&mut self, now: Instant) {
+        if self.phase == Phase::Idle {
+            self.phase = Phase::Running;
+            self.record.started = Some(self.since(now));
+            self.link.want(now);
+            self.enter(now, BTreeMap::new());
+            self.pump(now);
+        }
+    }
+
+    /// The WebSocket that was asked for is open.
+    pub fn handle_socket_open(&mut self, now: Instant) {
+        if self.link.is_up() {
+            self.stage(now, "websocket");
+            self.record.reconnects += u64::from(self.link.opened() > 1);
+            self.browser.handle_socket_open(now);
+            self.pump(now);
+        }
+    }
+
+    /// It could not be opened.
+    pub fn handle_socket_failed(&mut self, now: Instant, cause: &str) {
+        self.failed(format!("socket: {cause}"));
+        self.socket_gone(now);
+    }
+
+    /// It was open and is gone.
+    pub fn handle_socket_closed(&mut self, now: Instant, why: &str) {
+        if matches!(self.phase, Phase::Bye(_)) {
+            self.link.stop();
+            self.finish(now, Ended::Left);
+            return;
+        }
+        self.failed(format!("socket closed: {why}"));
+        self.socket_gone(now);
+    }
+
+    /// A text message has arrived.
+    pub fn handle_text(&mut self, now: Instant, text: &str) {
+        self.browser.handle_text(now, text);
+        self.pump(now);
+    }
+
+    /// A binary message has arrived.
+    pub fn handle_binary(&mut self, now: Instant, message: Bytes) {
+        self.browser.handle_binary(now, message);
+        self.pump(now);
+    }
+
+    /// A datagram has arrived.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
+        self.browser.handle_datagram(now, from, payload);
+        self.pump(now);
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.browser.handle_timeout(now);
+        self.pump(now);
+    }
+
+    /// The device is in another network now, or has another address: connections that it had are dead. A data channel
+    /// goes on from the new address; the WebSocket is opened again at once.
+    pub fn handle_network_change(&mut self, now: Instant, address: Option<SocketAddr>) {
+        if let Some(address) = address.filter(|_| self.plan.udp) {
+            self.address = Some(address);
+            self.browser.change_address(now, address);
+            self.ways.changed(self.since(now), &mut self.record);
+        }
+        if self.link.is_up() {
+            self.commands.push_back(Command::CloseSocket);
+            self.browser.handle_socket_closed(now);
+        }
+        if self.is_here() {
+            self.link.want(now);
+        }
+        self.pump(now);
+    }
+
+    /// The token for the next join.
+    pub fn set_token(&mut self, token: String) {
+        self.token = token;
+    }
+
+    /// It begins nothing new, waits a little for what is under way, and says goodbye.
+    pub fn leave(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Idle => self.finish(now, Ended::There),
+            Phase::Running => {
+                self.phase = Phase::Leaving(now + LEAVING);
+                self.act(now, |behaviour, context| behaviour.leave(context));
+                self.pump(now);
+            }
+            Phase::Leaving(_) | Phase::Bye(_) | Phase::Finished => {}
+        }
+    }
+
+    // ---- outputs
+
+    /// What to do next.
+    pub fn poll_command(&mut self, now: Instant) -> Option<Command> {
+        if self.link.opens(now) {
+            self.commands.push_back(Command::OpenSocket);
+        }
+        self.commands.pop_front().or_else(|| self.browser.poll_datagram().map(Command::Datagram))
+    }
+
+    /// The next message for the WebSocket. Ask only as long as that takes more.
+    pub fn poll_socket(&mut self) -> Option<SocketOutput> {
+        self.browser.poll_socket()
+    }
+
+    /// Whether the WebSocket should be read.
+    pub fn reads_socket(&self) -> bool {
+        self.browser.reads_socket()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due, and [`poll_command`](Self::poll_command) with it.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let phase = match self.phase {
+            Phase::Idle | Phase::Finished => return None,
+            Phase::Running => None,
+            Phase::Leaving(until) | Phase::Bye(until) => Some(until),
+        };
+        let behaviours = match self.phase {
+            Phase::Bye(_) => None,
+            _ => self.behaviours.iter().filter_map(|behaviour| behaviour.poll_timeout()).min(),
+        };
+        let silent = self.silent_at();
+        let own =
+            [self.browser.poll_timeout(), self.link.poll_timeout(), self.ask_at, behaviours, phase, silent];
+        own.into_iter().flatten().min()
+    }
+
+    /// Whether it is in its room and on the way that it is to use, or has found that it cannot have that.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// Whether nothing more will happen.
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
+    /// The way that its frames go: `udp`, `websocket`, or `none` as long as it is not in its room or there is no way.
+    pub fn rung(&self) -> &'static str {
+        match self.browser.attached().filter(|_| self.room.is_some()) {
+            Some(Pipe::Channel) => "udp",
+            Some(Pipe::Socket) => "websocket",
+            None => "none",
+        }
+    }
+
+    /// What has happened since the last call, for [`crate::account::Ledger::window`].
+    pub fn take_window(&mut self) -> Window {
+        self.window.take()
+    }
+
+    /// What it did and saw.
+    pub fn into_record(mut self, now: Instant) -> Record {
+        if self.phase != Phase::Finished {
+            self.finish(now, Ended::There);
+        }
+        self.record.rest = self.window.take();
+        self.record
+    }
+
+    // ---- coming and going
+
+    fn since(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.epoch)
+    }
+
+    fn is_here(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Leaving(_))
+    }
+
+    fn stage(&mut self, now: Instant, stage: &'static str) {
+        if let Some(started) = self.record.started {
+            let after = self.since(now).saturating_sub(started);
+            self.record.stages.entry(stage).or_insert(after);
+        }
+    }
+
+    /// Asks to be let in, for the first time in a session of the browser.
+    fn enter(&mut self, now: Instant, mut logs: BTreeMap<String, RoomLog>) {
+        let follows = self.plan.does.iter().any(|does| matches!(does, Does::Messages(_)));
+        let room = &self.plan.room;
+        self.asked = Some(if follows {
+            let log = logs.remove(room).unwrap_or_default();
+            self.browser.join_log(now, room, &self.token, log)
+        } else {
+            self.browser.join(now, room, &self.token)
+        });
+        self.ask_at = None;
+    }
+
+    fn ask_again(&mut self, now: Instant) {
+        self.ask_at = None;
+        self.asked = Some(self.browser.join_again(now, &self.plan.room, &self.token));
+    }
+
+    fn error(&mut self, cause: String) {
+        self.window.errors += 1;
+        self.record.error(cause);
+    }
+
+    /// Something failed that is the reason for not being here, if it is not.
+    fn failed(&mut self, cause: String) {
+        if self.record.memberships.is_empty() {
+            self.record.failure = Some(cause.clone());
+        }
+        self.error(cause);
+    }
+
+    fn socket_gone(&mut self, now: Instant) {
+        if self.link.is_up() {
+            self.browser.handle_socket_closed(now);
+            match self.is_here() {
+                true => self.link.lost(now, &mut self.rng),
+                false => self.link.stop(),
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Gives the WebSocket up and opens another.
+    fn renew_socket(&mut self, now: Instant, cause: &str) {
+        self.commands.push_back(Command::CloseSocket);
+        self.failed(cause.to_owned());
+        self.socket_gone(now);
+    }
+
+    /// The membership is over; what was under way may have been lost with it.
+    fn part(&mut self, now: Instant) {
+        if self.room.take().is_some() {
+            let heard = self.heard();
+            self.record.parted(heard);
+            self.act(now, |behaviour, context| behaviour.parted(context));
+        }
+    }
+
+    /// The last sign of life from the server. What is read after a pause was sent before or during it: that shows nothing.
+    fn heard(&self) -> Duration {
+        let pipes = [Pipe::Socket, Pipe::Channel].map(|pipe| self.browser.heard(pipe));
+        let heard = pipes[0].max(pipes[1]);
+        self.since(match self.slept {
+            Some((slept, woke)) if woke.is_none_or(|woke| heard < woke + WAKING) => slept,
+            _ => heard,
+        })
+    }
+
+    fn look_asleep(&mut self, now: Instant) {
+        match (self.browser.reads_socket(), self.slept) {
+            (false, None | Some((_, Some(_)))) => self.slept = Some((now, None)),
+            (true, Some((slept, None))) => self.slept = Some((slept, Some(now))),
+            _ => {}
+        }
+    }
+
+    fn session_lost(&mut self, now: Instant) {
+        self.record.sessions_lost += 1;
+        self.part(now);
+        self.ways.session_lost(self.since(now), &mut self.record);
+        self.record.dropped_before_sending += self.browser.lossy_dropped();
+        let logs = self.browser.take_logs();
+        self.browser = Browser::new(now, config(self.address));
+        self.enter(now, logs);
+        // The server has answered this WebSocket's hello; the new browser begins with another one.
+        if self.link.is_up() {
+            self.commands.push_back(Command::CloseSocket);
+        }
+        self.link.want(now);
+    }
+
+    fn finish(&mut self, now: Instant, how: Ended) {
+        if self.link.is_up() {
+            self.commands.push_back(Command::CloseSocket);
+        }
+        self.link.stop();
+        let heard = self.heard();
+        self.record.parted(heard);
+        self.act(now, |behaviour, context| behaviour.end(context));
+        self.record.dropped_before_sending += self.browser.lossy_dropped();
+        self.record.ended = how;
+        self.phase = Phase::Finished;
+    }
+
+    // ---- what happens
+
+    /// Lets everything act that can, until nothing happens any more.
+    fn pump(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Idle | Phase::Finished) {
+            return;
+        }
+        if self.link.is_overdue(now) {
+            return self.renew_socket(now, "socket: no answer in time");
+        }
+        if self.silent_at().is_some_and(|at| at <= now) {
+            return self.renew_socket(now, "socket: silent");
+        }
+        if self.ask_at.is_some_and(|at| at <= now) {
+            self.ask_again(now);
+        }
+        loop {
+            while let Some(event) = self.browser.poll_event() {
+                self.take(now, event);
+                if self.phase == Phase::Finished {
+                    return;
+                }
+            }
+            let at = self.since(now);
+            self.ways.look(at, &self.browser, self.epoch, &mut self.record);
+            if matches!(self.phase, Phase::Running | Phase::Leaving(_)) {
+                self.act(now, |behaviour, context| behaviour.act(context));
+            }
+            // What they did may have made something happen.
+            match self.browser.poll_event() {
+                Some(event) => self.take(now, event),
+                None => break,
+            }
+        }
+        self.look_asleep(now);
+        self.look_ready(now);
+        self.look_left(now);
+    }
+
+    fn act(&mut self, now: Instant, mut act: impl FnMut(&mut dyn Behaviour, &mut Context<'_>)) {
+        let mut context = Context {
+            now,
+            epoch: self.epoch,
+            number: self.plan.number,
+            room: &self.plan.room,
+            handle: self.room,
+            browser: &mut self.browser,
+            record: &mut self.record,
+            window: &mut self.window,
+        };
+        for behaviour in &mut self.behaviours {
+            act(behaviour.as_mut(), &mut context);
+        }
+    }
+
+    /// When the WebSocket will have been silent for too long, if frames go over it.
+    fn silent_at(&self) -> Option<Instant> {
+        let is_used = self.browser.attached() == Some(Pipe::Socket) && self.browser.reads_socket();
+        (is_used && self.is_here()).then(|| self.browser.heard(Pipe::Socket) + SILENCE)
+    }
+
+    fn look_ready(&mut self, now: Instant) {
+        let wanted = if self.address.is_some() { Pipe::Channel } else { Pipe::Socket };
+        let attached = self.browser.attached().filter(|_| self.room.is_some());
+        if attached == Some(wanted) {
+            self.stage(now, "ready");
+            self.is_ready = true;
+        }
+        self.is_ready |= attached.is_some() && self.fell_back;
+    }
+
+    fn look_left(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Leaving(until) => {
+                let mut is_idle = self.browser.held_bytes() == 0;
+                self.act(now, |behaviour, context| is_idle &= behaviour.is_idle(context));
+                let can_say = self.link.is_welcomed() && self.browser.has_session();
+                if !can_say && (until <= now || !self.browser.has_session()) {
+                    self.finish(now, Ended::Left);
+                } else if (is_idle || until <= now) && can_say {
+                    self.browser.bye();
+                    self.phase = Phase::Bye(now + BYE);
+                }
+            }
+            Phase::Bye(until) if until <= now => self.finish(now, Ended::Left),
+            _ => {}
+        }
+    }
+
+    fn take(&mut self, now: Instant, event: Event) {
+        let at = self.since(now);
+        match &event {
+            Event::Message(message) => {
+                let Some(membership) = self.record.memberships.last_mut() else { return };
+                if let Some(stamp) = membership.receipts.message(at, message) {
+                    let (sender, lane, due) = (stamp.sender, Some(message.lane), stamp.scheduled);
+                    let after = at.saturating_sub(due);
+                    self.window.sample(Sample { sender, lane, due, after });
+                }
+                return;
+            }
+            Event::Gap { sender, stream, count, .. } => {
+                if let Some(membership) = self.record.memberships.last_mut() {
+                    membership.receipts.gap(*sender, *stream, *count);
+                }
+                return;
+            }
+            Event::Welcome => {
+                self.link.welcomed();
+                if self.room.is_none() && self.browser.has_session() && self.ask_at.is_none() {
+                    // A join is no frame: it may have been lost with the WebSocket.
+                    self.ask_again(now);
+                }
+            }
+            Event::Control(_, ServerControl::Joined { room, handle, member, .. })
+                if *room == self.plan.room =>
+            {
+                self.joined(now, *handle, *member);
+            }
+            Event::Control(handle, ServerControl::Left { reason }) if self.room == Some(*handle) => {
+                let reason = *reason;
+                self.error(format!("left: {}", name(reason)));
+                self.part(now);
+                self.browser_joins_later(now, None);
+            }
+            Event::Control(_, ServerControl::Refused { id, stream, code, retry_after_ms, .. }) => {
+                let (id, code, wait) = (*id, *code, *retry_after_ms);
+                self.record.refused_data += u64::from(stream.is_some());
+                self.refused(now, id, code, wait);
+            }
+            Event::Refused(Refusal { id, code, retry_after_ms, .. }) => {
+                self.refused(now, *id, *code, *retry_after_ms);
+            }
+            Event::Attached(pipe) => self.ways.attached(at, *pipe, &mut self.record),
+            Event::Peer(PeerEvent::IceConnected) => self.stage(now, "ice"),
+            Event::Peer(PeerEvent::DtlsConnected) => self.stage(now, "dtls"),
+            Event::Peer(PeerEvent::Open(Channel::Reliable)) => self.stage(now, "channel"),
+            Event::PeerLost => self.fell_back = true,
+            Event::SessionLost => self.session_lost(now),
+            Event::Draining => self.link.draining(),
+            Event::Violation(what) => {
+                self.record.violation(at, what.clone());
+                self.error("broken protocol".to_owned());
+            }
+            Event::Control(..) | Event::Log(..) | Event::Peer(_) | Event::Session(_) => {}
+        }
+        if self.phase != Phase::Finished {
+            self.act(now, |behaviour, context| behaviour.event(context, &event));
+        }
+    }
+
+    fn joined(&mut self, now: Instant, handle: u16, member: u32) {
+        self.asked = None;
+        self.refusals = 0;
+        self.stage(now, "joined");
+        self.stage(now, "first_message");
+        if self.room == Some(handle) {
+            // The token was refreshed.
+            return;
+        }
+        self.part(now);
+        let at = self.since(now);
+        self.room = Some(handle);
+        self.record.joined(at, member);
+        self.record.failure = None;
+        self.window.joins += 1;
+        self.ways.joined(at, &mut self.record);
+        self.act(now, |behaviour, context| behaviour.joined(context));
+    }
+
+    fn refused(&mut self, now: Instant, id: Option<u32>, code: Code, retry_after_ms: Option<u64>) {
+        if matches!(code, Code::StaleAttach | Code::UnknownSession) {
+            // The browser deals with both.
+            return;
+        }
+        let is_join = id.is_some() && id == self.asked;
+        let cause = format!("refused: {}", name(code));
+        if is_join {
+            self.failed(cause)
+        } else {
+            self.error(cause)
+        }
+        if is_join && is_final(code) {
+            self.finish(now, Ended::GaveUp);
+        } else if is_join {
+            self.asked = None;
+            self.browser_joins_later(now, retry_after_ms.map(Duration::from_millis));
+        }
+    }
+
+    fn browser_joins_later(&mut self, now: Instant, wait: Option<Duration>) {
+        let doubled = ASK_AGAIN.saturating_mul(1 << self.refusals.min(4));
+        self.refusals += 1;
+        self.ask_at = Some(now + wait.unwrap_or_else(|| doubled.mul_f64(0.5 + self.rng.unit())));
+    }
+}
+
+fn config(address: Option<SocketAddr>) -> BrowserConfig {
+    BrowserConfig { address, ..BrowserConfig::default() }
+}
+
+/// Whether asking again with the same token cannot help.
+fn is_final(code: Code) -> bool {
+    use Code::{
+        Forbidden, OtherUser, RoomName, TokenAlgorithm, TokenClaims, TokenMalformed, TokenOtherRoom,
+        TokenSignature, TokenTooLarge, TokenUnknownKey, UnsupportedVersion,
+    };
+    matches!(
+        code,
+        Forbidden
+            | OtherUser
+            | RoomName
+            | TokenAlgorithm
+            | TokenClaims
+            | TokenMalformed
+            | TokenOtherRoom
+            | TokenSignature
+            | TokenTooLarge
+            | TokenUnknownKey
+            | UnsupportedVersion
+    )
+}
+
+/// A code as it is on the wire.
+fn name(code: Code) -> String {
+    match serde_json::to_value(code) {
+        Ok(Value::String(name)) => name,
+        _ => format!("{code:?}"),
+    }
+}

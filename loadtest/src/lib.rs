@@ -9,7 +9,8 @@
 //! - [`account`]: what was sent, and what of it was lost, doubled, out of order, altered or late;
 //! - [`figures`]: the figures of a run, with a stable JSON schema;
 //! - [`histogram`]: latencies, counted in a bounded number of buckets;
-//! - [`rng`]: the seeded random numbers beneath.
+//! - [`rng`]: the seeded random numbers beneath;
+//! - [`units`]: quantities as people write them.
 //!
 //! The load program, on real sockets:
 //!
@@ -35,6 +36,7 @@ pub mod run;
 pub mod scenario;
 pub mod target;
 pub mod token;
+pub mod units;
 pub mod user;
 
 #[cfg(test)]

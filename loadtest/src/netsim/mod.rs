@@ -24,7 +24,6 @@ mod presets;
 mod queue;
 mod spec;
 mod stream;
-mod units;
 
 use std::net::SocketAddr;
 

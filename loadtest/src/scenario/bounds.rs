@@ -8,12 +8,14 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::figures;
 
 /// A bound that parsed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Bound {
     text: String,
     left: Sum,
@@ -100,6 +102,14 @@ impl Bound {
             }
         };
         figures::Bound { bound: self.text.clone(), value, limit, held, sentence }
+    }
+}
+
+impl TryFrom<String> for Bound {
+    type Error = BoundError;
+
+    fn try_from(text: String) -> Result<Self, BoundError> {
+        Self::parse(&text)
     }
 }
 

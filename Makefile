@@ -27,8 +27,9 @@ check: ## Format, lints, documentation, types, and the rules of tests/checks
 fmt: ## Format the Rust sources
 	cargo fmt
 
-worlds: ## Run the world tests over many seeds (SEEDS=200)
+worlds: ## Run the world tests and the network simulator's over many seeds (SEEDS=200)
 	SEEDS=$(SEEDS) cargo test --test it -- worlds
+	SEEDS=$(SEEDS) cargo test -p switchyard-loadtest --lib -- netsim
 
 kills: ## Kill a loaded server with SIGKILL, with SQLite and with PostgreSQL (KILLS=400)
 	KILLS=$(KILLS) cargo test --test crash -- --nocapture killed

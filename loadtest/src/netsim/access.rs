@@ -190,7 +190,8 @@ impl<T> Access<T> {
         id
     }
 
-    /// Whether a stream is open and may be given more. At most 128 KiB and one message wait in a direction.
+    /// Whether a stream is open and may be given more. In a direction, at most 1 MiB is under way, and 64 KiB and an item
+    /// wait.
     pub fn can_send(&self, id: StreamId, direction: Direction) -> bool {
         self.streams.get(&id).is_some_and(|stream| stream.can_send(direction))
     }

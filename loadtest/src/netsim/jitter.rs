@@ -33,7 +33,7 @@ const DEVIATIONS: u32 = 4;
 
 impl Jitter {
     /// The delay that a fraction `p` of packets stays below, `p` from 0 to below 1.
-    pub fn quantile(&self, p: f64) -> Duration {
+    fn quantile(&self, p: f64) -> Duration {
         match self {
             Self::Uniform(most) => most.mul_f64(p),
             Self::Normal { mean, deviation } => {
@@ -46,15 +46,6 @@ impl Jitter {
                 let times = scale * ((1.0 - p).powf(-1.0 / SHAPE) - 1.0);
                 mean.mul_f64(times.min(f64::from(LONGEST)))
             }
-        }
-    }
-
-    /// The most that is ever added.
-    pub fn longest(&self) -> Duration {
-        match self {
-            Self::Uniform(most) => *most,
-            Self::Normal { mean, deviation } => *mean + *deviation * DEVIATIONS,
-            Self::Pareto { mean } => *mean * LONGEST,
         }
     }
 
@@ -120,5 +111,93 @@ fn normal_quantile(p: f64) -> f64 {
         polynomial(&A, q * q) * q / polynomial(&B, q * q)
     } else {
         -normal_quantile(1.0 - p)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netsim::testing::{MS, expect_share, for_seeds};
+
+    const COUNT: u64 = 200_000;
+
+    fn draws(jitter: Jitter, seed: u64) -> Vec<Duration> {
+        let mut rng = Rng::new(seed);
+        (0..COUNT).map(|_| jitter.draw(&mut rng)).collect()
+    }
+
+    fn mean(draws: &[Duration]) -> f64 {
+        draws.iter().map(Duration::as_secs_f64).sum::<f64>() / draws.len() as f64
+    }
+
+    /// Holds the draws against the share that must be at or below each delay, in milliseconds.
+    fn expect_quantiles(draws: &[Duration], quantiles: &[(f64, f64)]) {
+        for (share, milliseconds) in quantiles {
+            let below = draws.iter().filter(|draw| draw.as_secs_f64() * 1e3 <= *milliseconds).count() as u64;
+            expect_share(&format!("up to {milliseconds} ms"), below, COUNT, *share, 1.0);
+        }
+    }
+
+    #[test]
+    fn even_jitter_is_spread_evenly_up_to_its_end() {
+        for_seeds(5, |seed| {
+            let draws = draws(Jitter::Uniform(20 * MS), seed);
+            expect_quantiles(&draws, &[(0.1, 2.0), (0.25, 5.0), (0.5, 10.0), (0.9, 18.0), (1.0, 20.0)]);
+        });
+    }
+
+    /// The quantiles are from a table of the normal distribution.
+    #[test]
+    fn normal_jitter_has_its_mean_and_deviation_and_ends_at_four_of_them() {
+        for_seeds(5, |seed| {
+            let draws = draws(Jitter::Normal { mean: 50 * MS, deviation: 10 * MS }, seed);
+            let quantiles = [
+                (0.001_35, 20.0),
+                (0.022_75, 30.0),
+                (0.158_66, 40.0),
+                (0.5, 50.0),
+                (0.75, 56.745),
+                (0.9, 62.816),
+            ];
+            expect_quantiles(&draws, &quantiles);
+            expect_quantiles(&draws, &[(0.977_25, 70.0), (0.99, 73.263), (0.998_65, 80.0), (1.0, 90.0)]);
+            assert!((mean(&draws) - 0.05).abs() < 6.0 * 0.01 / (COUNT as f64).sqrt());
+        });
+    }
+
+    #[test]
+    fn normal_jitter_is_never_less_than_nothing() {
+        let draws = draws(Jitter::Normal { mean: 5 * MS, deviation: 10 * MS }, 1);
+        let none = draws.iter().filter(|draw| draw.is_zero()).count() as u64;
+        expect_share("not delayed", none, COUNT, 0.308_54, 1.0);
+    }
+
+    /// The quantiles are those that the type's documentation gives.
+    #[test]
+    fn a_heavy_tail_has_its_mean_and_its_percentiles() {
+        for_seeds(5, |seed| {
+            let draws = draws(Jitter::Pareto { mean: 10 * MS }, seed);
+            let quantiles = [(0.5, 4.793), (0.9, 22.678), (0.99, 79.644), (0.999, 222.73), (1.0, 1000.0)];
+            expect_quantiles(&draws, &quantiles);
+            // The deviation is √5 means; the cut takes 0.2 % off the mean.
+            let tolerance = 0.01 * (0.002 + 6.0 * 5f64.sqrt() / (COUNT as f64).sqrt());
+            assert!((mean(&draws) - 0.01).abs() < tolerance, "{}", mean(&draws));
+        });
+    }
+
+    #[test]
+    fn one_number_is_drawn_whatever_the_distribution() {
+        let kinds = [
+            Jitter::default(),
+            Jitter::Uniform(5 * MS),
+            Jitter::Normal { mean: 5 * MS, deviation: MS },
+            Jitter::Pareto { mean: MS },
+        ];
+        for kind in kinds {
+            let (mut rng, mut plain) = (Rng::new(5), Rng::new(5));
+            kind.draw(&mut rng);
+            plain.next_u64();
+            assert_eq!(rng.next_u64(), plain.next_u64(), "{kind:?}");
+        }
     }
 }

@@ -24,6 +24,8 @@ mod presets;
 mod queue;
 mod spec;
 mod stream;
+#[cfg(test)]
+mod testing;
 
 use std::net::SocketAddr;
 

@@ -178,3 +178,140 @@ impl Nat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent},
+        *,
+    };
+    use crate::netsim::testing::MS;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn inside() -> SocketAddr {
+        address("10.0.0.2:5000")
+    }
+
+    /// Where the browser has sent something, another port of that host, and another host.
+    fn remotes() -> [SocketAddr; 3] {
+        ["192.0.2.1:1000", "192.0.2.1:2000", "198.51.100.1:1000"].map(address)
+    }
+
+    fn nat(mapping: Behaviour, filtering: Behaviour) -> Nat {
+        Nat::new(Some(NatConfig { mapping, filtering, timeout: 30_000 * MS }))
+    }
+
+    /// RFC 4787 section 4.1: to whom the mapping of the first remote address is used again.
+    #[test]
+    fn a_mapping_is_shared_as_its_behaviour_has_it() {
+        let table = [
+            (EndpointIndependent, [true, true, true]),
+            (AddressDependent, [true, true, false]),
+            (AddressAndPortDependent, [true, false, false]),
+        ];
+        for (mapping, shared) in table {
+            let now = Instant::now();
+            let mut nat = nat(mapping, EndpointIndependent);
+            let first = nat.outbound(now, inside(), remotes()[0]);
+            assert_eq!(remotes().map(|to| nat.outbound(now, inside(), to) == first), shared, "{mapping:?}");
+            let other_port = nat.outbound(now, address("10.0.0.2:5001"), remotes()[0]);
+            assert_ne!(other_port, first, "{mapping:?}");
+        }
+    }
+
+    /// RFC 4787 section 5: who may reach the browser through the mapping of the first remote address.
+    #[test]
+    fn a_mapping_lets_in_whom_its_filtering_lets_in_whatever_the_mapping() {
+        let table = [
+            (EndpointIndependent, [true, true, true]),
+            (AddressDependent, [true, true, false]),
+            (AddressAndPortDependent, [true, false, false]),
+        ];
+        for mapping in [EndpointIndependent, AddressDependent, AddressAndPortDependent] {
+            for (filtering, reached) in table {
+                let mut nat = nat(mapping, filtering);
+                let id = nat.outbound(Instant::now(), inside(), remotes()[0]);
+                let expected = reached.map(|passes| passes.then_some(inside()));
+                assert_eq!(
+                    remotes().map(|from| nat.inbound(id, from)),
+                    expected,
+                    "{mapping:?} {filtering:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_reaches_a_mapping_that_was_never_made() {
+        assert_eq!(nat(EndpointIndependent, EndpointIndependent).inbound(MappingId(0), remotes()[0]), None);
+    }
+
+    #[test]
+    fn a_mapping_is_kept_by_what_is_sent_and_not_by_what_is_received() {
+        let start = Instant::now();
+        let at = |seconds: u32| start + seconds * 1_000 * MS;
+        let mut nat = nat(EndpointIndependent, EndpointIndependent);
+        let id = nat.outbound(at(0), inside(), remotes()[0]);
+        assert_eq!(nat.outbound(at(20), inside(), remotes()[1]), id);
+        assert_eq!(nat.next_expiry(), Some(at(50)));
+        assert_eq!(nat.inbound(id, remotes()[2]), Some(inside()));
+        assert_eq!(nat.expire(at(50) - MS), None);
+        assert_eq!(nat.expire(at(50)), Some(id));
+        assert_eq!((nat.inbound(id, remotes()[0]), nat.expire(at(99))), (None, None));
+        assert_ne!(nat.outbound(at(51), inside(), remotes()[0]), id);
+    }
+
+    #[test]
+    fn without_a_nat_there_is_one_mapping_for_good() {
+        let now = Instant::now();
+        let mut nat = Nat::new(None);
+        let id = nat.outbound(now, inside(), remotes()[0]);
+        assert_eq!(remotes().map(|to| nat.outbound(now, inside(), to)), [id; 3]);
+        assert_eq!(remotes().map(|from| nat.inbound(id, from)), [Some(inside()); 3]);
+        assert_eq!(nat.next_expiry(), None);
+    }
+
+    #[test]
+    fn rebinding_makes_every_mapping_new() {
+        let now = Instant::now();
+        let mut nat = nat(AddressAndPortDependent, EndpointIndependent);
+        let before = remotes().map(|to| nat.outbound(now, inside(), to));
+        assert_eq!(nat.rebind(), before);
+        let after = remotes().map(|to| nat.outbound(now, inside(), to));
+        assert!(after.iter().all(|id| !before.contains(id)));
+        assert_eq!(before.map(|id| nat.inbound(id, remotes()[0])), [None; 3]);
+    }
+
+    #[test]
+    fn mappings_stay_if_the_nat_is_of_the_same_kind_only() {
+        let now = Instant::now();
+        let mut nat = nat(EndpointIndependent, AddressDependent);
+        let config = nat.config;
+        let id = nat.outbound(now, inside(), remotes()[0]);
+        assert_eq!(nat.set_config(config), []);
+        assert_eq!(nat.outbound(now, inside(), remotes()[0]), id);
+        assert_eq!(nat.set_config(None), [id]);
+    }
+
+    #[test]
+    fn a_firewall_lets_out_what_its_kind_lets_out() {
+        use Verdict::{Passes, Refused, Vanishes};
+        let server = address("192.0.2.1:7880");
+        let tries =
+            [server, address("192.0.2.1:7881"), address("198.51.100.1:443"), address("198.51.100.1:5349")];
+        let table = [
+            (Firewall::Open, true, [Passes, Passes, Passes, Passes]),
+            (Firewall::UdpBlocked, false, [Passes, Passes, Passes, Passes]),
+            (Firewall::Only443, false, [Passes, Refused, Passes, Refused]),
+            (Firewall::OnlyServer, false, [Passes, Refused, Refused, Refused]),
+            (Firewall::OnlyServerSilent, false, [Passes, Vanishes, Vanishes, Vanishes]),
+        ];
+        for (firewall, udp, tcp) in table {
+            assert_eq!(firewall.lets_udp_out(), udp, "{firewall:?}");
+            assert_eq!(tries.map(|to| firewall.judge_tcp(to, server)), tcp, "{firewall:?}");
+        }
+    }
+}

@@ -1,6 +1,10 @@
 //! Hosts that exchange datagrams in virtual time: the network of the worlds.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Instant,
+};
 
 use super::{Datagram, Direction, Link, LinkConfig};
 use crate::rng::Rng;
@@ -15,26 +19,33 @@ pub struct Network {
     seed: u64,
     hosts: Vec<Host>,
     addresses: BTreeMap<SocketAddr, HostId>,
+    /// When to look at which link. Links up come before links down at the same instant, so that a path without delay
+    /// is passed in one call of [`poll`](Network::poll).
+    due: BTreeSet<(Instant, Direction, HostId)>,
 }
 
 #[derive(Debug)]
 struct Host {
     up: Link<Datagram>,
     down: Link<Datagram>,
+    /// What stands in [`Network::due`] for the two.
+    due: [Option<Instant>; 2],
 }
 
 impl Network {
     /// A network without hosts.
     pub fn new(seed: u64) -> Self {
-        Self { seed, hosts: Vec::new(), addresses: BTreeMap::new() }
+        Self { seed, hosts: Vec::new(), addresses: BTreeMap::new(), due: BTreeSet::new() }
     }
 
     /// A new host, without an address yet, behind these links.
     pub fn add_host(&mut self, up: LinkConfig, down: LinkConfig) -> HostId {
         let number = self.hosts.len() as u64;
+        let [up_seed, down_seed] = [0, 1].map(|way| Rng::stream(self.seed, 2 * number + way).next_u64());
         self.hosts.push(Host {
-            up: Link::new(up, Rng::stream(self.seed, 2 * number).next_u64()),
-            down: Link::new(down, Rng::stream(self.seed, 2 * number + 1).next_u64()),
+            up: Link::new(up, up_seed),
+            down: Link::new(down, down_seed),
+            due: [None; 2],
         });
         HostId(self.hosts.len() - 1)
     }
@@ -56,76 +67,88 @@ impl Network {
     }
 
     /// The link from this host into the network.
-    pub fn up(&mut self, host: HostId) -> &mut Link<Datagram> {
-        &mut self.hosts[host.0].up
+    pub fn up(&self, host: HostId) -> &Link<Datagram> {
+        &self.hosts[host.0].up
     }
 
     /// The link from the network to this host.
-    pub fn down(&mut self, host: HostId) -> &mut Link<Datagram> {
-        &mut self.hosts[host.0].down
+    pub fn down(&self, host: HostId) -> &Link<Datagram> {
+        &self.hosts[host.0].down
+    }
+
+    /// Other links for the host from now on, as [`Link::set_config`] has it.
+    pub fn set_links(&mut self, now: Instant, host: HostId, up: LinkConfig, down: LinkConfig) {
+        self.hosts[host.0].up.set_config(now, up);
+        self.hosts[host.0].down.set_config(now, down);
+        self.note(host, Direction::Up);
+        self.note(host, Direction::Down);
     }
 
     /// Both links of the host are down for this time.
     pub fn take_down(&mut self, host: HostId, from: Instant, until: Instant) {
-        self.up(host).take_down(from, until);
-        self.down(host).take_down(from, until);
+        self.hosts[host.0].up.take_down(from, until);
+        self.hosts[host.0].down.take_down(from, until);
     }
 
     /// A datagram leaves the host that has the address `datagram.from`; from any other address it vanishes.
     pub fn send(&mut self, now: Instant, datagram: Datagram) {
         if let Some(&sender) = self.addresses.get(&datagram.from) {
             self.hosts[sender.0].up.send(now, datagram.wire_bytes(), datagram);
+            self.note(sender, Direction::Up);
         }
     }
 
     /// The next datagram that has arrived by now, and whose it is.
     pub fn poll(&mut self, now: Instant) -> Option<(HostId, Datagram)> {
         loop {
-            let (at, host, direction) = self.next_arrival()?;
+            let &(at, direction, host) = self.due.first()?;
             if at > now {
                 return None;
             }
-            match direction {
-                // It entered the second link when it left the first, however late somebody looks.
-                Direction::Up => {
-                    let Some(datagram) = self.hosts[host.0].up.poll(at) else {
-                        continue;
-                    };
-                    if let Some(&receiver) = self.addresses.get(&datagram.to) {
-                        let size = datagram.wire_bytes();
-                        self.hosts[receiver.0].down.send(at, size, datagram);
-                    }
+            let link = match direction {
+                Direction::Up => &mut self.hosts[host.0].up,
+                Direction::Down => &mut self.hosts[host.0].down,
+            };
+            let arrived = link.poll(at);
+            self.note(host, direction);
+            let Some(datagram) = arrived else {
+                continue;
+            };
+            let receiver = self.addresses.get(&datagram.to).copied();
+            match (direction, receiver) {
+                // It enters the second link when it leaves the first, however late somebody looks.
+                (Direction::Up, Some(receiver)) => {
+                    self.hosts[receiver.0].down.send(at, datagram.wire_bytes(), datagram);
+                    self.note(receiver, Direction::Down);
                 }
-                Direction::Down => {
-                    let Some(datagram) = self.hosts[host.0].down.poll(at) else {
-                        continue;
-                    };
-                    if self.addresses.get(&datagram.to) == Some(&host) {
-                        return Some((host, datagram));
-                    }
-                }
+                (Direction::Down, Some(receiver)) if receiver == host => return Some((host, datagram)),
+                _ => {}
             }
         }
     }
 
-    /// When something next moves.
+    /// When to poll again. Something may move then, and nothing moves before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.next_arrival().map(|(at, _, _)| at)
+        self.due.first().map(|(at, _, _)| *at)
     }
 
-    /// What moves next. Arrivals into the network come before arrivals from it at the same instant, so that a
-    /// path without delay is passed in one call of `poll`.
-    fn next_arrival(&self) -> Option<(Instant, HostId, Direction)> {
-        self.hosts
-            .iter()
-            .enumerate()
-            .flat_map(|(number, host)| {
-                let up = host.up.poll_timeout().map(|at| (at, Direction::Up, number));
-                let down = host.down.poll_timeout().map(|at| (at, Direction::Down, number));
-                [up, down].into_iter().flatten()
-            })
-            .min()
-            .map(|(at, direction, number)| (at, HostId(number), direction))
+    /// Notes when a link is to be looked at, after something was done to it.
+    fn note(&mut self, HostId(number): HostId, direction: Direction) {
+        let host = &mut self.hosts[number];
+        let (link, noted) = match direction {
+            Direction::Up => (&host.up, &mut host.due[0]),
+            Direction::Down => (&host.down, &mut host.due[1]),
+        };
+        let next = link.poll_timeout();
+        if *noted == next {
+            return;
+        }
+        if let Some(at) = std::mem::replace(noted, next) {
+            self.due.remove(&(at, direction, HostId(number)));
+        }
+        if let Some(at) = next {
+            self.due.insert((at, direction, HostId(number)));
+        }
     }
 }
 
@@ -136,6 +159,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::netsim::RateLimit;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -185,5 +209,26 @@ mod tests {
         assert_eq!(network.poll(now), Some((s, datagram(new, server, "here I am"))));
         assert_eq!(network.poll(now), Some((c, datagram(server, new, "found"))));
         assert_eq!(network.poll(now), None);
+    }
+
+    #[test]
+    fn other_links_hold_for_what_waits_and_for_what_comes() {
+        let start = Instant::now();
+        let mut network = Network::new(1);
+        let (alice, bob) = (address("10.0.0.1:1"), address("10.0.0.2:2"));
+        // Each datagram of 33 bytes takes 264 ms.
+        let rate = RateLimit { bits_per_second: 1_000, burst_bytes: 0, queue_bytes: 10_000, codel: None };
+        let slow = LinkConfig { rate: Some(rate), ..LinkConfig::default() };
+        let a = network.add_host(slow, LinkConfig::default());
+        let b = network.add_host(LinkConfig::default(), LinkConfig::default());
+        network.bind(a, alice);
+        network.bind(b, bob);
+        for _ in 0..3 {
+            network.send(start, datagram(alice, bob, "hello"));
+        }
+        assert_eq!(network.poll_timeout(), Some(start + 264 * MS));
+        network.set_links(start + 100 * MS, a, LinkConfig::default(), LinkConfig::default());
+        assert_eq!(std::iter::from_fn(|| network.poll(start + 264 * MS)).count(), 3);
+        assert_eq!(network.poll_timeout(), None);
     }
 }

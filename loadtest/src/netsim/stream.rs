@@ -4,7 +4,7 @@
 //! The model has sequence numbers, cumulative and selective acknowledgement, retransmission after three segments sent
 //! later have arrived (RFC 6675, counted in order of sending, as RFC 8985 has it) or by time-out (RFC 6298), slow start
 //! from ten segments and congestion avoidance with halving (RFC 5681, 6928), a receive window, a bounded send buffer,
-//! and an end after 100 s without progress (RFC 1122 section 4.2.3.5: R2).
+//! and an end after two minutes without progress.
 //!
 //! Opening takes the round trips of TCP, of TLS 1.3 if the server has it, and of the HTTP upgrade.
 //!
@@ -37,15 +37,16 @@ const MOST_SEGMENT_BYTES: usize = 1_448;
 pub(super) const HEADER_BYTES: usize = 52;
 /// What may be under way.
 const RECEIVE_WINDOW: u64 = 1024 * 1024;
-/// What may be written and not acknowledged before [`Stream::can_send`] says no.
-const SEND_BUFFER: u64 = 128 * 1024;
+/// What may be written and not sent before [`Stream::can_send`] says no.
+const SEND_BUFFER: u64 = 64 * 1024;
 const INITIAL_WINDOW_SEGMENTS: f64 = 10.0;
 /// RFC 6298 section 2.
 const INITIAL_RTO: Duration = Duration::from_secs(1);
-/// RFC 6298 asks for 1 s; Linux, Windows and Apple's systems have about this.
-const LEAST_RTO: Duration = Duration::from_millis(200);
+/// The least that a time-out is above the round trip, as in Linux; RFC 6298 asks for time-outs of 1 s.
+const LEAST_MARGIN: Duration = Duration::from_millis(200);
 const MOST_RTO: Duration = Duration::from_secs(60);
-const GIVE_UP: Duration = Duration::from_secs(100);
+/// RFC 1122 section 4.2.3.5 asks for 100 s at least (R2).
+const GIVE_UP: Duration = Duration::from_secs(120);
 /// A segment is lost if so many that were sent later have arrived.
 const LATER_ARRIVALS: usize = 3;
 
@@ -151,8 +152,8 @@ impl<M> Flow<M> {
         self.messages.push_back((self.written, message));
     }
 
-    fn unacknowledged(&self) -> u64 {
-        self.written - self.acknowledged
+    fn unsent(&self) -> u64 {
+        self.written - self.next
     }
 
     /// The next segment to send, if there is one and the windows let it go.
@@ -270,8 +271,9 @@ impl<M> Flow<M> {
     }
 
     fn timeout(&self) -> Duration {
-        let base =
-            self.rtt.map_or(INITIAL_RTO, |(smoothed, variation)| (smoothed + 4 * variation).max(LEAST_RTO));
+        let base = self
+            .rtt
+            .map_or(INITIAL_RTO, |(smoothed, variation)| smoothed + (4 * variation).max(LEAST_MARGIN));
         base.saturating_mul(1 << self.backoff.min(10)).min(MOST_RTO)
     }
 
@@ -414,11 +416,11 @@ impl<T> Stream<T> {
 
     /// Whether nothing is under way in this direction.
     pub(super) fn is_idle(&self, direction: Direction) -> bool {
-        self.is_open && self.flow(direction).unacknowledged() == 0
+        self.is_open && self.flow(direction).acknowledged == self.flow(direction).written
     }
 
     pub(super) fn can_send(&self, direction: Direction) -> bool {
-        self.is_open && self.flow(direction).unacknowledged() < SEND_BUFFER
+        self.is_open && self.flow(direction).unsent() < SEND_BUFFER
     }
 
     pub(super) fn send(&mut self, direction: Direction, size: usize, item: T) {

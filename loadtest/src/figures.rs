@@ -13,6 +13,7 @@ pub const SCHEMA: u32 = 1;
 
 /// Everything that a run has shown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// [`SCHEMA`] of the program that wrote it.
     pub schema: u32,
@@ -50,6 +51,7 @@ pub struct Report {
 
 /// What was run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ScenarioSummary {
     /// Its name.
     pub name: String,
@@ -75,6 +77,7 @@ pub struct ScenarioSummary {
 
 /// A group of users that do the same.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GroupSummary {
     /// Its name.
     pub name: String,
@@ -92,6 +95,7 @@ pub struct GroupSummary {
 
 /// Something that the scenario did at a time: for marks in charts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EventSummary {
     /// Since the run began.
     pub at_s: f64,
@@ -101,6 +105,7 @@ pub struct EventSummary {
 
 /// Whether the bounds held.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Verdict {
     /// All held.
     pub passed: bool,
@@ -112,6 +117,7 @@ pub struct Verdict {
 
 /// One bound.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Bound {
     /// As the scenario states it: `lanes.reliable.lost <= 0`.
     pub bound: String,
@@ -127,6 +133,7 @@ pub struct Bound {
 
 /// Something wrong or odd that the account shows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Finding {
     /// A stable code: `lost`, `doubled`, `reordered`, `altered`, `foreign`, `told_missing`, `late_sender`,
     /// `late_receiver`, `late_room`, `refused`, `broken_protocol`, `server_memory_grows`, `harness_behind`.
@@ -141,6 +148,7 @@ pub struct Finding {
 
 /// Who came and went.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Users {
     /// Users that were to come, all of churn included.
     pub planned: u64,
@@ -162,6 +170,7 @@ pub struct Users {
 
 /// How connecting went.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Connect {
     /// First connections tried.
     pub attempts: u64,
@@ -178,6 +187,7 @@ pub struct Connect {
 
 /// From the loss of a user's way to the server until frames went again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Recovery {
     /// All of them.
     pub times: Times,
@@ -189,6 +199,7 @@ pub struct Recovery {
 
 /// Durations.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Times {
     /// How many.
     pub count: u64,
@@ -209,6 +220,7 @@ pub struct Times {
 
 /// Messages of one lane. One message to three receivers is one sent and three expected.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Lane {
     /// Given to the lane.
     pub sent: u64,
@@ -250,6 +262,7 @@ pub struct Lane {
 
 /// A named window of time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Window {
     /// Since the run began.
     pub from_s: f64,
@@ -265,6 +278,7 @@ pub struct Window {
 
 /// What simulated networks did to packets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NetworkFigures {
     /// Packets, up and down, by fate: `delivered`, `lost`, `queue_full`, `too_large`, `down`, `blocked`, `duplicated`.
     pub up: BTreeMap<String, u64>,
@@ -276,6 +290,7 @@ pub struct NetworkFigures {
 
 /// The server, where it could be looked at.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Server {
     /// The process looked at, if it is local.
     pub pid: Option<u32>,
@@ -299,6 +314,7 @@ pub struct Server {
 
 /// This program itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Harness {
     /// Threads.
     pub threads: u32,
@@ -314,6 +330,7 @@ pub struct Harness {
 
 /// A second of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Second {
     /// Its end, since the run began.
     pub at_s: f64,

@@ -38,6 +38,7 @@ pub mod target;
 pub mod token;
 pub mod units;
 pub mod user;
+pub mod view;
 
 #[cfg(test)]
 mod answerer;

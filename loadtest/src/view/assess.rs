@@ -1,0 +1,162 @@
+//! What a report comes to, in a sentence: its verdict, and whether the harness itself stood in the way.
+
+use super::words::{self, ms, percent};
+use crate::figures::{Bound, Report};
+
+/// From this share of one core on, a thread has no room left for a burst.
+const BUSY: f64 = 0.9;
+const NEARLY_BUSY: f64 = 0.7;
+/// A program that is this late sends bunches instead of the load that was asked for.
+const LATE_MS: f64 = 50.0;
+/// The harness's own part of a latency that can be passed over, whatever the latency is.
+const NEGLIGIBLE_MS: f64 = 2.0;
+/// The harness's own part of a latency that can be passed over.
+const NEGLIGIBLE_SHARE: f64 = 0.2;
+
+/// Whether the figures speak of the server or of the harness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The harness had time to spare.
+    Good,
+    /// Its own part shows in the figures.
+    Doubtful,
+    /// It was the bottleneck: the figures are its own.
+    Bottleneck,
+}
+
+/// Whether the harness is the bottleneck, and a sentence that says why.
+///
+/// It is if its busiest thread used 90 % of a core or it was 50 ms late in one case of a hundred. There is doubt from
+/// 70 % on, or if it was later than 2 ms and a fifth of the quickest lane's p99.
+pub fn trust(report: &Report) -> (Trust, String) {
+    let harness = &report.harness;
+    let quickest = report
+        .lanes
+        .values()
+        .filter(|lane| lane.latency.count > 0)
+        .map(|lane| lane.latency.p99_ms)
+        .fold(f64::INFINITY, f64::min);
+    let trust = of(harness.busiest_thread_share, harness.behind.p99_ms, quickest);
+    let why = format!(
+        "its busiest thread used {} of a core, and 99 % of its work was no more than {} late",
+        percent(harness.busiest_thread_share),
+        ms(harness.behind.p99_ms),
+    );
+    let sentence = match trust {
+        Trust::Good => format!("The harness had time to spare: {why}."),
+        Trust::Doubtful => format!("The harness's own part shows in these figures: {why}."),
+        Trust::Bottleneck => format!("The harness was the bottleneck, so these figures are its own: {why}."),
+    };
+    (trust, sentence)
+}
+
+/// See [`trust`], for figures of any span of time.
+pub(super) fn of(busiest_thread_share: f64, behind_p99_ms: f64, latency_p99_ms: f64) -> Trust {
+    if busiest_thread_share >= BUSY || behind_p99_ms >= LATE_MS {
+        Trust::Bottleneck
+    } else if busiest_thread_share >= NEARLY_BUSY
+        || (behind_p99_ms > NEGLIGIBLE_MS && behind_p99_ms > NEGLIGIBLE_SHARE * latency_p99_ms)
+    {
+        Trust::Doubtful
+    } else {
+        Trust::Good
+    }
+}
+
+/// One word: `PASSED`, `FAILED`, `INTERRUPTED`.
+pub(super) fn verdict_word(report: &Report) -> &'static str {
+    match (report.verdict.passed, report.verdict.interrupted) {
+        (false, _) => "FAILED",
+        (true, true) => "INTERRUPTED",
+        (true, false) => "PASSED",
+    }
+}
+
+/// What the word means here.
+pub(super) fn verdict_sentence(report: &Report) -> String {
+    let bounds = &report.verdict.bounds;
+    let total = words::plural(bounds.len() as u64, "bound");
+    let broken = bounds.iter().filter(|bound| !bound.held).count();
+    let mut sentence = match (bounds.len(), broken) {
+        (0, _) if report.verdict.passed => "No bounds were set, so nothing could break.".to_owned(),
+        (_, 0) if report.verdict.passed => format!("{total} held."),
+        (_, 0) => "The run failed, though no bound was broken.".to_owned(),
+        (1, _) => "The only bound was broken.".to_owned(),
+        (_, broken) if broken == bounds.len() => format!("All of {total} were broken."),
+        (_, 1) => format!("1 of {total} was broken."),
+        (_, broken) => format!("{broken} of {total} were broken."),
+    };
+    if report.verdict.interrupted {
+        let after = report.timeline.last().map_or(0.0, |second| second.at_s);
+        sentence.push_str(&format!(" The run was ended early, after {}.", words::seconds(after)));
+    }
+    let findings = match report.findings.len() as u64 {
+        0 => " Nothing was found to be wrong or odd.".to_owned(),
+        number => format!(" {} below.", words::plural(number, "finding")),
+    };
+    sentence + &findings
+}
+
+/// The bounds, the broken ones first.
+pub(super) fn bounds(report: &Report) -> Vec<&Bound> {
+    let (held, mut broken): (Vec<_>, Vec<_>) = report.verdict.bounds.iter().partition(|bound| bound.held);
+    broken.extend(held);
+    broken
+}
+
+/// The order of lanes: as people think of them, others after them.
+pub(super) fn lane_names(report: &Report) -> Vec<&str> {
+    in_order(report.lanes.keys(), &["reliable", "lossy", "messages"])
+}
+
+/// The stages of connecting in the order in which they pass.
+pub(super) fn stage_names(report: &Report) -> Vec<&str> {
+    in_order(
+        report.connect.stages.keys(),
+        &["websocket", "joined", "first_message", "ice", "dtls", "channel", "ready"],
+    )
+}
+
+fn in_order<'a>(keys: impl Iterator<Item = &'a String>, order: &[&str]) -> Vec<&'a str> {
+    let mut names: Vec<&str> = keys.map(String::as_str).collect();
+    names.sort_by_key(|name| order.iter().position(|known| known == name).unwrap_or(order.len()));
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_harness_that_is_busy_or_late_is_not_trusted() {
+        let cases = [
+            (0.3, 0.4, 20.0, Trust::Good),
+            (0.3, 1.9, 1.0, Trust::Good),
+            (0.3, 5.0, 20.0, Trust::Doubtful),
+            (0.3, 5.0, 200.0, Trust::Good),
+            (0.75, 0.4, 20.0, Trust::Doubtful),
+            (0.95, 0.4, 20.0, Trust::Bottleneck),
+            (0.3, 60.0, 2_000.0, Trust::Bottleneck),
+        ];
+        for (share, behind, latency, expected) in cases {
+            assert_eq!(of(share, behind, latency), expected, "{share} {behind} {latency}");
+        }
+    }
+
+    #[test]
+    fn the_verdict_says_what_broke() {
+        let bound = |held| Bound { held, ..Bound::default() };
+        let mut report = Report::default();
+        report.verdict.passed = true;
+        assert!(verdict_sentence(&report).starts_with("No bounds were set"));
+        report.verdict.bounds = vec![bound(true), bound(true)];
+        assert_eq!(verdict_sentence(&report), "2 bounds held. Nothing was found to be wrong or odd.");
+        report.verdict.passed = false;
+        report.verdict.bounds.push(bound(false));
+        assert!(verdict_sentence(&report).starts_with("1 of 3 bounds was broken."));
+        assert!(!bounds(&report)[0].held);
+        report.verdict.interrupted = true;
+        assert!(verdict_sentence(&report).contains("ended early"));
+        assert_eq!(verdict_word(&report), "FAILED");
+    }
+}

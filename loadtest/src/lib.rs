@@ -23,6 +23,7 @@
 //! - [`observe`]: what the server and this program use.
 
 pub mod account;
+pub mod attack;
 pub mod browser;
 pub mod driver;
 pub mod figures;

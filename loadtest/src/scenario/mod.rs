@@ -534,6 +534,19 @@ impl From<Lane> for browser::Lane {
     }
 }
 
+impl AttackKind {
+    /// As scenarios and reports write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flood => "flood",
+            Self::Garbage => "garbage",
+            Self::Oversize => "oversize",
+            Self::ConnectionStorm => "connection_storm",
+            Self::Slowloris => "slowloris",
+        }
+    }
+}
+
 impl Attack {
     fn default_connections() -> u32 {
         10

@@ -37,7 +37,7 @@ kills: ## Kill a loaded server with SIGKILL, with SQLite and with PostgreSQL (KI
 bench: ## Run the benchmarks
 	cargo run --release -p switchyard-bench
 
-loadtest: ## Load a server of its own with simulated browsers
+loadtest: ## Run five minutes of load scenarios against servers of its own
 	@loadtest/local
 
 fuzz: ## Fuzz each parser for a minute (needs a nightly toolchain and cargo-fuzz)

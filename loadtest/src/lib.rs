@@ -14,13 +14,14 @@
 //!
 //! The load program, on real sockets:
 //!
-//! - [`driver`]: one browser on a WebSocket and a UDP socket;
-//! - [`run`]: many of them, from connecting to leaving;
-//! - [`report`]: the figures as a table and as JSON, and the bounds they are held to;
 //! - [`scenario`]: what is to be run and what must hold, in YAML;
+//! - [`run`]: one run of a scenario, from the first user's coming to the report;
+//! - [`driver`]: users on real sockets;
+//! - [`attack`]: those who mean the server ill;
 //! - [`target`]: the server's URL, connections and requests;
 //! - [`token`]: tokens for the simulated users;
-//! - [`observe`]: what the server and this program use.
+//! - [`observe`]: what the server and this program use;
+//! - [`view`]: what people see of a run.
 
 pub mod account;
 pub mod attack;
@@ -31,7 +32,6 @@ pub mod histogram;
 pub mod netsim;
 pub mod observe;
 pub mod peer;
-pub mod report;
 pub mod rng;
 pub mod run;
 pub mod scenario;

@@ -27,6 +27,10 @@ use tokio_rustls::{
         pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
     },
 };
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{Error, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
+};
 
 /// Bytes of an answer that are read: the metrics of a busy server are some tens of kilobytes.
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -71,6 +75,11 @@ pub enum TargetError {
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
+/// A WebSocket to a target.
+pub type WebSocket = WebSocketStream<Box<dyn Io>>;
+
+const SUBPROTOCOL: HeaderValue = HeaderValue::from_static("switchyard.v1");
+
 /// An answer's status and body.
 pub type Answer = (u16, Bytes);
 
@@ -109,6 +118,11 @@ impl Target {
         self.address.ip().is_loopback()
     }
 
+    /// Whether it speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
     fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
@@ -125,6 +139,16 @@ impl Target {
             Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
             None => Box::new(stream),
         })
+    }
+
+    /// A WebSocket for the protocol.
+    pub async fn websocket(&self) -> Result<WebSocket, Error> {
+        let stream = self.connect().await?;
+        let mut request = format!("{}/v1/connect", self.url("ws")).into_client_request()?;
+        request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL);
+        // Nothing is gathered before it is written: whoever writes has merged what belongs together.
+        let config = WebSocketConfig::default().write_buffer_size(0);
+        client_async_with_config(request, stream, Some(config)).await.map(|(socket, _)| socket)
     }
 
     /// A GET request on a connection of its own.
@@ -148,6 +172,17 @@ impl Target {
             answer
         };
         timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+}
+
+/// Why a WebSocket could not be opened or has ended, in few different words, so that causes can be counted.
+pub fn cause(error: &Error) -> String {
+    match error {
+        // The kind of a system's error has few words; what a library has to say stands in the error alone.
+        Error::Io(error) if error.raw_os_error().is_some() => error.kind().to_string(),
+        Error::Http(answer) => format!("HTTP {}", answer.status().as_u16()),
+        Error::ConnectionClosed | Error::AlreadyClosed => "closed".to_owned(),
+        other => other.to_string(),
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Recent {
     pub server_rss_bytes: Option<u64>,
     /// This program's share of a core.
     pub own_cpu: Option<f64>,
+    /// The busiest of its threads' share of a core.
+    pub busiest_thread_share: f64,
 }
 
 /// All looks of a run.
@@ -76,6 +78,7 @@ impl Looks {
                 server_cpu: same_process(before, &look).map(share),
                 server_rss_bytes: look.server.map(|(_, usage)| usage.rss_bytes),
                 own_cpu: Some(share((before.own.cpu_s, look.own.cpu_s))),
+                busiest_thread_share: busiest(before, &look) / span,
             }
         });
         self.looks.push(look);
@@ -129,12 +132,10 @@ impl Looks {
             return figures::Harness { behind, ..figures::Harness::default() };
         };
         let span = (last.at - first.at).as_secs_f64();
-        let used = |(id, to): (&u32, &f64)| to - first.own_threads.get(id).unwrap_or(&0.0);
-        let busiest = last.own_threads.iter().map(used).fold(0.0, f64::max);
         figures::Harness {
             threads: u32::try_from(last.own_threads.len()).unwrap_or(u32::MAX),
             cpu_s: last.own.cpu_s - first.own.cpu_s,
-            busiest_thread_share: if span > 0.0 { busiest / span } else { 0.0 },
+            busiest_thread_share: if span > 0.0 { busiest(first, last) / span } else { 0.0 },
             behind,
             rss_max_bytes: self.looks.iter().map(|look| look.own.rss_bytes).max().unwrap_or_default(),
         }
@@ -152,6 +153,12 @@ impl Looks {
         let pair = |(name, to): (&String, &f64)| (name.clone(), (*begin.get(name).unwrap_or(&0.0), *to));
         end.iter().map(pair).collect()
     }
+}
+
+/// CPU seconds of the thread that has used the most between two looks.
+fn busiest(before: &Look, after: &Look) -> f64 {
+    let used = |(id, to): (&u32, &f64)| to - before.own_threads.get(id).unwrap_or(&0.0);
+    after.own_threads.iter().map(used).fold(0.0, f64::max)
 }
 
 /// CPU seconds at both looks, if they were of the same process.

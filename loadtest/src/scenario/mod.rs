@@ -8,7 +8,7 @@ mod check;
 pub mod schedule;
 pub mod shipped;
 
-use std::{collections::BTreeMap, fmt, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fmt, fs, path::Path, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
@@ -395,6 +395,25 @@ impl Scenario {
         check::scenario(self).map_err(|problem| ScenarioError::Wrong { name: self.name.clone(), problem })
     }
 
+    /// Has so many users at once, in the groups' proportions; rooms stay as large as they are. Arrivals come as often in
+    /// proportion.
+    pub fn scale(&mut self, users: u32) {
+        let before: u32 = self.groups.iter().map(|group| group.users).sum();
+        let factor = f64::from(users) / f64::from(before.max(1));
+        for group in &mut self.groups {
+            let scaled = (f64::from(group.users) * factor).round() as u32;
+            group.users = if group.users > 0 { scaled.max(1) } else { 0 };
+            if let Some(rooms) = &mut group.rooms {
+                *rooms = ((f64::from(*rooms) * factor).round() as u32).max(1);
+            }
+            if let Some(arrivals) = &mut group.arrivals
+                && before > 0
+            {
+                arrivals.rate.0 *= factor;
+            }
+        }
+    }
+
     /// When the hold begins and ends, since the run began.
     pub fn hold_span(&self) -> (Duration, Duration) {
         let begin = self.ramp.0 + self.settle.0;
@@ -482,12 +501,31 @@ impl fmt::Display for Networks {
     }
 }
 
+impl FromStr for Transport {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Udp, Self::Websocket, Self::Mixed];
+        let found = all.into_iter().find(|transport| transport.to_string() == text);
+        found.ok_or_else(|| "udp, websocket or mixed is expected".to_owned())
+    }
+}
+
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Udp => "udp",
             Self::Websocket => "websocket",
             Self::Mixed => "mixed",
+        })
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Term => "SIGTERM",
+            Self::Kill => "SIGKILL",
         })
     }
 }

@@ -23,10 +23,12 @@ use rtc::{
 use switchyard_signaling::{
     Code,
     assembly::Assembly,
+    event::Origin,
     frame::{self, Frame, Frames, Kind, LossyHeader, Reliable, Target},
     lane::{Arrival, Message, Polled, Receiver, Sender},
     limits::Limits,
-    message::{ClientText, Description, Refusal, ServerControl, ServerText, to_json},
+    message::{ClientText, Description, Follow, Log, Refusal, ServerControl, ServerText, to_json},
+    record::ServerRecord,
 };
 
 use crate::{
@@ -148,11 +150,23 @@ pub(crate) struct Session {
     pub(crate) urgent: [BytesMut; 2],
     pub(crate) lossy: Vec<Bytes>,
     pub(crate) joined: bool,
+    /// Names the session; another one than the client resumes is not this one.
+    pub(crate) id: u32,
+    /// Where there is a log: the origin for the client.
+    pub(crate) origin: Option<Origin>,
+    /// The client asks to follow it from here.
+    pub(crate) asks: Option<Follow>,
+    /// LOG messages that have come.
+    pub(crate) records: Vec<Bytes>,
 }
 
 impl Session {
     pub(crate) fn new() -> Self {
         Self {
+            id: 0,
+            origin: None,
+            asks: None,
+            records: Vec::new(),
             answerer: None,
             sender: Sender::new(1 << 20),
             receiver: Receiver::default(),
@@ -174,19 +188,26 @@ impl Session {
 
     pub(crate) fn take_text(&mut self, now: Instant, text: &str, member: u32, address: SocketAddr) {
         match ClientText::parse(text).unwrap() {
-            ClientText::Hello { resume, .. } => self.texts.push(to_json(&ServerText::Welcome {
-                v: 1,
-                resumed: resume.is_some(),
-                limits: Limits::default(),
-                ping_interval_ms: 10_000,
-            })),
-            ClientText::Join { id, room, offer, .. } => {
-                self.joined = true;
-                self.attached = Some(Pipe::Socket);
-                self.generation = 1;
-                let (session, key) = ("session".to_owned(), "key".to_owned());
-                self.texts.push(to_json(&ServerText::Session { session, key }));
-                self.sender.push(1, Arc::new(joined(id, room, member))).unwrap();
+            ClientText::Hello { resume, .. } => {
+                let resumed = resume.as_ref().is_some_and(|resume| resume.session == self.name());
+                if resume.is_some() && !resumed {
+                    let refusal = Refusal::new(None, Code::UnknownSession, "gone");
+                    self.texts.push(to_json(&ServerText::Error(refusal)));
+                }
+                let (limits, ping_interval_ms) = (Limits::default(), 10_000);
+                self.texts.push(to_json(&ServerText::Welcome { v: 1, resumed, limits, ping_interval_ms }));
+            }
+            ClientText::Join { id, room, offer, follow, .. } => {
+                if !self.joined {
+                    self.joined = true;
+                    self.attached = Some(Pipe::Socket);
+                    self.generation = 1;
+                    let (session, key) = (self.name(), "key".to_owned());
+                    self.texts.push(to_json(&ServerText::Session { session, key }));
+                }
+                let log = self.origin.filter(|_| follow.is_some()).map(|origin| Log { origin });
+                self.asks = follow;
+                self.sender.push(1, Arc::new(joined(id, room, member, log))).unwrap();
                 if let Some(offer) = offer {
                     self.answer(now, address, &offer);
                 }
@@ -194,6 +215,19 @@ impl Session {
             ClientText::Offer(offer) => self.answer(now, address, &offer),
             ClientText::Candidate { .. } | ClientText::Ping { .. } | ClientText::Bye => {}
         }
+    }
+
+    fn name(&self) -> String {
+        format!("session {}", self.id)
+    }
+
+    /// Sends records of the log.
+    pub(crate) fn tell(&mut self, now: Instant, records: &[ServerRecord]) {
+        let mut payload = BytesMut::new();
+        records.iter().for_each(|record| record.put(&mut payload));
+        let (kind, target, payload) = (Kind::Log, Target::Room, payload.freeze());
+        let message = Message { kind, text: false, sender: 0, stream: 0, target, payload, at: now };
+        self.sender.push(1, Arc::new(message)).unwrap();
     }
 
     /// Passes a message on to this client.
@@ -225,7 +259,10 @@ impl Session {
                             continue;
                         }
                     }
-                    if let Some(whole) = self.assembly.handle(header, payload).unwrap() {
+                    let Some(whole) = self.assembly.handle(header, payload).unwrap() else { continue };
+                    if whole.kind == Kind::Log {
+                        self.records.push(whole.payload);
+                    } else if whole.kind == Kind::Data {
                         incoming.push(Incoming {
                             room: whole.room,
                             sender: 0,
@@ -285,7 +322,7 @@ impl Session {
     }
 }
 
-fn joined(id: u32, room: String, member: u32) -> Message {
+fn joined(id: u32, room: String, member: u32, log: Option<Log>) -> Message {
     let joined = ServerControl::Joined {
         id,
         room,
@@ -297,7 +334,7 @@ fn joined(id: u32, room: String, member: u32) -> Message {
         permissions: Vec::new(),
         topics: Vec::new(),
         members: Vec::new(),
-        log: None,
+        log,
     };
     let (kind, target, at) = (Kind::Control, Target::Room, Instant::now());
     Message { kind, text: true, sender: 0, stream: 0, target, payload: to_json(&joined).into(), at }

@@ -6,44 +6,37 @@ use std::time::Duration;
 /// Buckets per power of two.
 const STEPS: u64 = 64;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
-/// Enough for any number of microseconds that a `u64` holds.
-const BUCKETS: usize = (64 - STEP_BITS as usize + 1) * STEPS as usize;
+/// Points of a distribution, the last one apart.
+const POINTS: f64 = 98.0;
 
-/// A histogram of durations, to the microsecond.
-#[derive(Clone)]
+/// A histogram of durations, to the microsecond. It keeps the buckets from the lowest used one to the highest.
+#[derive(Clone, Default)]
 pub struct Histogram {
+    /// The number of the first bucket that is kept.
+    first: usize,
     counts: Vec<u64>,
     count: u64,
+    sum: Duration,
     max: Duration,
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { counts: Vec::new(), count: 0, max: Duration::ZERO }
-    }
 }
 
 impl Histogram {
     /// Counts a duration.
     pub fn record(&mut self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        if self.counts.is_empty() {
-            self.counts = vec![0; BUCKETS];
-        }
-        self.counts[bucket(micros)] += 1;
+        *self.bucket(bucket(micros)) += 1;
         self.count += 1;
+        self.sum = self.sum.saturating_add(duration);
         self.max = self.max.max(duration);
     }
 
     /// Adds what another has counted.
     pub fn merge(&mut self, other: &Self) {
-        if self.counts.is_empty() {
-            self.counts = vec![0; BUCKETS];
-        }
-        for (own, others) in self.counts.iter_mut().zip(&other.counts) {
-            *own += others;
+        for (number, count) in other.used() {
+            *self.bucket(number) += count;
         }
         self.count += other.count;
+        self.sum = self.sum.saturating_add(other.sum);
         self.max = self.max.max(other.max);
     }
 
@@ -57,17 +50,59 @@ impl Histogram {
         self.max
     }
 
+    /// Their mean, exactly; zero if there are none.
+    pub fn mean(&self) -> Duration {
+        self.sum.div_f64((self.count as f64).max(1.0))
+    }
+
     /// The duration that this share (0 to 1) of all do not exceed; zero if there are none.
     pub fn quantile(&self, share: f64) -> Duration {
         let rank = ((self.count as f64 * share).ceil() as u64).clamp(1, self.count.max(1));
         let mut seen = 0;
-        for (number, count) in self.counts.iter().enumerate() {
+        for (number, count) in self.used() {
             seen += count;
             if seen >= rank {
                 return Duration::from_micros(highest(number)).min(self.max);
             }
         }
         self.max
+    }
+
+    /// The distribution: durations and the share of all that took no longer, rising in both; at most 100 points.
+    pub fn distribution(&self) -> Vec<(Duration, f64)> {
+        let (mut points, mut seen, mut last) = (Vec::new(), 0, -1.0);
+        for (number, count) in self.used() {
+            seen += count;
+            let share = seen as f64 / self.count as f64;
+            let step = (share * POINTS).floor();
+            if step > last || seen == self.count {
+                points.push((Duration::from_micros(highest(number)).min(self.max), share));
+                last = step;
+            }
+        }
+        points
+    }
+
+    /// The buckets with something in them.
+    fn used(&self) -> impl Iterator<Item = (usize, u64)> {
+        (self.first..).zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0)
+    }
+
+    /// A bucket, which is kept from now on.
+    fn bucket(&mut self, number: usize) -> &mut u64 {
+        if self.counts.is_empty() {
+            self.first = number;
+        } else if number < self.first {
+            // A little more than needed: values seldom come in rising order.
+            let first = number - number % 16;
+            self.counts.splice(0..0, std::iter::repeat_n(0, self.first - first));
+            self.first = first;
+        }
+        let place = number - self.first;
+        if self.counts.len() <= place {
+            self.counts.resize(place + 1, 0);
+        }
+        &mut self.counts[place]
     }
 }
 
@@ -114,11 +149,34 @@ mod tests {
     }
 
     #[test]
-    fn every_value_lies_in_its_bucket_and_none_is_out_of_range() {
+    fn values_in_any_order_are_counted_alike_and_narrow_ones_take_little_memory() {
+        let mut values: Vec<u64> = (0..5_000).map(|value| value * value % 7_919 + 50_000).collect();
+        let mut histogram = Histogram::default();
+        values.iter().for_each(|value| histogram.record(Duration::from_micros(*value)));
+        values.sort_unstable();
+        let exact = values[2_499] as f64;
+        assert!((histogram.quantile(0.5).as_micros() as f64 / exact - 1.0).abs() < 0.016);
+        let mean = values.iter().sum::<u64>() as f64 / 5_000.0;
+        assert!((histogram.mean().as_secs_f64() * 1e6 - mean).abs() < 1.0);
+        assert!(histogram.counts.len() < 64, "{}", histogram.counts.len());
+    }
+
+    #[test]
+    fn a_distribution_rises_to_one_in_at_most_a_hundred_points() {
+        let mut histogram = Histogram::default();
+        assert!(histogram.distribution().is_empty());
+        (1..=50_000).for_each(|micros| histogram.record(Duration::from_micros(micros)));
+        let points = histogram.distribution();
+        assert!((80..=100).contains(&points.len()), "{}", points.len());
+        assert!(points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1));
+        assert_eq!(points.last(), Some(&(Duration::from_micros(50_000), 1.0)));
+    }
+
+    #[test]
+    fn every_value_lies_in_its_bucket() {
         let values = (0..200).chain((6..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]));
         for value in values.chain([u64::MAX]) {
             let number = bucket(value);
-            assert!(number < BUCKETS, "{value}");
             assert!(highest(number) >= value, "{value}");
             assert!(number == 0 || highest(number - 1) < value, "{value}");
         }

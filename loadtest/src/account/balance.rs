@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{MOST_MESSAGES, Stamp};
+use super::stamp::{MOST_MESSAGES, Stamp};
 
 /// What one receiver has received.
 #[derive(Debug, Default)]

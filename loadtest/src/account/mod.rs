@@ -10,20 +10,21 @@
 //! a clock. Memory grows with users and with time, and with messages only by a bit for each that a receiver misses.
 
 mod balance;
+mod chronicle;
+mod findings;
+mod latency;
 mod ledger;
 mod marks;
 mod receipts;
 mod record;
 mod seen;
 mod stamp;
+mod trace;
 
 pub use self::balance::{Account, Totals};
 pub use self::ledger::{Ledger, Settings};
 pub use self::record::{Record, Window};
 pub use self::stamp::{STAMP_BYTES, Stamp};
 
-pub(crate) use self::record::{
-    Accepted, Answer, Cause, Ended, Membership, Outage, Read, Reading, Sample, Sent, Written,
-};
-use self::stamp::MOST_MESSAGES;
+pub(crate) use self::record::{Accepted, Answer, Cause, Ended, Outage, Read, Reading, Sample, Written};
 pub(crate) use self::stamp::{body, stamp_of_body};

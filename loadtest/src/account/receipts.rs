@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{MOST_MESSAGES, Stamp, seen::Seen};
+use super::{
+    seen::Seen,
+    stamp::{MOST_MESSAGES, Stamp},
+};
 use crate::browser::{Incoming, Lane};
 
 /// Whose message it is, on which lane and stream.

@@ -23,6 +23,7 @@ pub struct Record {
     /// The last reason why it did not come further, until it was joined.
     pub(crate) failure: Option<String>,
     pub(crate) ended: Ended,
+    pub(crate) ended_at: Duration,
     pub(crate) reconnects: u64,
     pub(crate) sessions_lost: u64,
     pub(crate) rung_changes: u64,
@@ -153,9 +154,7 @@ pub(crate) struct Written {
     pub(crate) conflicts: u64,
     /// Answers that contradict the first one: submission, then both.
     pub(super) contradictions: Vec<(u32, Answer, Answer)>,
-    /// Until when the writer could have been answered.
-    pub(crate) until: Duration,
-    /// When the last submissions were made.
+    /// When they were made.
     pub(super) given: Marks,
 }
 
@@ -280,6 +279,7 @@ pub(crate) struct Sample {
 /// An event that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Read {
+    pub(crate) at: Duration,
     pub(crate) seq: u64,
     /// Its writer and the number of the submission; none if nobody of this run has written it.
     pub(crate) submission: Option<(u32, u32)>,

@@ -1,5 +1,5 @@
 //! Sends data messages to the room, on schedule. What is due while the pipe is full, or while there is none, is sent later
-//! and still counts from when it was due; on the lossy lane what is due while there is no way is passed over.
+//! and still counts from when it was due; on the lossy lane what is due while there is no pipe is passed over.
 
 use std::time::{Duration, Instant};
 
@@ -70,8 +70,9 @@ impl DataSender {
             if due > context.now {
                 return Some(due);
             }
-            let can_go = self.data.lane == Lane::Reliable || context.browser.attached().is_some();
-            let result = if can_go { self.send(context, room, due) } else { Err(SendError::NoSession) };
+            // What is given to a lane without a pipe is lost with the session, if that does not come back.
+            let has_pipe = context.browser.attached().is_some();
+            let result = if has_pipe { self.send(context, room, due) } else { Err(SendError::NoSession) };
             match result {
                 Ok(()) => {}
                 Err(SendError::BufferFull) => return Some(context.now + FULL_RETRY),

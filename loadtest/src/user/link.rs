@@ -21,6 +21,7 @@ pub(super) struct Link {
     /// Failed attempts and losses in a row.
     failures: u32,
     is_draining: bool,
+    is_open: bool,
     /// How many have been open.
     opened: u64,
 }
@@ -37,17 +38,19 @@ enum State {
 
 impl Link {
     pub(super) fn new() -> Self {
-        Self { state: State::Closed(None), failures: 0, is_draining: false, opened: 0 }
+        Self { state: State::Closed(None), failures: 0, is_draining: false, is_open: false, opened: 0 }
     }
 
     /// One is wanted now.
     pub(super) fn want(&mut self, now: Instant) {
         self.failures = 0;
+        self.is_open = false;
         self.state = State::Closed(Some(now));
     }
 
     /// None is wanted any more.
     pub(super) fn stop(&mut self) {
+        self.is_open = false;
         self.state = State::Closed(None);
     }
 
@@ -70,6 +73,11 @@ impl Link {
         !matches!(self.state, State::Closed(_))
     }
 
+    /// Whether it is open. What one that was given up had still to say does not count.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// Whether the server has answered on it.
     pub(super) fn is_welcomed(&self) -> bool {
         self.state == State::Welcomed
@@ -78,6 +86,7 @@ impl Link {
     /// The WebSocket is open: which one this is, counted from 1.
     pub(super) fn opened(&mut self) -> u64 {
         self.opened += 1;
+        self.is_open = true;
         self.opened
     }
 
@@ -101,6 +110,7 @@ impl Link {
             FIRST.saturating_mul(1 << self.failures.min(16)).min(MOST)
         };
         self.failures += 1;
+        self.is_open = false;
         self.state = State::Closed(Some(now + bound.mul_f64(rng.unit())));
     }
 

@@ -95,7 +95,7 @@ impl Writing {
         self.reading.event(at, event.seq, event.content.body.len(), stamp.is_some());
         let submission = stamp.map(|(stamp, _)| (stamp.sender, stamp.seq));
         let is_intact = stamp.is_some_and(|(_, is_intact)| is_intact);
-        context.window.read(Read { seq: event.seq, submission, is_intact });
+        context.window.read(Read { at, seq: event.seq, submission, is_intact });
         if let Some((stamp, true)) = stamp {
             let (sender, due) = (stamp.sender, stamp.scheduled);
             context.window.sample(Sample { sender, lane: None, due, after: at.saturating_sub(due) });

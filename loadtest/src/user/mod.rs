@@ -41,7 +41,7 @@ use self::{
     outage::Ways,
 };
 use crate::{
-    account::{Cause, Ended, Record, Sample, Window},
+    account::{Ended, Record, Sample, Window},
     browser::{Browser, BrowserConfig, Event, Pipe, RoomLog, SocketOutput},
     netsim::Datagram,
     peer::{Channel, PeerEvent},
@@ -58,6 +58,9 @@ const SILENCE: Duration = Duration::from_secs(6);
 const WAKING: Duration = Duration::from_secs(10);
 /// Before asking again to be let in, when the server did not say; doubled with each refusal in a row, up to 16 times.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The error that a violation of the protocol by the server counts as.
+pub(crate) const BROKEN_PROTOCOL: &str = "broken protocol";
 
 /// What the shell shall do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,14 +192,18 @@ impl User {
 
     /// A text message has arrived.
     pub fn handle_text(&mut self, now: Instant, text: &str) {
-        self.browser.handle_text(now, text);
-        self.pump(now);
+        if self.link.is_open() {
+            self.browser.handle_text(now, text);
+            self.pump(now);
+        }
     }
 
     /// A binary message has arrived.
     pub fn handle_binary(&mut self, now: Instant, message: Bytes) {
-        self.browser.handle_binary(now, message);
-        self.pump(now);
+        if self.link.is_open() {
+            self.browser.handle_binary(now, message);
+            self.pump(now);
+        }
     }
 
     /// A datagram has arrived.
@@ -434,7 +441,7 @@ impl User {
         self.record.parted(heard);
         self.act(now, |behaviour, context| behaviour.end(context));
         self.record.dropped_before_sending += self.browser.lossy_dropped();
-        self.record.ended = how;
+        (self.record.ended, self.record.ended_at) = (how, self.since(now));
         self.phase = Phase::Finished;
     }
 
@@ -456,7 +463,7 @@ impl User {
         }
         loop {
             while let Some(event) = self.browser.poll_event() {
-                self.take(now, event);
+                self.take(now, &event);
                 if self.phase == Phase::Finished {
                     return;
                 }
@@ -468,7 +475,7 @@ impl User {
             }
             // What they did may have made something happen.
             match self.browser.poll_event() {
-                Some(event) => self.take(now, event),
+                Some(event) => self.take(now, &event),
                 None => break,
             }
         }
@@ -527,9 +534,9 @@ impl User {
         }
     }
 
-    fn take(&mut self, now: Instant, event: Event) {
+    fn take(&mut self, now: Instant, event: &Event) {
         let at = self.since(now);
-        match &event {
+        match event {
             Event::Message(message) => {
                 let Some(membership) = self.record.memberships.last_mut() else { return };
                 if let Some(stamp) = membership.receipts.message(at, message) {
@@ -580,12 +587,12 @@ impl User {
             Event::Draining => self.link.draining(),
             Event::Violation(what) => {
                 self.record.violation(at, what.clone());
-                self.error("broken protocol".to_owned());
+                self.error(BROKEN_PROTOCOL.to_owned());
             }
             Event::Control(..) | Event::Log(..) | Event::Peer(_) | Event::Session(_) => {}
         }
         if self.phase != Phase::Finished {
-            self.act(now, |behaviour, context| behaviour.event(context, &event));
+            self.act(now, |behaviour, context| behaviour.event(context, event));
         }
     }
 
@@ -668,3 +675,8 @@ fn name(code: Code) -> String {
         _ => format!("{code:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;

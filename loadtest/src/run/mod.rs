@@ -29,10 +29,10 @@ use tokio::{
 use self::{
     agenda::{Agenda, Step},
     own_server::{OwnServer, ServerError},
-    report::{complete, times},
+    report::complete,
 };
 use crate::{
-    account::{Ledger, Settings},
+    account::{Ledger, Settings, times},
     driver::{Assignment, Done, Order, Telling, Told, pool::Pool},
     figures::{self, AttackFigures, EventSummary, Report},
     histogram::Histogram,
@@ -557,3 +557,6 @@ fn tickets(setup: &Setup, coming: Vec<Coming>) -> mpsc::Receiver<Ticket> {
     });
     tickets
 }
+
+#[cfg(test)]
+mod tests;

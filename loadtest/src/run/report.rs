@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use super::{Progress, Run, Setup};
 use crate::{
+    account::times,
     figures::{self, EventSummary, NetworkFigures, Report, ScenarioSummary},
-    histogram::Histogram,
     netsim::{AccessStats, LinkStats},
     observe,
     scenario::{Scenario, Signal, schedule},
@@ -126,18 +126,6 @@ fn verdict(scenario: &Scenario, report: &Report, interrupted: bool) -> figures::
     let json = serde_json::to_value(report).unwrap_or_default();
     let bounds: Vec<figures::Bound> = scenario.bounds.iter().map(|bound| bound.judge(&json)).collect();
     figures::Verdict { passed: bounds.iter().all(|bound| bound.held), interrupted, bounds }
-}
-
-pub(super) fn times(histogram: &Histogram) -> figures::Times {
-    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    figures::Times {
-        count: histogram.count(),
-        p50_ms: ms(histogram.quantile(0.5)),
-        p95_ms: ms(histogram.quantile(0.95)),
-        p99_ms: ms(histogram.quantile(0.99)),
-        max_ms: ms(histogram.max()),
-        ..figures::Times::default()
-    }
 }
 
 fn unix_ms(at: SystemTime) -> u64 {

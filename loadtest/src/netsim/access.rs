@@ -25,6 +25,8 @@
 //! - [`Output::StreamFailed`]: the stream is gone, as for [`close_stream`](Access::close_stream). Tell the browser, and
 //!   drop the real WebSocket; one that is dropped at once tells the server sooner than a dead network would.
 //!
+//! The end of the real WebSocket is an item downwards like others, so that it comes after what was sent before it.
+//!
 //! While [`can_send`](Access::can_send) says no upwards, leave the browser's messages with the browser; downwards,
 //! do not read the real socket, so that the server feels it.
 
@@ -214,7 +216,7 @@ impl<T> Access<T> {
     /// The stream is not wanted any more; nothing more comes of it.
     pub fn close_stream(&mut self, now: Instant, id: StreamId) {
         self.advance(now);
-        self.streams.remove(&id);
+        self.forget(id);
         self.outputs.retain(|output| match output {
             Output::StreamOpen(of) | Output::StreamFailed(of, _) | Output::StreamItem { id: of, .. } => {
                 *of != id
@@ -236,9 +238,9 @@ impl<T> Access<T> {
         self.forget_mappings();
     }
 
-    /// Another network from now on, with its own scheduled events. What is under way arrives as it would have. Mappings
-    /// stay if the NAT is of the same kind, and streams stay: call [`change_address`](Self::change_address) too if
-    /// they should not.
+    /// Another network from now on, with its own scheduled events; an outage of the old one is over. What is under way
+    /// arrives as it would have. Mappings stay if the NAT is of the same kind, and streams stay: call
+    /// [`change_address`](Self::change_address) too if they should not.
     pub fn set_spec(&mut self, now: Instant, spec: &NetworkSpec) {
         self.advance(now);
         self.schedule = spec.events.iter().map(|event| (now + event.at, event.clone())).collect();
@@ -400,11 +402,19 @@ impl<T> Access<T> {
     }
 
     fn fail(&mut self, id: StreamId, failure: Failure) {
-        if let Some(stream) = self.streams.remove(&id) {
-            self.stats.retransmitted_up += stream.retransmitted(Direction::Up);
-            self.stats.retransmitted_down += stream.retransmitted(Direction::Down);
+        if self.forget(id) {
             self.outputs.push_back(Output::StreamFailed(id, failure));
         }
+    }
+
+    /// Removes a stream, if it is there, and keeps what it adds to the figures.
+    fn forget(&mut self, id: StreamId) -> bool {
+        let Some(stream) = self.streams.remove(&id) else {
+            return false;
+        };
+        self.stats.retransmitted_up += stream.retransmitted(Direction::Up);
+        self.stats.retransmitted_down += stream.retransmitted(Direction::Down);
+        true
     }
 
     /// The next scheduled event, which is due.
@@ -448,6 +458,8 @@ impl<T> Access<T> {
     fn become_like(&mut self, now: Instant, spec: &NetworkSpec) {
         self.up.set_config(now, spec.up.clone());
         self.down.set_config(now, spec.down.clone());
+        self.up.end_outages();
+        self.down.end_outages();
         self.firewall = spec.firewall;
         let ended = self.nat.set_config(spec.nat);
         self.outputs.extend(ended.into_iter().map(Output::MappingClosed));

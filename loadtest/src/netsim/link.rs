@@ -142,6 +142,11 @@ impl<P: Clone> Link<P> {
         self.outages.push((from, until));
     }
 
+    /// The link is up from now on, and no outage is planned any more.
+    pub fn end_outages(&mut self) {
+        self.outages.clear();
+    }
+
     /// Whatever is on the link is lost, as when it is exchanged for another.
     pub fn cut(&mut self, now: Instant) {
         self.advance(now);

@@ -8,6 +8,9 @@
 //! - an [`Access`] is what one browser has between itself and a real network: a link up, a link down, a NAT, a firewall
 //!   and the TCP connections through them. Whoever drives it puts what comes out on real sockets.
 //!
+//! A [`NetworkSpec`] says what an access is like. It is read from YAML, and there are [presets](presets()) by name;
+//! `docs/networks.md` describes both.
+//!
 //! Nothing here reads a clock, opens a socket or starts a thread: `now` is an argument, and only the seed decides.
 //! Each impairment draws from a random stream of its own, so that adding jitter to a network does not change which
 //! packets it loses.

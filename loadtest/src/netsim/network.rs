@@ -218,7 +218,7 @@ mod tests {
         let (alice, bob) = (address("10.0.0.1:1"), address("10.0.0.2:2"));
         // Each datagram of 33 bytes takes 264 ms.
         let rate = RateLimit { bits_per_second: 1_000, burst_bytes: 0, queue_bytes: 10_000, codel: None };
-        let slow = LinkConfig { rate: Some(rate), ..LinkConfig::default() };
+        let slow = LinkConfig { delay: 1_000 * MS, rate: Some(rate), ..LinkConfig::default() };
         let a = network.add_host(slow, LinkConfig::default());
         let b = network.add_host(LinkConfig::default(), LinkConfig::default());
         network.bind(a, alice);
@@ -226,8 +226,9 @@ mod tests {
         for _ in 0..3 {
             network.send(start, datagram(alice, bob, "hello"));
         }
-        assert_eq!(network.poll_timeout(), Some(start + 264 * MS));
+        assert_eq!(network.poll_timeout(), Some(start + 1_264 * MS));
         network.set_links(start + 100 * MS, a, LinkConfig::default(), LinkConfig::default());
+        assert_eq!(network.poll_timeout(), Some(start + 264 * MS));
         assert_eq!(std::iter::from_fn(|| network.poll(start + 264 * MS)).count(), 3);
         assert_eq!(network.poll_timeout(), None);
     }

@@ -18,8 +18,8 @@ pub struct RateLimit {
     pub codel: Option<CoDel>,
 }
 
-/// Controlled delay (RFC 8289): a queue that has kept packets waiting for longer than `target` all through an `interval`
-/// drops one, and then more and more often until it does not.
+/// Controlled delay (RFC 8289): a queue that has kept packets waiting for longer than `target` all through an
+/// `interval` drops one, and then more and more often until it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoDel {
     /// The waiting time that is let be.
@@ -29,7 +29,7 @@ pub struct CoDel {
 }
 
 impl Default for CoDel {
-    /// The values of RFC 8289 sections 4.3 and 4.4.
+    /// The values that RFC 8289 has for the open Internet.
     fn default() -> Self {
         Self { target: Duration::from_millis(5), interval: Duration::from_millis(100) }
     }
@@ -171,7 +171,7 @@ impl<P> Bottleneck<P> {
         (departure, Some(done))
     }
 
-    /// Takes the next packet that goes on from the queue: RFC 8289 section 5, "deque".
+    /// Takes the next packet that goes on from the queue: "deque" in the pseudocode of RFC 8289 section 5.
     fn head(&mut self, now: Instant, limit: Option<&RateLimit>) -> Option<Waiting<P>> {
         let Some(codel) = limit.and_then(|limit| limit.codel) else {
             return self.waiting.pop_front();
@@ -197,7 +197,7 @@ impl<P> Bottleneck<P> {
         head
     }
 
-    /// The packet at the head of the queue, and whether it may be dropped: RFC 8289 section 5, "dodeque".
+    /// The packet at the head of the queue, and whether it may be dropped: "dodeque" there.
     fn take(&mut self, now: Instant, codel: &CoDel) -> (Option<Waiting<P>>, bool) {
         let Some(head) = self.waiting.pop_front() else {
             self.control.first_above = None;
@@ -225,7 +225,7 @@ impl<P> Bottleneck<P> {
 /// What lies behind the head when it is no standing queue.
 const MAX_PACKET: usize = 1_500;
 
-/// CoDel's memory, by the names of RFC 8289 section 5.
+/// CoDel's memory, by the names of that pseudocode.
 #[derive(Debug, Default)]
 struct Control {
     first_above: Option<Instant>,

@@ -13,7 +13,7 @@ use crate::units::{Rate, Share, Size, Time};
 
 /// A browser's network. The default is perfect: no delay, no loss, no NAT, no firewall.
 ///
-/// It is read from the name of a [preset](presets), or from a map in the form that `docs/networks.md` describes.
+/// It is read from the name of a [preset](presets()), or from a map in the form that `docs/networks.md` describes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NetworkSpec {
     /// What it is, in a line.
@@ -152,7 +152,8 @@ struct LinkForm {
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "`jitter` is a time such as 20ms (even), {normal: {mean: 20ms, deviation: 5ms}} or {pareto: {mean: 5ms}}"
+    expecting = "`jitter` is a time such as 20ms (even), {normal: {mean: 20ms, deviation: 5ms}} or \
+                 {pareto: {mean: 5ms}}"
 )]
 enum JitterForm {
     Even(Time),
@@ -190,8 +191,8 @@ enum LossForm {
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "`queue` is a time such as 200ms, {bytes: 64kB}, or {codel: {target: 5ms, interval: 100ms, limit: 1s}}, \
-                 where any of the three may be left out"
+    expecting = "`queue` is a time such as 200ms, {bytes: 64kB}, or \
+                 {codel: {target: 5ms, interval: 100ms, limit: 1s}}, where any of the three may be left out"
 )]
 enum QueueForm {
     Time(Time),
@@ -211,8 +212,9 @@ struct CoDelForm {
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "`nat` is none, full-cone, address-restricted, port-restricted or symmetric, or {mapping: …, filtering: …, \
-                 timeout: 30s} with endpoint-independent, address-dependent or address-and-port-dependent"
+    expecting = "`nat` is none, full-cone, address-restricted, port-restricted or symmetric, or \
+                 {mapping: …, filtering: …, timeout: 30s} with endpoint-independent, address-dependent or \
+                 address-and-port-dependent"
 )]
 enum NatForm {
     Named(NatName),

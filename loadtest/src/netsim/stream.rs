@@ -10,7 +10,8 @@
 //!
 //! What it leaves out: both ends are in one place here, so that an item needs no bytes; every segment is acknowledged
 //! at once (no delayed acknowledgements); no tail loss probes, no CUBIC or BBR, no restart after idling, no Nagle;
-//! readers read at once; no FIN, which costs no message time; path MTU discovery is taken to have succeeded.
+//! readers read at once; no FIN, which costs no message time; NATs forget no connection; path MTU discovery is taken
+//! to have succeeded.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -492,3 +492,26 @@ fn another_network_is_another_from_then_on() {
     let times: Vec<Duration> = outputs.iter().map(|(at, _)| *at - now).collect();
     assert_eq!(times, [50 * MS, 65 * MS, 65 * MS]);
 }
+
+#[test]
+fn an_outage_holds_in_both_directions_until_it_or_its_network_ends() {
+    let start = Instant::now();
+    let spec = NetworkSpec::from_yaml("events: [{at: 1s, outage: 10s}]").unwrap();
+    let mut access = access(&spec, start);
+    access.send_datagram(start, datagram("hole"));
+    assert_eq!(all(&mut access, start).len(), 1);
+    let arrived = |access: &mut Access<u32>, now| {
+        access.send_datagram(now, datagram("up"));
+        access.handle_datagram(now, MappingId(0), media(), Bytes::from_static(b"down"));
+        all(access, now).len()
+    };
+    assert_eq!(arrived(&mut access, start + 999 * MS), 2);
+    assert_eq!(arrived(&mut access, start + 1_000 * MS), 0);
+    access.send_datagram(start + 1_000 * MS, datagram("up"));
+    assert_eq!((access.stats().up.down, access.stats().down.down), (2, 1));
+    access.set_spec(start + 2_000 * MS, &NetworkSpec::default());
+    assert_eq!(arrived(&mut access, start + 2_000 * MS), 2);
+    access.set_spec(start + 3_000 * MS, &spec);
+    assert_eq!(arrived(&mut access, start + 13_999 * MS), 0);
+    assert_eq!(arrived(&mut access, start + 14_000 * MS), 2);
+}

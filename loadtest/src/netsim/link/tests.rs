@@ -274,7 +274,7 @@ fn codel_drops_first_after_an_interval_above_the_target_and_then_ever_more_often
         }
     }
     // The sojourn time passes 5 ms after some 16 ms, and one interval later the first packet goes. The next ones follow
-    // after 100 ms / √n (RFC 8289 section 4.2).
+    // after 100 ms / √n (RFC 8289).
     assert!((100 * MS..140 * MS).contains(&drops[0]), "{drops:?}");
     for (number, pair) in drops.windows(2).take(6).enumerate() {
         let expected = (100 * MS).div_f64(((number + 1) as f64).sqrt());

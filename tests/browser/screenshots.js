@@ -1,4 +1,7 @@
-/** Takes the screenshots in docs/screenshots: two people at work in one room, in both browsers and at phone width. */
+/**
+ * Takes the screenshots in docs/screenshots: two people at work in one room, in both browsers and at phone width, and a
+ * report of the load program.
+ */
 
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,7 +9,9 @@ import { test } from 'node:test';
 
 import { launch } from './lib/browsers.js';
 import { Demo } from './lib/demo.js';
+import { sampleReports } from './lib/reports.js';
 import { Server } from './lib/server.js';
+import { Window } from './lib/window.js';
 
 const FOLDER = join(import.meta.dirname, '../../docs/screenshots');
 
@@ -32,7 +37,7 @@ const SHOTS = [
   ['demo-dark', 'chromium', { width: 1_280, height: 800 }, true],
 ];
 
-test('screenshots', async () => {
+test('the demo', async () => {
   mkdirSync(FOLDER, { recursive: true });
   const [server, chromium, firefox] = await Promise.all([Server.start(), launch('chromium'), launch('firefox')]);
   /** @type {Record<string, import('puppeteer-core').Browser>} */
@@ -68,6 +73,22 @@ test('screenshots', async () => {
     }
   } finally {
     await Promise.all([chromium.close(), firefox.close(), server.stop()]);
+  }
+});
+
+test('a report', async () => {
+  const [reports, chromium] = [sampleReports(), await launch('chromium')];
+  try {
+    const window = await Window.open(chromium, reports.url('run'), { width: 1_280, height: 1_500 });
+    await window.page.screenshot({ path: join(FOLDER, 'report.png') });
+    await window.page.setViewport({ width: 360, height: 740, deviceScaleFactor: 2 });
+    await window.page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'dark' }]);
+    await window.evaluate(() => document.querySelector('[data-chart=latency]')?.scrollIntoView());
+    await window.page.screenshot({ path: join(FOLDER, 'report-phone.png') });
+    await window.close();
+  } finally {
+    await chromium.close();
+    reports.remove();
   }
 });
 

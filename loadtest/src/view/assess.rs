@@ -1,5 +1,7 @@
 //! What a report comes to, in a sentence: its verdict, and whether the harness itself stood in the way.
 
+use std::collections::BTreeMap;
+
 use super::words::{self, ms, percent};
 use crate::figures::{Bound, Report};
 
@@ -27,9 +29,12 @@ pub enum Trust {
 /// Whether the harness is the bottleneck, and a sentence that says why.
 ///
 /// It is if its busiest thread used 90 % of a core or it was 50 ms late in one case of a hundred. There is doubt from
-/// 70 % on, or if it was later than 2 ms and a fifth of the quickest lane's p99.
+/// 70 % on, or if it was later than 2 ms and a fifth of the quickest lane's p99, or if it never looked.
 pub fn trust(report: &Report) -> (Trust, String) {
     let harness = &report.harness;
+    if harness.behind.count == 0 {
+        return (Trust::Doubtful, "The harness did not measure itself.".to_owned());
+    }
     let quickest = report
         .lanes
         .values()
@@ -117,6 +122,11 @@ pub(super) fn stage_names(report: &Report) -> Vec<&str> {
     )
 }
 
+/// The rungs, the best first.
+pub(super) fn rung_names(rungs: &BTreeMap<String, u64>) -> Vec<&str> {
+    in_order(rungs.keys(), &["udp", "websocket", "none"])
+}
+
 fn in_order<'a>(keys: impl Iterator<Item = &'a String>, order: &[&str]) -> Vec<&'a str> {
     let mut names: Vec<&str> = keys.map(String::as_str).collect();
     names.sort_by_key(|name| order.iter().position(|known| known == name).unwrap_or(order.len()));
@@ -141,6 +151,14 @@ mod tests {
         for (share, behind, latency, expected) in cases {
             assert_eq!(of(share, behind, latency), expected, "{share} {behind} {latency}");
         }
+    }
+
+    #[test]
+    fn a_harness_that_did_not_look_is_not_trusted() {
+        let mut report = Report::default();
+        assert_eq!(trust(&report).0, Trust::Doubtful);
+        report.harness.behind.count = 1;
+        assert_eq!(trust(&report).0, Trust::Good);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! - *Latencies, rates, CPU*: the change exceeds the tolerance and three standard errors. The hold of each run is cut
 //!   into ten equal parts; what the first part of one differs from the first part of the other, and so on, shows how
 //!   much the difference varies by itself, whatever the scenario did in which part. The percentile of a lane is taken
-//!   to vary as that of all lanes does, by factors; a window is cut as the hold is, into five parts at least.
+//!   to vary as that of all lanes does, by factors; a window is cut as the hold is, into five parts at least. A latency
+//!   has to exceed what the next rule asks for, too, as a rare message's percentile is also a matter of few samples.
 //! - *Connecting and recovery*: the change exceeds the tolerance and what the percentiles may be wrong by, which is
 //!   read from the distribution at the ranks three standard errors away. Each user counts as one independent sample. A
 //!   percentile with too few samples beyond it to say how wrong it may be is the same.
@@ -16,6 +17,7 @@
 
 use super::{
     assess::{self, Trust},
+    noise::{at_rank, hold, mean, paired_error, relative, seconds},
     words,
 };
 use crate::figures::{Report, Second, Times};
@@ -25,9 +27,6 @@ pub const TOLERANCE: f64 = 0.1;
 
 /// Standard errors that a difference by chance hardly exceeds: 1 in 70 of ten parts, 1 in 370 of many samples.
 const ERRORS: f64 = 3.0;
-/// Parts of the hold, and the fewest that show how much a figure varies by itself.
-const PARTS: usize = 10;
-const FEWEST_PARTS: usize = 5;
 
 /// Two runs side by side.
 #[derive(Clone, Debug)]
@@ -127,7 +126,7 @@ impl Comparison {
     pub fn rule(&self) -> String {
         format!(
             "Better and worse: more than {} apart, and more than noise, that is three standard errors: of latencies, rates \
-             and CPU as the tenths of the hold vary, of connecting and recovery by rank, of shares and counts as chance \
+             and CPU as the tenths of the hold vary, of all times by their number, of shares and counts as chance \
              has it. Memory and CPU for a delivery have one value a run and are judged from {} on. Each further message \
              lost, doubled, altered or out of order on a lane that promises otherwise is worse.",
             words::percent(self.tolerance),
@@ -318,31 +317,23 @@ impl Judge<'_> {
 
     /// Durations of independent users.
     fn percentiles(&mut self, name: &str, [a, b]: [&Times; 2]) {
-        self.times(name, [a, b], |rank, x, y| {
-            let reach = |times: &Times| ERRORS * (rank * (1.0 - rank) / times.count as f64).sqrt();
-            // The two may be wrong towards each other.
-            let (lower, upper) = if x < y { (a, b) } else { (b, a) };
-            let up = at_rank(lower, rank + reach(lower)).map_or(f64::INFINITY, |most| most - x.min(y));
-            let down = x.max(y) - at_rank(upper, rank - reach(upper)).unwrap_or(0.0);
-            Some((x - y).abs() > up.hypot(down))
-        });
+        self.times(name, [a, b], |rank, x, y| Some(are_apart([a, b], rank, x, y)));
     }
 
     /// Durations within these seconds of both runs.
-    fn latencies(&mut self, name: &str, times: [&Times; 2], seconds: [&[Second]; 2]) {
-        self.times(name, times, |rank, x, y| {
+    fn latencies(&mut self, name: &str, [a, b]: [&Times; 2], seconds: [&[Second]; 2]) {
+        self.times(name, [a, b], |rank, x, y| {
             let of = |second: &Second| {
-                let of_all = if rank < 0.9 {
-                    second.p50_ms
-                } else if rank < 0.98 {
-                    second.p95_ms
-                } else {
-                    second.p99_ms
+                let of_all = match rank {
+                    low if low < 0.9 => second.p50_ms,
+                    middle if middle < 0.98 => second.p95_ms,
+                    _ => second.p99_ms,
                 };
                 of_all.filter(|ms| *ms > 0.0).map(f64::ln)
             };
             let error = paired_error(seconds, of)?;
-            Some(x > 0.0 && y > 0.0 && (y / x).ln().abs() > ERRORS * error)
+            let is_more_than_parts_vary = x > 0.0 && y > 0.0 && (y / x).ln().abs() > ERRORS * error;
+            Some(is_more_than_parts_vary && are_apart([a, b], rank, x, y))
         });
     }
 
@@ -395,58 +386,13 @@ impl Judge<'_> {
     }
 }
 
-/// The change as a share of the first value.
-fn relative(a: f64, b: f64) -> f64 {
-    if a == b { 0.0 } else { (b - a).abs() / a.abs() }
-}
-
-/// The seconds in which all users were there.
-fn hold(report: &Report) -> &[Second] {
-    seconds(report, report.scenario.ramp_s, report.scenario.ramp_s + report.scenario.hold_s)
-}
-
-fn seconds(report: &Report, from_s: f64, until_s: f64) -> &[Second] {
-    let start = report.timeline.partition_point(|second| second.at_s <= from_s);
-    let end = report.timeline.partition_point(|second| second.at_s <= until_s);
-    report.timeline.get(start..end).unwrap_or_default()
-}
-
-/// The standard error of the mean difference between the two, from the differences of their equal parts; nothing if too
-/// few parts have values in both.
-fn paired_error([a, b]: [&[Second]; 2], of: impl Fn(&Second) -> Option<f64>) -> Option<f64> {
-    let parts = PARTS.min(a.len()).min(b.len());
-    let part = |seconds: &[Second], number: usize| {
-        let bounds = [number, number + 1].map(|edge| edge * seconds.len() / parts);
-        mean(&seconds[bounds[0]..bounds[1]].iter().filter_map(&of).collect::<Vec<_>>())
-    };
-    let differences: Vec<f64> =
-        (0..parts).filter_map(|number| Some(part(b, number)? - part(a, number)?)).collect();
-    if differences.len() < FEWEST_PARTS {
-        return None;
-    }
-    let (middle, number) = (mean(&differences)?, differences.len() as f64);
-    let variance = differences.iter().map(|part| (part - middle).powi(2)).sum::<f64>() / (number - 1.0);
-    Some((variance / number).sqrt())
-}
-
-fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-}
-
-/// The duration at a rank (0 to 1), between the known points of the distribution; nothing outside of it.
-fn at_rank(times: &Times, rank: f64) -> Option<f64> {
-    let known =
-        [(0.0, 0.0), (times.p50_ms, 0.5), (times.p95_ms, 0.95), (times.p99_ms, 0.99), (times.max_ms, 1.0)];
-    let points = if times.cdf.is_empty() { &known[..] } else { &times.cdf };
-    if !(0.0..1.0).contains(&rank) {
-        return None;
-    }
-    let after = points.partition_point(|(_, share)| *share < rank);
-    let (to, upper) = points.get(after).copied().unwrap_or((times.max_ms, 1.0));
-    let Some((from, lower)) = after.checked_sub(1).and_then(|before| points.get(before)).copied() else {
-        return Some(to);
-    };
-    Some(if upper > lower { from + (to - from) * ((rank - lower) / (upper - lower)) } else { to })
+/// Whether the percentiles of this rank, which are `x` and `y`, are further apart than they may be wrong towards each other.
+fn are_apart([a, b]: [&Times; 2], rank: f64, x: f64, y: f64) -> bool {
+    let reach = |times: &Times| ERRORS * (rank * (1.0 - rank) / times.count as f64).sqrt();
+    let (lower, upper) = if x < y { (a, b) } else { (b, a) };
+    let up = at_rank(lower, rank + reach(lower)).map_or(f64::INFINITY, |most| most - x.min(y));
+    let down = x.max(y) - at_rank(upper, rank - reach(upper)).unwrap_or(0.0);
+    (x - y).abs() > up.hypot(down)
 }
 
 /// Why two runs may not be comparable.
@@ -586,6 +532,7 @@ mod tests {
         let mut a = Report::default();
         let group =
             |network: &str| crate::figures::GroupSummary { network: network.into(), ..Default::default() };
+        a.harness.behind.count = 1;
         a.scenario.groups.push(group("wifi"));
         let mut b = a.clone();
         assert!(compare(&a, &b).warnings.is_empty());

@@ -132,7 +132,8 @@ impl Live {
         let ms = |value: Option<f64>| value.map(|ms| format!("{ms:.2}"));
         pair("left", now.left_s.map(|left| format!("{left:.0}s")));
         pair("users", Some(format!("{}/{}", second.rungs.values().sum::<u64>(), now.planned)));
-        for (rung, users) in &second.rungs {
+        for rung in assess::rung_names(&second.rungs) {
+            let users = second.rungs[rung];
             pair(&plain(rung).replace([' ', '='], "_"), Some(users.to_string()));
         }
         pair("failed", Some(now.failed.to_string()));
@@ -201,9 +202,10 @@ impl Live {
         }
         frame.flow("users", items);
         let total = now.second.rungs.values().sum::<u64>().max(1);
-        let rungs = now.second.rungs.iter().map(|(rung, users)| {
-            let bar = if frame.columns < WIDE { String::new() } else { bar(*users as f64 / total as f64, 8) };
-            format!("{} {}{}", plain(rung), frame.pen.accent(&bar), count(*users))
+        let rungs = assess::rung_names(&now.second.rungs).into_iter().map(|rung| {
+            let users = now.second.rungs[rung];
+            let bar = if frame.columns < WIDE { String::new() } else { bar(users as f64 / total as f64, 8) };
+            format!("{} {}{}", plain(rung), frame.pen.accent(&bar), count(users))
         });
         let rungs: Vec<_> = rungs.collect();
         frame.flow("rungs", rungs);
@@ -350,6 +352,9 @@ impl Pen {
     }
 
     fn write(self, style: Style, text: &str) -> String {
+        if text.is_empty() {
+            return String::new();
+        }
         style.force_styling(self.has_colours).apply_to(text).to_string()
     }
 }

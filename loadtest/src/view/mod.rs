@@ -6,14 +6,15 @@
 //!
 //! - [`live`]: the progress of a run as lines of text; [`terminal`]: redraws them in place;
 //! - [`text`]: a finished run as a table of less than 60 lines;
-//! - [`html`]: a finished run as one file with charts;
-//! - [`compare`]: what is better and what is worse in the second of two runs, and whether that is more than noise;
-//! - [`read`]: a report back from its JSON.
+//! - [`html()`]: a finished run as one file with charts;
+//! - [`mod@compare`]: what is better and what is worse in the second of two runs, and whether that is more than noise;
+//! - [`read()`]: a report back from its JSON.
 
 mod assess;
 pub mod compare;
 mod html;
 pub mod live;
+mod noise;
 mod read;
 mod table;
 pub mod terminal;

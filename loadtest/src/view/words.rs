@@ -85,6 +85,8 @@ pub(super) fn percent(share: f64) -> String {
 
 /// Three digits that matter; whole numbers from 100 on, and as they are if they are whole.
 pub(super) fn digits(value: f64) -> String {
+    // The sum of no numbers is -0.
+    let value = value + 0.0;
     if value.fract() == 0.0 && value.abs() < 1_000.0 {
         return format!("{value:.0}");
     }
@@ -150,7 +152,10 @@ mod tests {
     #[test]
     fn numbers_are_short_and_none_loses_its_size() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([0.0, 950.0, 999.6, 12_345.0, 4.56e6].map(short), ["0", "950", "1.00k", "12.3k", "4.56M"]);
+        assert_eq!(
+            [-0.0, 950.0, 999.6, 12_345.0, 4.56e6].map(short),
+            ["0", "950", "1.00k", "12.3k", "4.56M"]
+        );
         assert_eq!(
             [0.0, 1_023.0, 4_300.0, 1.5 * 1_073_741_824.0].map(bytes),
             ["0 B", "1023 B", "4.20 KiB", "1.50 GiB"]

@@ -224,7 +224,7 @@ fn a_frame_of_eighty_columns_shows_how_the_run_stands() {
 fn a_plain_line_is_made_of_names_and_values() {
     let report = sample::report(1, 120, 1.0);
     let line = live(&report).line();
-    assert!(line.starts_with("t=90s phase=holding left=12s users=120/120 none=0 udp="), "{line}");
+    assert!(line.starts_with("t=90s phase=holding left=12s users=120/120 udp="), "{line}");
     assert!(line.split(' ').all(|pair| pair.split('=').count() == 2), "{line}");
     assert!(line.ends_with("warning=harness_is_the_bottleneck"), "{line}");
     assert!(Live::new(&report.scenario).line().starts_with("t=0s phase=ramping users=0/0 failed=0 sent=0/s"));

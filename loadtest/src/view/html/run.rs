@@ -183,7 +183,7 @@ fn marks(out: &mut Markup, report: &Report) {
         vec![text(letter.to_string()), number(span), text(name)]
     });
     let rows: Vec<_> = events.chain(windows).collect();
-    out.raw("<p class=\"quiet\">Grey: users arriving and leaving.");
+    out.raw("<p class=\"quiet\">Grey: users arriving and leaving. Pale, in long runs: what single seconds reached.");
     out.raw(if rows.is_empty() {
         "</p>\n"
     } else {

@@ -440,6 +440,11 @@ impl Browser {
         self.pipes.attached()
     }
 
+    /// When the last frames came, over whichever pipe; before there were any, when the browser was made.
+    pub fn last_frames(&self) -> Instant {
+        self.pipes.came_at()
+    }
+
     /// Since when this pipe has been silent: when its last frames came, or when somebody began to listen.
     pub fn heard(&self, pipe: Pipe) -> Instant {
         self.pipes.heard_at(pipe)

@@ -21,6 +21,8 @@ pub(super) struct Pipes {
     moving: Option<Move>,
     heard_socket: Instant,
     heard_channel: Instant,
+    /// When the last frames came, over whichever.
+    came: Instant,
     last_ping: Instant,
     nonce: u32,
     /// The pipe and number of the last probe, and when it was sent, until it is answered.
@@ -45,6 +47,7 @@ impl Pipes {
             moving: None,
             heard_socket: now,
             heard_channel: now,
+            came: now,
             last_ping: now,
             nonce: 0,
             unanswered: None,
@@ -55,6 +58,10 @@ impl Pipes {
 
     pub(super) fn attached(&self) -> Option<Pipe> {
         self.attached
+    }
+
+    pub(super) fn came_at(&self) -> Instant {
+        self.came
     }
 
     pub(super) fn heard_at(&self, pipe: Pipe) -> Instant {
@@ -105,6 +112,7 @@ impl Pipes {
     }
 
     pub(super) fn heard(&mut self, now: Instant, pipe: Pipe) {
+        self.came = now;
         match pipe {
             Pipe::Socket => self.heard_socket = now,
             Pipe::Channel => self.heard_channel = now,

@@ -401,10 +401,9 @@ impl User {
 
     /// The last sign of life from the server. What is read after a pause was sent before or during it: that shows nothing.
     fn heard(&self) -> Duration {
-        let pipes = [Pipe::Socket, Pipe::Channel].map(|pipe| self.browser.heard(pipe));
-        let heard = pipes[0].max(pipes[1]);
+        let heard = self.browser.last_frames();
         self.since(match self.slept {
-            Some((slept, woke)) if woke.is_none_or(|woke| heard < woke + WAKING) => slept,
+            Some((slept, woke)) if woke.is_none_or(|woke| heard < woke + WAKING) => heard.min(slept),
             _ => heard,
         })
     }

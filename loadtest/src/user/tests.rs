@@ -445,7 +445,7 @@ fn troubled(scenario: &Scenario, seed: u64, fault: Fault) -> Report {
         world.run(until);
     }
     // Whoever is away when all is over is not judged for what came last: there is time to come back.
-    let until = world.now - start + 25 * SECOND;
+    let until = world.now - start + 45 * SECOND;
     world.run(until);
     let there = &world.seats[..scenario.users as usize];
     assert!(
@@ -458,7 +458,7 @@ fn troubled(scenario: &Scenario, seed: u64, fault: Fault) -> Report {
 #[test]
 fn no_trouble_of_users_looks_like_a_fault_of_the_server() {
     let (mut lost, mut recovered) = (0, 0);
-    for seed in 0..30 {
+    for seed in 0..20 {
         let lane = [Lane::Reliable, Lane::Reliable, Lane::Lossy][seed as usize % 3];
         let scenario = Scenario { lane, udp: seed % 5 == 4, messages: seed % 4 == 3, ..Scenario::default() };
         let report = troubled(&scenario, seed, Fault::default());
@@ -467,7 +467,7 @@ fn no_trouble_of_users_looks_like_a_fault_of_the_server() {
         lost += report.users.sessions_lost;
         recovered += report.recovery.times.count;
     }
-    assert!(lost > 100 && recovered > 500, "{lost} {recovered}");
+    assert!(lost > 60 && recovered > 300, "{lost} {recovered}");
 }
 
 #[test]

@@ -524,6 +524,13 @@ impl Seat {
                     self.user.handle_socket_closed(now, "1000 bye");
                     return incoming;
                 }
+                SocketOutput::Text(text) if text.contains("\"hello\"") && !text.contains("\"resume\"") => {
+                    // Whoever resumes nothing begins anew.
+                    if self.session.joined {
+                        self.renew();
+                    }
+                    self.session.take_text(now, &text, number + 1, SERVER.into());
+                }
                 SocketOutput::Text(text) => self.session.take_text(now, &text, number + 1, SERVER.into()),
                 SocketOutput::Binary(message) => {
                     incoming.extend(self.session.take_frames(now, Pipe::Socket, message));

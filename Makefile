@@ -39,7 +39,7 @@ kills: ## Kill a loaded server with SIGKILL, with SQLite and with PostgreSQL (KI
 bench: ## Run the benchmarks
 	cargo run --release -p switchyard-bench
 
-loadtest: ## Load a server of its own with simulated browsers
+loadtest: ## Run five minutes of load scenarios against servers of its own
 	@loadtest/local
 
 image: ## Build the server's image (ENGINE=docker)

@@ -43,6 +43,9 @@ pub struct Report {
     pub networks: BTreeMap<String, NetworkFigures>,
     /// The server, where it could be looked at.
     pub server: Server,
+    /// Those who meant the server ill.
+    #[serde(default)]
+    pub attacks: Vec<AttackFigures>,
     /// This program itself: whether the figures can be trusted.
     pub harness: Harness,
     /// One entry for each second.
@@ -310,6 +313,25 @@ pub struct Server {
     pub metrics: BTreeMap<String, (f64, f64)>,
     /// Why there are no figures, if there are none.
     pub unavailable: Option<String>,
+}
+
+/// An attack.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AttackFigures {
+    /// `flood`, `garbage`, `oversize`, `connection_storm` or `slowloris`.
+    pub kind: String,
+    /// When it began, since the run began.
+    pub at_s: f64,
+    /// How long it took.
+    pub for_s: f64,
+    /// Connections that were opened.
+    pub connections: u64,
+    /// Messages, datagrams or, from those who are slow on purpose, bytes that were sent.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// What the server answered: codes, and how it ended connections.
+    pub answers: BTreeMap<String, u64>,
 }
 
 /// This program itself.

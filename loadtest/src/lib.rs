@@ -9,29 +9,37 @@
 //! - [`account`]: what was sent, and what of it was lost, doubled, out of order, altered or late;
 //! - [`figures`]: the figures of a run, with a stable JSON schema;
 //! - [`histogram`]: latencies, counted in a bounded number of buckets;
-//! - [`rng`]: the seeded random numbers beneath.
+//! - [`rng`]: the seeded random numbers beneath;
+//! - [`units`]: quantities as people write them.
 //!
 //! The load program, on real sockets:
 //!
-//! - [`driver`]: one browser on a WebSocket and a UDP socket;
-//! - [`run`]: many of them, from connecting to leaving;
-//! - [`report`]: the figures as a table and as JSON, and the bounds they are held to;
+//! - [`scenario`]: what is to be run and what must hold, in YAML;
+//! - [`run`]: one run of a scenario, from the first user's coming to the report;
+//! - [`driver`]: users on real sockets;
+//! - [`attack`]: those who mean the server ill;
+//! - [`target`]: the server's URL, connections and requests;
 //! - [`token`]: tokens for the simulated users;
+//! - [`observe`]: what the server and this program use;
 //! - [`turn`]: load for a bare TURN server;
-//! - [`view`]: runs as people look at them: live, as a table, as a page, side by side.
+//! - [`view`]: what people see of a run.
 
 pub mod account;
+pub mod attack;
 pub mod browser;
 pub mod driver;
 pub mod figures;
 pub mod histogram;
 pub mod netsim;
+pub mod observe;
 pub mod peer;
-pub mod report;
 pub mod rng;
 pub mod run;
+pub mod scenario;
+pub mod target;
 pub mod token;
 pub mod turn;
+pub mod units;
 pub mod user;
 pub mod view;
 

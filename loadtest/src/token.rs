@@ -1,19 +1,13 @@
 //! Tokens for simulated users: minted here with a key of the server (section 5 of the protocol's document), or asked
 //! from a development server. The server's half is `src/token.rs`.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use ring::hmac;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+
+use crate::target::{Answer, Target};
 
 /// Where tokens come from.
 #[derive(Clone, Debug)]
@@ -35,12 +29,9 @@ pub enum TokenError {
     /// The server cannot be talked to.
     #[error("GET /v1/dev/token: {0}")]
     Io(#[from] std::io::Error),
-    /// The server takes too long.
-    #[error("GET /v1/dev/token: no answer in time")]
-    TimedOut,
     /// The server refuses.
-    #[error("GET /v1/dev/token: the server answers \"{0}\"; is it in development mode?")]
-    Refused(String),
+    #[error("GET /v1/dev/token: the server answers {0}; is it in development mode?")]
+    Refused(u16),
     /// The answer is not what was expected.
     #[error("GET /v1/dev/token: the answer has no \"token\"")]
     NoToken,
@@ -48,17 +39,15 @@ pub enum TokenError {
 
 /// An editor's token is valid this long.
 const VALID: Duration = Duration::from_secs(6 * 3600);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are read.
-const ANSWER_BYTES: u64 = 64 * 1024;
 
 impl TokenSource {
     /// A token for this user in this room.
-    pub async fn token(&self, server: SocketAddr, room: &str, user: &str) -> Result<String, TokenError> {
+    pub async fn token(&self, target: &Target, room: &str, user: &str) -> Result<String, TokenError> {
         match self {
             Self::Key { key, secret } => Ok(mint(key, secret, room, user, SystemTime::now())),
+            // Names made by the load program need no escaping.
             Self::Development => {
-                timeout(ANSWER_TIMEOUT, ask(server, room, user)).await.map_err(|_| TokenError::TimedOut)?
+                read_answer(&target.get(&format!("/v1/dev/token?room={room}&user={user}")).await?)
             }
         }
     }
@@ -84,27 +73,11 @@ fn sign(header: &Value, claims: &Value, secret: &[u8]) -> String {
     format!("{signed}.{}", BASE64URL.encode(signature))
 }
 
-/// One request on one connection; names made by the load program need no escaping.
-async fn ask(server: SocketAddr, room: &str, user: &str) -> Result<String, TokenError> {
-    let mut stream = TcpStream::connect(server).await?;
-    let request = format!(
-        "GET /v1/dev/token?room={room}&user={user} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES).read_to_end(&mut answer).await?;
-    read_answer(&String::from_utf8_lossy(&answer))
-}
-
-fn read_answer(answer: &str) -> Result<String, TokenError> {
-    let status = answer.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        return Err(TokenError::Refused(status.to_owned()));
+fn read_answer((status, body): &Answer) -> Result<String, TokenError> {
+    if *status != 200 {
+        return Err(TokenError::Refused(*status));
     }
-    // The body may be chunked: the object is what lies between the outermost braces.
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    let object = body.find('{').zip(body.rfind('}')).map_or("", |(start, end)| &body[start..=end]);
-    let value: Value = serde_json::from_str(object).map_err(|_| TokenError::NoToken)?;
+    let value: Value = serde_json::from_slice(body).map_err(|_| TokenError::NoToken)?;
     value["token"].as_str().map(str::to_owned).ok_or(TokenError::NoToken)
 }
 
@@ -137,14 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_whether_chunked_or_not_and_a_refusal_is_told() {
-        let plain = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"token\":\"a.b.c\"}";
-        assert_eq!(read_answer(plain).unwrap(), "a.b.c");
-        let chunked =
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n11\r\n{\"token\":\"a.b.c\"}\r\n0\r\n\r\n";
-        assert_eq!(read_answer(chunked).unwrap(), "a.b.c");
-        assert!(matches!(read_answer("HTTP/1.1 404 Not Found\r\n\r\n"), Err(TokenError::Refused(_))));
-        assert!(matches!(read_answer("HTTP/1.1 200 OK\r\n\r\n{}"), Err(TokenError::NoToken)));
-        assert!(read_answer("").is_err());
+    fn an_answer_is_read_and_a_refusal_is_told() {
+        assert_eq!(read_answer(&(200, "{\"token\":\"a.b.c\"}".into())).unwrap(), "a.b.c");
+        assert!(matches!(read_answer(&(404, "".into())), Err(TokenError::Refused(404))));
+        assert!(matches!(read_answer(&(200, "{}".into())), Err(TokenError::NoToken)));
+        assert!(matches!(read_answer(&(200, "".into())), Err(TokenError::NoToken)));
     }
 }

@@ -29,7 +29,6 @@ mod spec;
 mod stream;
 #[cfg(test)]
 mod testing;
-mod units;
 
 use std::net::SocketAddr;
 

@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{
     Behaviour, CoDel, Firewall, GilbertElliott, Jitter, LinkConfig, Loss, NatConfig, RateLimit, presets,
-    units::{Rate, Share, Size, Time},
 };
+use crate::units::{Rate, Share, Size, Time};
 
 /// A browser's network. The default is perfect: no delay, no loss, no NAT, no firewall.
 ///

@@ -110,6 +110,7 @@ pub(crate) fn report(seed: u64, hold_s: u32, slower: f64) -> Report {
         ("writers on a bad LTE".to_owned(), window(&mut rng, bad, worse_until, 80_000, 9.0 * slower)),
     ]);
     let report = Report {
+        attacks: Vec::new(),
         schema: SCHEMA,
         program: "switchyard-loadtest 0.1.0".to_owned(),
         started_unix_ms: 1_795_187_045_000,

@@ -1,6 +1,6 @@
 //! Quantities as people write them: `40ms`, `5Mbit/s`, `2%`, `64kB`.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
@@ -8,8 +8,10 @@ use serde::{
 };
 
 /// A number, or a number with its unit.
-pub(super) enum Scalar {
+pub enum Scalar {
+    /// Without a unit.
     Number(f64),
+    /// With one.
     Text(String),
 }
 
@@ -69,9 +71,9 @@ impl Scalar {
 }
 
 /// A length of time.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Scalar")]
-pub(super) struct Time(pub(super) Duration);
+pub struct Time(pub Duration);
 
 /// A day: no simulated network has to do with more, and sums of instants stay representable.
 const LONGEST_SECONDS: f64 = 86_400.0;
@@ -81,17 +83,44 @@ impl TryFrom<Scalar> for Time {
 
     fn try_from(scalar: Scalar) -> Result<Self, String> {
         scalar
-            .in_units(&[("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0)])
+            .in_units(&[("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("min", 60.0), ("h", 3600.0)])
             .filter(|seconds| *seconds <= LONGEST_SECONDS)
             .map(|seconds| Self(Duration::from_nanos((seconds * 1e9).round() as u64)))
-            .ok_or_else(|| format!("{scalar} is no time of at most a day; allowed is a number with us, ms, s or min, such as 40ms"))
+            .ok_or_else(|| format!("{scalar} is no time of at most a day; allowed is a number with us, ms, s, m or h, such as 40ms"))
+    }
+}
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::try_from(Scalar::Text(text.to_owned()))
+    }
+}
+
+/// How often something happens, each second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub struct Frequency(pub f64);
+
+impl TryFrom<Scalar> for Frequency {
+    type Error = String;
+
+    fn try_from(scalar: Scalar) -> Result<Self, String> {
+        let frequency = match scalar {
+            Scalar::Number(number) => Some(number),
+            Scalar::Text(_) => scalar.in_units(&[("/s", 1.0), ("/min", 1.0 / 60.0), ("/h", 1.0 / 3600.0)]),
+        };
+        frequency.filter(|frequency| (0.0..=1e9).contains(frequency)).map(Self).ok_or_else(|| {
+            format!("{scalar} is no frequency; allowed is a number each second, or one with /s, /min or /h, such as 6/min")
+        })
     }
 }
 
 /// Bits a second.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "Scalar")]
-pub(super) struct Rate(pub(super) u64);
+pub struct Rate(pub u64);
 
 impl TryFrom<Scalar> for Rate {
     type Error = String;
@@ -110,7 +139,7 @@ impl TryFrom<Scalar> for Rate {
 /// A share or a probability, 0 to 1.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "Scalar")]
-pub(super) struct Share(pub(super) f64);
+pub struct Share(pub f64);
 
 impl TryFrom<Scalar> for Share {
     type Error = String;
@@ -128,9 +157,9 @@ impl TryFrom<Scalar> for Share {
 }
 
 /// An amount of bytes.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Scalar")]
-pub(super) struct Size(pub(super) usize);
+pub struct Size(pub usize);
 
 impl TryFrom<Scalar> for Size {
     type Error = String;

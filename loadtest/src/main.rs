@@ -11,6 +11,7 @@ use crate::command::{COULD_NOT_RUN, Cli, Command};
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => command::run::run(&args),
+        Command::Turn(args) => command::turn::turn(&args),
         Command::List => command::list(),
         Command::Show { name } => command::show(&name),
         Command::Report(args) => command::report(&args),

@@ -212,7 +212,8 @@ fn parse(url: &str) -> Option<(bool, String, u16)> {
     (!host.is_empty()).then(|| (secure, host.to_owned(), port.unwrap_or(default)))
 }
 
-fn tls_config(trust: &Trust) -> Result<ClientConfig, TargetError> {
+/// What TLS connections trust.
+pub(crate) fn tls_config(trust: &Trust) -> Result<ClientConfig, TargetError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

@@ -9,9 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use switchyard_loadtest::turn::{
-    client::{Carrier, Credentials},
-    run::{Figures, Load, run},
+use switchyard_loadtest::{
+    target::Trust,
+    turn::{
+        client::Credentials,
+        run::{Figures, Load, run},
+        server::TurnServer,
+    },
 };
 use tokio::sync::watch;
 
@@ -59,10 +63,10 @@ impl Coturn {
         Self { process, address }
     }
 
-    fn load(&self, carrier: Carrier, credentials: Credentials) -> Load {
+    async fn load(&self, transport: &str, credentials: Credentials) -> Load {
+        let uri = format!("turn:{}?transport={transport}", self.address);
         Load {
-            server: self.address,
-            carrier,
+            server: TurnServer::open(&uri, &Trust::System).await.unwrap(),
             credentials,
             pairs: 4,
             size: 100,
@@ -93,10 +97,10 @@ async fn figures(load: &Load) -> Figures {
 #[tokio::test]
 async fn every_datagram_through_coturn_arrives_over_udp_and_over_tcp() {
     let coturn = Coturn::start();
-    for carrier in [Carrier::Datagrams, Carrier::Stream] {
-        let figures = figures(&coturn.load(carrier, credentials(SECRET))).await;
-        assert_eq!((figures.ready, figures.failures.len()), (4, 0), "{carrier:?}: {figures:?}");
-        assert_eq!((figures.sent, figures.received), (800, 800), "{carrier:?}: {figures:?}");
+    for transport in ["udp", "tcp"] {
+        let figures = figures(&coturn.load(transport, credentials(SECRET)).await).await;
+        assert_eq!((figures.ready, figures.failures.len()), (4, 0), "{transport}: {figures:?}");
+        assert_eq!((figures.sent, figures.received), (800, 800), "{transport}: {figures:?}");
         assert_eq!((figures.doubled, figures.altered), (0, 0));
         assert_eq!((figures.allocating.count(), figures.latency.count()), (8, 800));
     }
@@ -105,7 +109,7 @@ async fn every_datagram_through_coturn_arrives_over_udp_and_over_tcp() {
 #[tokio::test]
 async fn what_the_server_refuses_is_told_in_its_words() {
     let coturn = Coturn::start();
-    let figures = figures(&coturn.load(Carrier::Datagrams, credentials("another secret"))).await;
+    let figures = figures(&coturn.load("udp", credentials("another secret")).await).await;
     assert_eq!((figures.ready, figures.sent), (0, 0));
     let why = figures.failures.keys().next().unwrap();
     assert!(why.contains("401"), "{why}");
@@ -115,8 +119,7 @@ async fn what_the_server_refuses_is_told_in_its_words() {
 async fn without_a_server_it_says_so() {
     let address = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let load = Load {
-        server: address,
-        carrier: Carrier::Stream,
+        server: TurnServer::open(&format!("turn:{address}?transport=tcp"), &Trust::System).await.unwrap(),
         credentials: credentials(SECRET),
         pairs: 1,
         size: 100,

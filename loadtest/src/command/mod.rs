@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and the commands that run nothing.
 
 pub(crate) mod run;
+pub(crate) mod turn;
 
 use std::{
     fs,
@@ -34,6 +35,7 @@ Examples:
   switchyard-loadtest run 50-writers --server-command target/release/switchyard
   switchyard-loadtest run mine.yaml --target https://sync.example.org --token-key KEY --token-secret SECRET
   switchyard-loadtest run lecture --network lte --json lecture.json --html lecture.html
+  switchyard-loadtest turn turn:turn.example.org --secret SECRET --pairs 10 --rate 500
   switchyard-loadtest show 50-writers > mine.yaml        a scenario to begin with
 
 docs/loadtest.md has a tutorial and describes every field of a scenario and of a report.";
@@ -49,6 +51,11 @@ pub(crate) enum Command {
     /// Exit code: 0 if all bounds of the scenario held, 1 if one was broken (the report says which), 2 if the scenario
     /// could not be run.
     Run(Box<run::RunArgs>),
+    /// Loads a bare TURN server, ours or another: pairs of allocations that send to each other
+    ///
+    /// Exit code: 0 if all pairs allocated and all that was sent has arrived, unaltered and once; 1 if not; 2 if nothing
+    /// could be sent.
+    Turn(Box<turn::TurnArgs>),
     /// Lists the scenarios and networks that come with this program
     List,
     /// Prints a scenario's YAML
@@ -155,7 +162,7 @@ mod tests {
     fn every_example_of_the_help_is_understood() {
         let lines = EXAMPLES.lines().filter_map(|line| line.strip_prefix("  "));
         let commands: Vec<&str> = lines.filter_map(|line| line.split("  ").next()).collect();
-        assert_eq!(commands.len(), 5);
+        assert_eq!(commands.len(), 6);
         for line in commands {
             let words = line.split('>').next().unwrap().split_whitespace();
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");

@@ -76,10 +76,11 @@ impl Relayed {
     pub fn new(
         now: Instant,
         server: SocketAddr,
-        local: SocketAddr,
         carrier: Carrier,
         credentials: Credentials,
     ) -> Result<Self, String> {
+        // The library tells paths apart by it; here there is one only.
+        let local = SocketAddr::new(server.ip(), 0);
         let config = ClientConfig {
             turn_serv_addr: server.to_string(),
             local_addr: local,

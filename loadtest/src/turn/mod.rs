@@ -2,6 +2,7 @@
 //!
 //! - [`client`]: one allocation, without sockets;
 //! - [`framing`]: STUN messages and channel data in a TCP stream;
+//! - [`server`]: where the server is, by the URI that clients are given too;
 //! - [`run`]: many pairs on real sockets, and what of their datagrams arrived.
 //!
 //! A datagram goes from one allocation to the other's relayed address and so passes the server twice. It never looks at
@@ -10,3 +11,4 @@
 pub mod client;
 pub mod framing;
 pub mod run;
+pub mod server;

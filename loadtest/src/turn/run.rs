@@ -11,27 +11,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use tokio::{
-    net::{TcpStream, UdpSocket},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split},
+    net::UdpSocket,
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
     time::{sleep, sleep_until, timeout},
 };
 
-use super::client::{Carrier, Credentials, RelayEvent, Relayed};
+use super::{
+    client::{Carrier, Credentials, RelayEvent, Relayed},
+    server::TurnServer,
+};
 use crate::{
     account::{STAMP_BYTES, Stamp},
     histogram::Histogram,
+    target::Io,
 };
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// The TURN server.
-    pub server: SocketAddr,
-    /// How it is reached.
-    pub carrier: Carrier,
+    pub server: TurnServer,
     /// For all allocations.
     pub credentials: Credentials,
     /// Pairs of allocations.
@@ -304,18 +308,18 @@ struct End {
 
 enum Socket {
     Udp(UdpSocket),
-    Tcp(TcpStream, BytesMut),
+    Stream { reading: ReadHalf<Box<dyn Io>>, writing: WriteHalf<Box<dyn Io>>, waiting: BytesMut },
 }
 
 impl End {
     async fn open(load: &Load, outcome: &mut Outcome) -> Result<Self, String> {
         let began = Instant::now();
         let socket = Socket::open(load).await.map_err(|error| format!("connecting: {error}"))?;
-        let local = socket.local_addr().map_err(|error| error.to_string())?;
-        let relayed = Relayed::new(began, load.server, local, load.carrier, load.credentials.clone())?;
-        let (relayed_address, permitted, inbox) = (load.server, false, Vec::new());
+        let server = load.server.address();
+        let relayed = Relayed::new(began, server, load.server.carrier(), load.credentials.clone())?;
+        let (relayed_address, permitted, inbox) = (server, false, Vec::new());
         let mut end = Self { relayed, relayed_address, permitted, socket, buffer: vec![0; 64 * 1024], inbox };
-        while end.relayed_address == load.server {
+        while end.relayed_address == server {
             end.step(None).await?;
         }
         outcome.allocating.record(began.elapsed());
@@ -327,19 +331,17 @@ impl End {
         self.flush()?;
         let due = [self.relayed.poll_timeout(), until].into_iter().flatten().min();
         let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(1));
-        tokio::select! {
-            ready = self.socket.ready() => ready.map_err(|error| error.to_string())?,
-            () = sleep_until(due.into()) => {}
-        }
+        let read = tokio::select! {
+            read = self.socket.turn(&mut self.buffer) => read.map_err(|error| broken(&error))?,
+            () = sleep_until(due.into()) => 0,
+        };
         let now = Instant::now();
+        if read > 0 {
+            self.relayed.handle_bytes(now, &self.buffer[..read]);
+        }
         for _ in 0..BATCH {
-            match self.socket.read(&mut self.buffer) {
-                Ok(length) => self.relayed.handle_bytes(now, &self.buffer[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // An ICMP error about a datagram; the request is repeated.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => break,
-                Err(error) => return Err(format!("the connection to the server: {error}")),
-            }
+            let Some(read) = self.socket.read_more(&mut self.buffer) else { break };
+            self.relayed.handle_bytes(now, &self.buffer[..read]);
         }
         if self.relayed.poll_timeout().is_some_and(|at| at <= now) {
             self.relayed.handle_timeout(now);
@@ -359,57 +361,53 @@ impl End {
         while let Some(bytes) = self.relayed.poll_transmit() {
             self.socket.write(&bytes);
         }
-        match self.socket.flush() {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                Err(format!("the connection to the server: {error}"))
-            }
-            _ => Ok(()),
-        }
+        self.socket.flush().map_err(|error| broken(&error))
     }
+}
+
+fn broken(error: &io::Error) -> String {
+    format!("the connection to the server: {error}")
 }
 
 impl Socket {
     async fn open(load: &Load) -> io::Result<Self> {
-        if load.carrier == Carrier::Stream {
-            let stream = TcpStream::connect(load.server).await?;
-            stream.set_nodelay(true)?;
-            return Ok(Self::Tcp(stream, BytesMut::new()));
+        if let Carrier::Stream = load.server.carrier() {
+            let (reading, writing) = split(load.server.connect().await?);
+            return Ok(Self::Stream { reading, writing, waiting: BytesMut::new() });
         }
+        let server = load.server.address();
         let any: IpAddr =
-            if load.server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(load.server).await?;
+        socket.connect(server).await?;
         Ok(Self::Udp(socket))
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
+    /// The bytes that have come, or 0 when some that were waiting have been written.
+    async fn turn(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Udp(socket) => socket.local_addr(),
-            Self::Tcp(stream, _) => stream.local_addr(),
-        }
-    }
-
-    /// When there is something to read, or room for what is waiting to be written.
-    async fn ready(&self) -> io::Result<()> {
-        match self {
-            Self::Udp(socket) => socket.readable().await,
-            Self::Tcp(stream, waiting) if waiting.is_empty() => stream.readable().await,
-            Self::Tcp(stream, _) => {
+            Self::Udp(socket) => match socket.recv(buffer).await {
+                // An ICMP error about a datagram; the request is repeated.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(0),
+                read => read,
+            },
+            Self::Stream { reading, writing, waiting } => {
                 tokio::select! {
-                    readable = stream.readable() => readable,
-                    writable = stream.writable() => writable,
+                    read = reading.read(buffer) => match read? {
+                        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                        read => Ok(read),
+                    },
+                    written = writing.write_all_buf(waiting), if !waiting.is_empty() => written.map(|()| 0),
                 }
             }
         }
     }
 
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// A further datagram that is there already. Streams give many at once anyway.
+    fn read_more(&self, buffer: &mut [u8]) -> Option<usize> {
         match self {
-            Self::Udp(socket) => socket.try_recv(buffer),
-            Self::Tcp(stream, _) => match stream.try_read(buffer)? {
-                0 => Err(io::ErrorKind::UnexpectedEof.into()),
-                length => Ok(length),
-            },
+            Self::Udp(socket) => socket.try_recv(buffer).ok(),
+            Self::Stream { .. } => None,
         }
     }
 
@@ -417,16 +415,20 @@ impl Socket {
     fn write(&mut self, bytes: &[u8]) {
         match self {
             Self::Udp(socket) => drop(socket.try_send(bytes)),
-            Self::Tcp(_, waiting) => waiting.extend_from_slice(bytes),
+            Self::Stream { waiting, .. } => waiting.extend_from_slice(bytes),
         }
     }
 
+    /// Writes as much as the connection takes at once.
     fn flush(&mut self) -> io::Result<()> {
-        if let Self::Tcp(stream, waiting) = self {
-            while !waiting.is_empty() {
-                let written = stream.try_write(waiting)?;
-                waiting.advance(written);
-            }
+        if let Self::Stream { writing, waiting, .. } = self
+            && !waiting.is_empty()
+        {
+            let writing = async {
+                writing.write_all_buf(waiting).await?;
+                writing.flush().await
+            };
+            return writing.now_or_never().unwrap_or(Ok(()));
         }
         Ok(())
     }

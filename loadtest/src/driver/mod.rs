@@ -29,6 +29,7 @@ use tokio::{
     io::ReadBuf,
     net::UdpSocket,
     sync::mpsc,
+    task::yield_now,
     time::{Sleep, sleep_until},
 };
 
@@ -370,10 +371,16 @@ impl Driver {
         let due = [self.user.poll_timeout(), self.access.poll_timeout(), self.leaves, until];
         let due = due.into_iter().flatten().min();
         let wake = due.map_or(self.next_tell, |due| due.min(self.next_tell));
-        if Instant::now() < wake {
-            self.timer.as_mut().reset(wake.into());
-            poll_fn(|context| self.poll(context)).await;
+        let now = Instant::now();
+        if wake <= now {
+            // There is more to do, such as more messages than go at once. What has arrived, and other users, come first.
+            poll_fn(|context| Poll::Ready(self.poll(context).is_ready())).await;
+            yield_now().await;
+            return;
         }
+        self.timer.as_mut().reset(wake.into());
+        poll_fn(|context| self.poll(context)).await;
+        // Only what lay ahead can be missed: some things are due from the moment at which they come up.
         if let Some(late) = due.and_then(|due| Instant::now().checked_duration_since(due)) {
             self.behind.record(late);
         }

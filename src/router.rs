@@ -333,6 +333,8 @@ impl Router {
         // Only these change who is in the room and when something is due.
         let cheap = matches!(action, Action::Send(..));
         room.handle(session, action, now);
+        #[cfg(feature = "plants")]
+        let cheap = cheap && !room.holds_back();
         if cheap { self.outputs(slot) } else { self.collect(slot, now) }
     }
 

@@ -117,6 +117,14 @@ impl TryFrom<Scalar> for Frequency {
     }
 }
 
+impl FromStr for Frequency {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::try_from(text.parse().map_or_else(|_| Scalar::Text(text.to_owned()), Scalar::Number))
+    }
+}
+
 /// Bits a second.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "Scalar")]

@@ -340,6 +340,12 @@ impl Room {
         }
     }
 
+    /// Whether a planted fault keeps messages for later.
+    #[cfg(feature = "plants")]
+    pub(crate) fn holds_back(&self) -> bool {
+        self.late.poll_timeout().is_some()
+    }
+
     /// What the room says next.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()

@@ -19,7 +19,7 @@ const QUICKEST: f64 = 0.1;
 const LEAST_DIFFERENCE: Duration = Duration::from_millis(20);
 
 /// The durations of a report.
-pub(crate) fn times(histogram: &Histogram) -> figures::Times {
+pub fn times(histogram: &Histogram) -> figures::Times {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     figures::Times {
         count: histogram.count(),

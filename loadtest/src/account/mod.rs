@@ -22,7 +22,7 @@ mod stamp;
 mod trace;
 
 pub use self::balance::{Account, Totals};
-pub(crate) use self::latency::times;
+pub use self::latency::times;
 pub use self::ledger::{Ledger, Settings};
 pub use self::record::{Record, Window};
 pub use self::stamp::{STAMP_BYTES, Stamp};

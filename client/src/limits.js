@@ -32,7 +32,7 @@ export const SIGNAL_BYTES = 16_384;
 /** @type {Acks} */
 export const SERVER_ACKS = { frames: 32, bytes: 65_536, delay: 100 };
 /** A client lets the server wait longer: nobody watches for it, and each costs the server a message. @type {Acks} */
-export const CLIENT_ACKS = { frames: 128, bytes: 262_144, delay: 400 };
+export const CLIENT_ACKS = { frames: 256, bytes: 262_144, delay: 400 };
 /** Messages of several chunks that a sender has begun and not finished. */
 export const OPEN_MESSAGES = 16;
 /** Users that one message can name, and the longest name of a user and of a topic in bytes. */

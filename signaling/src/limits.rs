@@ -68,7 +68,7 @@ pub struct Acks {
 /// The server's acknowledgements: a client may be waiting for them.
 pub const SERVER_ACKS: Acks = Acks { frames: 32, bytes: 64 * 1024, delay_ms: 100 };
 /// A client's: nobody waits for them, and each costs the server a message. A quarter of the replay limit.
-pub const CLIENT_ACKS: Acks = Acks { frames: 128, bytes: 256 * 1024, delay_ms: 400 };
+pub const CLIENT_ACKS: Acks = Acks { frames: 256, bytes: 256 * 1024, delay_ms: 400 };
 
 /// What the operator sets and the server announces; see section 6 of the protocol's document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

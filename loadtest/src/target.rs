@@ -32,6 +32,8 @@ use tokio_tungstenite::{
     tungstenite::{Error, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
 };
 
+use crate::adapter::Door;
+
 /// Bytes of an answer that are read: the metrics of a busy server are some tens of kilobytes.
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,8 +79,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// A WebSocket to a target.
 pub type WebSocket = WebSocketStream<Box<dyn Io>>;
-
-const SUBPROTOCOL: HeaderValue = HeaderValue::from_static("switchyard.v1");
 
 /// An answer's status and body.
 pub type Answer = (u16, Bytes);
@@ -141,11 +141,13 @@ impl Target {
         })
     }
 
-    /// A WebSocket for the protocol.
-    pub async fn websocket(&self) -> Result<WebSocket, Error> {
+    /// A WebSocket.
+    pub async fn websocket(&self, door: &Door) -> Result<WebSocket, Error> {
         let stream = self.connect().await?;
-        let mut request = format!("{}/v1/connect", self.url("ws")).into_client_request()?;
-        request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL);
+        let mut request = format!("{}{}", self.url("ws"), door.path).into_client_request()?;
+        if let Some(subprotocol) = door.subprotocol {
+            request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(subprotocol));
+        }
         // Nothing is gathered before it is written: whoever writes has merged what belongs together.
         let config = WebSocketConfig::default().write_buffer_size(0);
         client_async_with_config(request, stream, Some(config)).await.map(|(socket, _)| socket)

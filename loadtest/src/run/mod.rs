@@ -33,6 +33,7 @@ use self::{
 };
 use crate::{
     account::{Ledger, Settings, times},
+    adapter::Adapter,
     driver::{Assignment, Done, Order, Telling, Told, pool::Pool},
     figures::{self, AttackFigures, EventSummary, Report},
     histogram::Histogram,
@@ -55,6 +56,8 @@ pub struct Setup {
     pub scenario: Scenario,
     /// Where.
     pub target: Target,
+    /// What kind of server it is.
+    pub adapter: &'static Adapter,
     /// Where tokens come from.
     pub tokens: TokenSource,
     /// Decides about everything that chance decides.
@@ -131,6 +134,7 @@ pub async fn run(
     mut interrupted: watch::Receiver<Interrupt>,
     shown: impl FnMut(Progress),
 ) -> Result<Report, RunError> {
+    setup.adapter.check(&setup.scenario).map_err(RunError::Needs)?;
     let networks = networks(&setup.scenario)?;
     if setup.scenario.restarts_server() && setup.own_server.is_none() {
         return Err(RunError::Needs(
@@ -236,7 +240,7 @@ impl<F: FnMut(Progress)> Run<F> {
         let own = setup.own_server.as_ref().and_then(OwnServer::pid);
         let server_pid = setup.server_pid.or(own).or_else(|| observe::find_server(&setup.target));
         Ok(Self {
-            pool: Pool::start(setup.threads, &setup.target, epoch, told)?,
+            pool: Pool::start(setup.threads, &setup.target, setup.adapter, epoch, told)?,
             ledger: Ledger::new(epoch, settings),
             agenda: Agenda::of(scenario),
             networks,

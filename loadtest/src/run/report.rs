@@ -113,7 +113,7 @@ pub fn summary(setup: &Setup, events: Vec<EventSummary>) -> ScenarioSummary {
         description: scenario.description.clone(),
         seed: setup.seed,
         target: setup.target.url("http"),
-        adapter: "switchyard".to_owned(),
+        adapter: setup.adapter.name.to_owned(),
         ramp_s: (scenario.ramp.0 + scenario.settle.0).as_secs_f64(),
         hold_s: scenario.hold.0.as_secs_f64(),
         drain_s: scenario.drain.0.as_secs_f64(),

@@ -1,12 +1,13 @@
 //! Runs on real sockets against a relay that does one thing wrong: each fault must be found out, and named.
 
+mod broadcast;
 mod relay;
 
 use std::net::SocketAddr;
 
 use self::relay::{Fault, Relay};
 use super::*;
-use crate::target::Trust;
+use crate::{adapter::switchyard, target::Trust};
 
 /// Six users in one room, four of whom send: 1,200 messages, 6,000 deliveries.
 const SCENARIO: &str = "
@@ -31,6 +32,7 @@ async fn setup(address: SocketAddr, yaml: &str) -> Setup {
     Setup {
         scenario: Scenario::parse("test", yaml).unwrap(),
         target: Target::open(&format!("http://{address}"), &Trust::System).await.unwrap(),
+        adapter: switchyard(),
         tokens: TokenSource::Key { key: "key".to_owned(), secret: "secret".to_owned() },
         seed: 1,
         prefix: "load".to_owned(),

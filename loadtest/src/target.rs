@@ -133,12 +133,7 @@ impl Target {
 
     /// A connection.
     pub async fn connect(&self) -> io::Result<Box<dyn Io>> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        Ok(match &self.tls {
-            Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
-            None => Box::new(stream),
-        })
+        connect(self.address, self.tls.as_ref()).await
     }
 
     /// A WebSocket.
@@ -174,6 +169,31 @@ impl Target {
             answer
         };
         timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+}
+
+/// A connection to this address, with TLS if it is to have that.
+pub(crate) async fn connect(
+    address: SocketAddr,
+    tls: Option<&(TlsConnector, ServerName<'static>)>,
+) -> io::Result<Box<dyn Io>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(match tls {
+        Some((connector, name)) => {
+            Box::new(connector.connect(name.clone(), stream).await.map_err(if_not_trusted)?)
+        }
+        None => Box::new(stream),
+    })
+}
+
+/// Says of a certificate that is not trusted what can be done.
+fn if_not_trusted(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(refused @ rustls::Error::InvalidCertificate(_)) => io::Error::other(format!(
+            "{refused}; --ca names a file with its authority, --insecure trusts any certificate"
+        )),
+        _ => error,
     }
 }
 

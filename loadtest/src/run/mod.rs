@@ -87,9 +87,9 @@ pub enum RunError {
     /// The server that the run should start.
     #[error("{0}")]
     Server(#[from] ServerError),
-    /// Nobody answers at the target.
-    #[error("nothing answers at {0}: {1}")]
-    NobodyThere(String, io::Error),
+    /// Nobody answers at the target, or nobody that is trusted.
+    #[error("cannot connect to {0}: {1}")]
+    CannotConnect(String, io::Error),
     /// The program's own threads.
     #[error("starting the threads that drive users: {0}")]
     Threads(io::Error),
@@ -145,7 +145,7 @@ pub async fn run(
     let coming = schedule::coming(&setup.scenario, setup.seed);
     limits::raise(most_at_once(&coming)).map_err(RunError::Needs)?;
     let here = setup.target.connect().await;
-    here.map_err(|error| RunError::NobodyThere(setup.target.url("http"), error))?;
+    here.map_err(|error| RunError::CannotConnect(setup.target.url("http"), error))?;
     if let Some(first) = coming.first() {
         let room = first.room_name(&setup.scenario, &setup.prefix);
         setup.tokens.token(&setup.target, &room, &name(first)).await?;

@@ -126,7 +126,7 @@ async fn without_a_server_it_says_so_at_once() {
     let setup = setup(address, &SCENARIO.replace("TRANSPORT", "udp")).await;
     let (_interrupt, interrupted) = watch::channel(Interrupt::None);
     let error = run(setup, interrupted, |_| {}).await.unwrap_err().to_string();
-    assert!(error.starts_with(&format!("nothing answers at http://{address}")), "{error}");
+    assert!(error.starts_with(&format!("cannot connect to http://{address}")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

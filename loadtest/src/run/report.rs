@@ -14,6 +14,7 @@ use crate::{
     netsim::{AccessStats, LinkStats},
     observe,
     scenario::{Scenario, Signal, schedule},
+    view,
 };
 
 /// How long the report waits for the server's last metrics.
@@ -54,6 +55,8 @@ impl<F: FnMut(Progress)> Run<F> {
         report.attacks = attacks;
         report.server = self.looks.server(hold, delivered);
         report.harness = self.looks.harness(hold, times(&self.behind));
+        // Whoever reads the others must know this first.
+        report.findings.splice(..0, view::harness_behind(&report));
         report.verdict = verdict(&self.setup.scenario, &report, self.interrupted);
         report
     }

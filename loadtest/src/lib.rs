@@ -4,6 +4,7 @@
 //!
 //! - [`netsim`]: a network as a pure function of its seed;
 //! - [`browser`]: a simulated browser: session, WebSocket and peer connection;
+//! - [`adapter`]: kinds of servers, and what users speak with each;
 //! - [`peer`]: its peer connection with the two data channels;
 //! - [`user`]: a simulated user: a browser that comes, does something, reconnects and leaves;
 //! - [`account`]: what was sent, and what of it was lost, doubled, out of order, altered or late;
@@ -25,6 +26,7 @@
 //! - [`view`]: what people see of a run.
 
 pub mod account;
+pub mod adapter;
 pub mod attack;
 pub mod browser;
 pub mod driver;

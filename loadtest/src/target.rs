@@ -32,6 +32,8 @@ use tokio_tungstenite::{
     tungstenite::{Error, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
 };
 
+use crate::adapter::Door;
+
 /// Bytes of an answer that are read: the metrics of a busy server are some tens of kilobytes.
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,8 +79,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// A WebSocket to a target.
 pub type WebSocket = WebSocketStream<Box<dyn Io>>;
-
-const SUBPROTOCOL: HeaderValue = HeaderValue::from_static("switchyard.v1");
 
 /// An answer's status and body.
 pub type Answer = (u16, Bytes);
@@ -133,19 +133,16 @@ impl Target {
 
     /// A connection.
     pub async fn connect(&self) -> io::Result<Box<dyn Io>> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        Ok(match &self.tls {
-            Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
-            None => Box::new(stream),
-        })
+        connect(self.address, self.tls.as_ref()).await
     }
 
-    /// A WebSocket for the protocol.
-    pub async fn websocket(&self) -> Result<WebSocket, Error> {
+    /// A WebSocket.
+    pub async fn websocket(&self, door: &Door) -> Result<WebSocket, Error> {
         let stream = self.connect().await?;
-        let mut request = format!("{}/v1/connect", self.url("ws")).into_client_request()?;
-        request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL);
+        let mut request = format!("{}{}", self.url("ws"), door.path).into_client_request()?;
+        if let Some(subprotocol) = door.subprotocol {
+            request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(subprotocol));
+        }
         // Nothing is gathered before it is written: whoever writes has merged what belongs together.
         let config = WebSocketConfig::default().write_buffer_size(0);
         client_async_with_config(request, stream, Some(config)).await.map(|(socket, _)| socket)
@@ -172,6 +169,31 @@ impl Target {
             answer
         };
         timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+}
+
+/// A connection to this address, with TLS if it is to have that.
+pub(crate) async fn connect(
+    address: SocketAddr,
+    tls: Option<&(TlsConnector, ServerName<'static>)>,
+) -> io::Result<Box<dyn Io>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(match tls {
+        Some((connector, name)) => {
+            Box::new(connector.connect(name.clone(), stream).await.map_err(if_not_trusted)?)
+        }
+        None => Box::new(stream),
+    })
+}
+
+/// Says of a certificate that is not trusted what can be done.
+fn if_not_trusted(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(refused @ rustls::Error::InvalidCertificate(_)) => io::Error::other(format!(
+            "{refused}; --ca names a file with its authority, --insecure trusts any certificate"
+        )),
+        _ => error,
     }
 }
 

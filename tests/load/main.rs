@@ -13,6 +13,7 @@ use switchyard::{
     room::faults::{self, Fault},
 };
 use switchyard_loadtest::{
+    adapter,
     figures::{Finding, Report},
     run::{Interrupt, Setup, run},
     scenario::Scenario,
@@ -61,6 +62,7 @@ async fn report(fault: Option<Fault>) -> Report {
     let setup = Setup {
         scenario: Scenario::parse("test", SCENARIO).unwrap(),
         target: Target::open(&format!("http://{}", server.address), &Trust::System).await.unwrap(),
+        adapter: adapter::switchyard(),
         tokens: TokenSource::Key { key: KEY.to_owned(), secret: SECRET.to_owned() },
         seed: 1,
         prefix: "load".to_owned(),

@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use switchyard_loadtest::{
+    adapter,
     figures::Report,
     netsim,
     scenario::{self, Scenario, shipped},
@@ -35,6 +36,7 @@ Examples:
   switchyard-loadtest run 50-writers --server-command target/release/switchyard
   switchyard-loadtest run mine.yaml --target https://sync.example.org --token-key KEY --token-secret SECRET
   switchyard-loadtest run lecture --network lte --json lecture.json --html lecture.html
+  switchyard-loadtest run thousand --adapter broadcast --target http://127.0.0.1:8080
   switchyard-loadtest turn turn:turn.example.org --secret SECRET --pairs 10 --rate 500
   switchyard-loadtest show 50-writers > mine.yaml        a scenario to begin with
 
@@ -56,7 +58,7 @@ pub(crate) enum Command {
     /// Exit code: 0 if all pairs allocated and all that was sent has arrived, unaltered and once; 1 if not; 2 if nothing
     /// could be sent.
     Turn(Box<turn::TurnArgs>),
-    /// Lists the scenarios and networks that come with this program
+    /// Lists the scenarios, networks and adapters that come with this program
     List,
     /// Prints a scenario's YAML
     Show {
@@ -104,6 +106,10 @@ pub(crate) fn list() -> anyhow::Result<bool> {
     text += "\nNetworks\n";
     for (name, about) in netsim::presets() {
         text += &format!("  {name:<20} {about}\n");
+    }
+    text += "\nAdapters\n";
+    for adapter in adapter::ALL {
+        text += &format!("  {:<20} {}\n", adapter.name, adapter.about);
     }
     print(&text)
 }
@@ -162,7 +168,7 @@ mod tests {
     fn every_example_of_the_help_is_understood() {
         let lines = EXAMPLES.lines().filter_map(|line| line.strip_prefix("  "));
         let commands: Vec<&str> = lines.filter_map(|line| line.split("  ").next()).collect();
-        assert_eq!(commands.len(), 6);
+        assert_eq!(commands.len(), 7);
         for line in commands {
             let words = line.split('>').next().unwrap().split_whitespace();
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
@@ -180,6 +186,7 @@ mod tests {
             "x run smoke --users 0",
             "x run smoke --target http://a --server-command b",
             "x run smoke --transport pigeon",
+            "x run smoke --adapter pigeon",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use switchyard_loadtest::{
+    adapter::{self, Adapter},
     figures::Report,
     run::{self, Interrupt, Progress, Setup, own_server::OwnServer},
     scenario::{Networks, Scenario, Transport},
@@ -26,6 +27,18 @@ pub(crate) struct RunArgs {
     /// The server: http://HOST[:PORT] or https://HOST[:PORT]
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7880", help_heading = "Server")]
     target: String,
+    /// The kind of server (see `list`)
+    ///
+    /// With broadcast it is any WebSocket server that passes binary messages on to all others at the same path, /ROOM. Its users
+    /// have WebSocket alone and need no tokens; it carries data on the reliable lane, and nothing else.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "switchyard",
+        value_parser = adapter::find,
+        help_heading = "Server"
+    )]
+    adapter: &'static Adapter,
     /// Start this server, load it, restart it if the scenario says so, and end it
     ///
     /// It is given free ports on loopback, a folder, an API key and the scenario's settings in Switchyard's environment
@@ -144,6 +157,10 @@ async fn setup(args: &RunArgs, scenario: Scenario) -> anyhow::Result<Setup> {
         (None, true) => Trust::Anything,
         (None, false) => Trust::System,
     };
+    if !args.adapter.is_switchyard && (args.server_command.is_some() || args.token_key.is_some() || args.dev)
+    {
+        bail!("--server-command, --token-key and --dev are for the adapter switchyard");
+    }
     let own_server = match &args.server_command {
         Some(command) => Some(OwnServer::start(command, &scenario).await?),
         None => None,
@@ -151,6 +168,7 @@ async fn setup(args: &RunArgs, scenario: Scenario) -> anyhow::Result<Setup> {
     let url = own_server.as_ref().map_or_else(|| args.target.clone(), OwnServer::url);
     let target = Target::open(&url, &trust).await?;
     let tokens = match (&own_server, &args.token_key, &args.token_secret) {
+        _ if !args.adapter.is_switchyard => TokenSource::Nowhere,
         (Some(own), ..) => own.tokens(),
         (None, Some(key), Some(secret)) => TokenSource::Key { key: key.clone(), secret: secret.clone() },
         _ if args.dev || target.is_loopback() => development(&target).await?,
@@ -160,8 +178,8 @@ async fn setup(args: &RunArgs, scenario: Scenario) -> anyhow::Result<Setup> {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     // A name of its own, so that a run finds no messages of another one.
     let prefix = format!("load-{unix}-{}", std::process::id());
-    let (seed, server_pid) = (args.seed, args.server_pid);
-    Ok(Setup { scenario, target, tokens, seed, prefix, threads, server_pid, own_server })
+    let (adapter, seed, server_pid) = (args.adapter, args.seed, args.server_pid);
+    Ok(Setup { scenario, target, adapter, tokens, seed, prefix, threads, server_pid, own_server })
 }
 
 /// A development server's tokens, if it is one.
@@ -186,7 +204,8 @@ fn scenario(args: &RunArgs) -> anyhow::Result<Scenario> {
         scenario.scale(users);
     }
     for group in &mut scenario.groups {
-        group.transport = args.transport.unwrap_or(group.transport);
+        let transport = args.transport.or(args.adapter.only_transport());
+        group.transport = transport.unwrap_or(group.transport);
         if let Some(network) = &args.network {
             group.network = Networks::One(network.clone());
         }

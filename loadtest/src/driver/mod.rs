@@ -36,6 +36,7 @@ use tokio::{
 use self::socket::{Carried, Socket};
 use crate::{
     account::{Record, Window},
+    adapter::{Adapter, Door},
     histogram::Histogram,
     netsim::{
         self, Access, AccessStats, Direction, Failure, Happening, MappingId, NetworkSpec, Output,
@@ -117,6 +118,7 @@ pub struct Done {
 /// What all drivers of a thread share.
 pub(crate) struct Shared {
     target: Target,
+    adapter: &'static Adapter,
     epoch: Instant,
     local: IpAddr,
     told: mpsc::UnboundedSender<Told>,
@@ -135,6 +137,7 @@ pub(crate) struct Driver {
     user: User,
     number: u32,
     access: Access<Carried>,
+    door: Door,
     shared: Rc<Shared>,
     mappings: Vec<(MappingId, UdpSocket)>,
     sockets: BTreeMap<StreamId, Socket>,
@@ -177,11 +180,14 @@ impl Driver {
         let target = netsim::Target { http: shared.target.address(), tls: shared.target.is_secure() };
         let access = Access::new(now, &network, target, seed);
         let port = INSIDE_PORTS.start;
-        let user = User::new(now, plan, token, Some(SocketAddr::new(shared.local, port)), shared.epoch);
+        let door = (shared.adapter.door)(&plan.room);
+        let local = Some(SocketAddr::new(shared.local, port));
+        let user = User::new(now, plan, shared.adapter, token, local, shared.epoch);
         Self {
             user,
             number,
             access,
+            door,
             shared,
             mappings: Vec::new(),
             sockets: BTreeMap::new(),
@@ -274,7 +280,7 @@ impl Driver {
             Output::MappingClosed(mapping) => self.mappings.retain(|(known, _)| *known != mapping),
             Output::StreamOpen(id) => {
                 if let Some(socket) = self.sockets.get_mut(&id) {
-                    socket.connect(&self.shared.target);
+                    socket.connect(&self.shared.target, &self.door);
                 }
             }
             Output::StreamFailed(id, failure) => self.stream_failed(now, id, failure),
@@ -290,6 +296,9 @@ impl Driver {
                 match item {
                     Carried::Text(text) => self.user.handle_text(now, &text),
                     Carried::Binary(message) => self.user.handle_binary(now, message),
+                    Carried::Pong(nonce) => self.user.handle_pong(now, &nonce),
+                    // The library has answered.
+                    Carried::Ping(_) => {}
                     Carried::Closed(why) => {
                         self.current = None;
                         self.drop_socket(now, id);

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{Assignment, Shared, Told, drive, local_towards};
-use crate::target::Target;
+use crate::{adapter::Adapter, target::Target};
 
 /// Threads that drive users. Dropping it ends them and whoever is still there.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ impl Pool {
     pub fn start(
         threads: usize,
         target: &Target,
+        adapter: &'static Adapter,
         epoch: Instant,
         told: &mpsc::UnboundedSender<Told>,
     ) -> io::Result<Self> {
@@ -33,7 +34,7 @@ impl Pool {
             // The runtime is made here, where its failure can be told.
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             thread::Builder::new().name(format!("driver-{number}")).spawn(move || {
-                let shared = Shared { target, epoch, local, told };
+                let shared = Shared { target, adapter, epoch, local, told };
                 LocalSet::new().block_on(&runtime, work(assignments, shared));
             })?;
             Ok(sender)

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    browser::SocketOutput,
+    adapter::{Door, Outbound},
     target::{Target, WebSocket, cause},
 };
 
@@ -28,6 +28,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum Carried {
     Text(String),
     Binary(Bytes),
+    Ping(Bytes),
+    Pong(Bytes),
     /// The last of its direction, with the reason.
     Closed(String),
 }
@@ -48,11 +50,12 @@ pub(super) struct Socket {
     is_over: bool,
 }
 
-impl From<SocketOutput> for Carried {
-    fn from(output: SocketOutput) -> Self {
+impl From<Outbound> for Carried {
+    fn from(output: Outbound) -> Self {
         match output {
-            SocketOutput::Text(text) => Self::Text(text),
-            SocketOutput::Binary(message) => Self::Binary(message),
+            Outbound::Text(text) => Self::Text(text),
+            Outbound::Binary(message) => Self::Binary(message),
+            Outbound::Ping(nonce) => Self::Ping(nonce),
         }
     }
 }
@@ -62,7 +65,7 @@ impl Carried {
     pub(super) fn wire_bytes(&self) -> usize {
         let length = match self {
             Self::Text(text) => text.len(),
-            Self::Binary(message) => message.len(),
+            Self::Binary(bytes) | Self::Ping(bytes) | Self::Pong(bytes) => bytes.len(),
             Self::Closed(why) => 2 + why.len(),
         };
         length
@@ -75,10 +78,10 @@ impl Carried {
 }
 
 impl Socket {
-    pub(super) fn connect(&mut self, target: &Target) {
-        let target = target.clone();
+    pub(super) fn connect(&mut self, target: &Target, door: &Door) {
+        let (target, door) = (target.clone(), door.clone());
         self.connecting = Some(Box::pin(async move {
-            let opened = timeout(CONNECT_TIMEOUT, target.websocket()).await;
+            let opened = timeout(CONNECT_TIMEOUT, target.websocket(&door)).await;
             opened.map_err(|_| "timed out".to_owned())?.map_err(|error| cause(&error))
         }));
     }
@@ -134,6 +137,8 @@ impl Socket {
             let message = match item {
                 Carried::Text(text) => Message::text(text),
                 Carried::Binary(message) => Message::binary(message),
+                Carried::Ping(nonce) => Message::Ping(nonce),
+                Carried::Pong(nonce) => Message::Pong(nonce),
                 Carried::Closed(_) => {
                     self.is_closing = true;
                     Message::Close(None)
@@ -161,7 +166,8 @@ impl Socket {
                     format!("{} {}", u16::from(frame.code), frame.reason)
                 }
                 Some(Ok(Message::Close(None))) => "without a code".to_owned(),
-                // Answers to WebSocket pings are the library's business.
+                Some(Ok(Message::Pong(nonce))) => return Some(Carried::Pong(nonce)),
+                // Answers to the server's pings are the library's business.
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => cause(&error),
                 None => "without a close frame".to_owned(),

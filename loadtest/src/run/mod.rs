@@ -33,6 +33,7 @@ use self::{
 };
 use crate::{
     account::{Ledger, Settings, times},
+    adapter::Adapter,
     driver::{Assignment, Done, Order, Telling, Told, pool::Pool},
     figures::{self, AttackFigures, EventSummary, Report},
     histogram::Histogram,
@@ -55,6 +56,8 @@ pub struct Setup {
     pub scenario: Scenario,
     /// Where.
     pub target: Target,
+    /// What kind of server it is.
+    pub adapter: &'static Adapter,
     /// Where tokens come from.
     pub tokens: TokenSource,
     /// Decides about everything that chance decides.
@@ -84,9 +87,9 @@ pub enum RunError {
     /// The server that the run should start.
     #[error("{0}")]
     Server(#[from] ServerError),
-    /// Nobody answers at the target.
-    #[error("nothing answers at {0}: {1}")]
-    NobodyThere(String, io::Error),
+    /// Nobody answers at the target, or nobody that is trusted.
+    #[error("cannot connect to {0}: {1}")]
+    CannotConnect(String, io::Error),
     /// The program's own threads.
     #[error("starting the threads that drive users: {0}")]
     Threads(io::Error),
@@ -131,6 +134,7 @@ pub async fn run(
     mut interrupted: watch::Receiver<Interrupt>,
     shown: impl FnMut(Progress),
 ) -> Result<Report, RunError> {
+    setup.adapter.check(&setup.scenario).map_err(RunError::Needs)?;
     let networks = networks(&setup.scenario)?;
     if setup.scenario.restarts_server() && setup.own_server.is_none() {
         return Err(RunError::Needs(
@@ -141,7 +145,7 @@ pub async fn run(
     let coming = schedule::coming(&setup.scenario, setup.seed);
     limits::raise(most_at_once(&coming)).map_err(RunError::Needs)?;
     let here = setup.target.connect().await;
-    here.map_err(|error| RunError::NobodyThere(setup.target.url("http"), error))?;
+    here.map_err(|error| RunError::CannotConnect(setup.target.url("http"), error))?;
     if let Some(first) = coming.first() {
         let room = first.room_name(&setup.scenario, &setup.prefix);
         setup.tokens.token(&setup.target, &room, &name(first)).await?;
@@ -236,7 +240,7 @@ impl<F: FnMut(Progress)> Run<F> {
         let own = setup.own_server.as_ref().and_then(OwnServer::pid);
         let server_pid = setup.server_pid.or(own).or_else(|| observe::find_server(&setup.target));
         Ok(Self {
-            pool: Pool::start(setup.threads, &setup.target, epoch, told)?,
+            pool: Pool::start(setup.threads, &setup.target, setup.adapter, epoch, told)?,
             ledger: Ledger::new(epoch, settings),
             agenda: Agenda::of(scenario),
             networks,

@@ -14,6 +14,7 @@ use crate::{
     netsim::{AccessStats, LinkStats},
     observe,
     scenario::{Scenario, Signal, schedule},
+    view,
 };
 
 /// How long the report waits for the server's last metrics.
@@ -54,6 +55,8 @@ impl<F: FnMut(Progress)> Run<F> {
         report.attacks = attacks;
         report.server = self.looks.server(hold, delivered);
         report.harness = self.looks.harness(hold, times(&self.behind));
+        // Whoever reads the others must know this first.
+        report.findings.splice(..0, view::harness_behind(&report));
         report.verdict = verdict(&self.setup.scenario, &report, self.interrupted);
         report
     }
@@ -113,7 +116,7 @@ pub fn summary(setup: &Setup, events: Vec<EventSummary>) -> ScenarioSummary {
         description: scenario.description.clone(),
         seed: setup.seed,
         target: setup.target.url("http"),
-        adapter: "switchyard".to_owned(),
+        adapter: setup.adapter.name.to_owned(),
         ramp_s: (scenario.ramp.0 + scenario.settle.0).as_secs_f64(),
         hold_s: scenario.hold.0.as_secs_f64(),
         drain_s: scenario.drain.0.as_secs_f64(),

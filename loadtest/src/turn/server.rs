@@ -2,11 +2,11 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::client::Carrier;
-use crate::target::{Io, TargetError, Trust, tls_config};
+use crate::target::{Io, TargetError, Trust, connect, tls_config};
 
 /// Ports without TLS and with it (RFC 8656 §2.1).
 const PORT: u16 = 3478;
@@ -69,12 +69,7 @@ impl TurnServer {
     }
 
     pub(super) async fn connect(&self) -> io::Result<Box<dyn Io>> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        Ok(match &self.tls {
-            Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
-            None => Box::new(stream),
-        })
+        connect(self.address, self.tls.as_ref()).await
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::{data::DataSender, messages::Writing, plan::Does, stall::Stalling};
 use crate::{
     account::{Record, Window},
-    browser::{Browser, Event},
+    adapter::Client,
+    browser::Event,
     rng::Rng,
 };
 
@@ -27,7 +28,7 @@ pub(super) trait Behaviour: Send {
     /// The user is in its room: for the first time, or in another session.
     fn joined(&mut self, _context: &mut Context<'_>) {}
 
-    /// Its membership is over; the browser is still that of before.
+    /// Its membership is over; the client is still that of before.
     fn parted(&mut self, _context: &mut Context<'_>) {}
 
     /// Something has happened, other than that a data message came.
@@ -62,7 +63,7 @@ pub(super) struct Context<'a> {
     pub(super) room: &'a str,
     /// Its handle, as long as the user is in it.
     pub(super) handle: Option<u16>,
-    pub(super) browser: &'a mut Browser,
+    pub(super) client: &'a mut dyn Client,
     pub(super) record: &'a mut Record,
     pub(super) window: &'a mut Window,
 }

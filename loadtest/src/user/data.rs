@@ -39,7 +39,7 @@ impl DataSender {
     /// At most so many messages of the stream are not acknowledged: each counts its own bytes and more in what is held.
     fn unacknowledged(&self, context: &Context<'_>) -> usize {
         match self.data.lane {
-            Lane::Reliable => context.browser.held_bytes().div_ceil(self.data.size.max(1) + OVERHEAD_BYTES),
+            Lane::Reliable => context.client.held_bytes().div_ceil(self.data.size.max(1) + OVERHEAD_BYTES),
             Lane::Lossy => 0,
         }
     }
@@ -52,7 +52,7 @@ impl DataSender {
         let stamp = Stamp { sender: context.number, seq: of.next(), scheduled };
         let payload = stamp.message(size);
         let message = Outgoing { room, lane, stream, target: Target::Room, text: false, payload };
-        context.browser.send(context.now, message)?;
+        context.client.send(context.now, message)?;
         of.sent(at);
         context.window.sent += 1;
         Ok(())
@@ -62,7 +62,7 @@ impl DataSender {
     fn send_due(&mut self, context: &mut Context<'_>) -> Option<Instant> {
         let room = context.handle?;
         // A page that does not read does not run.
-        if !context.browser.reads_socket() || self.is_leaving {
+        if !context.client.reads_socket() || self.is_leaving {
             return None;
         }
         for _ in 0..BATCH {
@@ -71,7 +71,7 @@ impl DataSender {
                 return Some(due);
             }
             // What is given to a lane without a pipe is lost with the session, if that does not come back.
-            let has_pipe = context.browser.attached().is_some();
+            let has_pipe = context.client.attached().is_some();
             let result = if has_pipe { self.send(context, room, due) } else { Err(SendError::NoSession) };
             match result {
                 Ok(()) => {}

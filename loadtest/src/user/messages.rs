@@ -53,7 +53,7 @@ impl Writing {
     /// Submits what is due; when to look again.
     fn submit_due(&mut self, context: &mut Context<'_>) -> Option<Instant> {
         // A page that does not read does not run; one without a network writes all the same.
-        if !self.has_joined || self.is_leaving || !context.browser.reads_socket() {
+        if !self.has_joined || self.is_leaving || !context.client.reads_socket() {
             return None;
         }
         loop {
@@ -69,7 +69,7 @@ impl Writing {
             let stamp = Stamp { sender: context.number, seq: number, scheduled };
             let body = body(stamp, self.messages.size);
             let content = Content { kind: EventKind::Chat, version: 0, flags: 0, target: 0, body };
-            context.browser.log(context.now, context.room, |log| log.submit(number, content))?;
+            context.client.submit(context.now, context.room, number, content)?;
             self.written.submitted(context.at());
             self.due.push_back((number, due));
             context.window.sent += 1;
@@ -154,7 +154,7 @@ impl Behaviour for Writing {
     }
 
     fn is_idle(&mut self, context: &mut Context<'_>) -> bool {
-        context.browser.room_log(context.room).is_none_or(|log| log.unanswered() == 0)
+        context.client.unanswered(context.room) == 0
     }
 
     fn end(&mut self, context: &mut Context<'_>) {

@@ -1,4 +1,4 @@
-//! One simulated user from coming to leaving, without sockets and clocks: a [`Browser`], and another one when its session
+//! One simulated user from coming to leaving, without sockets and clocks: a [`Client`], and another one when its session
 //! is lost; WebSockets that are opened again; what the user does; and the record of it all.
 //!
 //! It never opens anything, reads a clock or judges: the load program's shell gives it sockets and the time,
@@ -42,7 +42,8 @@ use self::{
 };
 use crate::{
     account::{Ended, Record, Sample, Window},
-    browser::{Browser, BrowserConfig, Event, Pipe, RoomLog, SocketOutput},
+    adapter::{Adapter, Client, Outbound},
+    browser::{Event, Pipe, RoomLog},
     netsim::Datagram,
     peer::{Channel, PeerEvent},
     rng::Rng,
@@ -80,7 +81,8 @@ pub struct User {
     address: Option<SocketAddr>,
     epoch: Instant,
     rng: Rng,
-    browser: Browser,
+    adapter: &'static Adapter,
+    client: Box<dyn Client>,
     link: Link,
     ways: Ways,
     phase: Phase,
@@ -113,9 +115,16 @@ enum Phase {
 }
 
 impl User {
-    /// A user that has not come yet. `address` is the local one of its peer connections; all times of its record count
-    /// from `epoch`, the beginning of the run.
-    pub fn new(now: Instant, plan: Plan, token: String, address: Option<SocketAddr>, epoch: Instant) -> Self {
+    /// A user of that kind of server, that has not come yet. `address` is the local one of its peer connections; all
+    /// times of its record count from `epoch`, the beginning of the run.
+    pub fn new(
+        now: Instant,
+        plan: Plan,
+        adapter: &'static Adapter,
+        token: String,
+        address: Option<SocketAddr>,
+        epoch: Instant,
+    ) -> Self {
         let address = address.filter(|_| plan.udp);
         let behaviours = plan
             .does
@@ -130,7 +139,8 @@ impl User {
             token,
             address,
             epoch,
-            browser: Browser::new(now, config(address)),
+            adapter,
+            client: (adapter.client)(now, address),
             link: Link::new(),
             ways: Ways::default(),
             phase: Phase::Idle,
@@ -168,7 +178,7 @@ impl User {
         if self.link.is_up() {
             self.stage(now, "websocket");
             self.record.reconnects += u64::from(self.link.opened() > 1);
-            self.browser.handle_socket_open(now);
+            self.client.handle_socket_open(now);
             self.pump(now);
         }
     }
@@ -193,7 +203,7 @@ impl User {
     /// A text message has arrived.
     pub fn handle_text(&mut self, now: Instant, text: &str) {
         if self.link.is_open() {
-            self.browser.handle_text(now, text);
+            self.client.handle_text(now, text);
             self.pump(now);
         }
     }
@@ -201,20 +211,28 @@ impl User {
     /// A binary message has arrived.
     pub fn handle_binary(&mut self, now: Instant, message: Bytes) {
         if self.link.is_open() {
-            self.browser.handle_binary(now, message);
+            self.client.handle_binary(now, message);
+            self.pump(now);
+        }
+    }
+
+    /// A ping of the WebSocket was answered.
+    pub fn handle_pong(&mut self, now: Instant, nonce: &[u8]) {
+        if self.link.is_open() {
+            self.client.handle_pong(now, nonce);
             self.pump(now);
         }
     }
 
     /// A datagram has arrived.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
-        self.browser.handle_datagram(now, from, payload);
+        self.client.handle_datagram(now, from, payload);
         self.pump(now);
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.browser.handle_timeout(now);
+        self.client.handle_timeout(now);
         self.pump(now);
     }
 
@@ -223,12 +241,12 @@ impl User {
     pub fn handle_network_change(&mut self, now: Instant, address: Option<SocketAddr>) {
         if let Some(address) = address.filter(|_| self.plan.udp) {
             self.address = Some(address);
-            self.browser.change_address(now, address);
+            self.client.change_address(now, address);
             self.ways.changed(self.since(now), &mut self.record);
         }
         if self.link.is_up() {
             self.commands.push_back(Command::CloseSocket);
-            self.browser.handle_socket_closed(now);
+            self.client.handle_socket_closed(now);
         }
         if self.is_here() {
             self.link.want(now);
@@ -261,17 +279,17 @@ impl User {
         if self.link.opens(now) {
             self.commands.push_back(Command::OpenSocket);
         }
-        self.commands.pop_front().or_else(|| self.browser.poll_datagram().map(Command::Datagram))
+        self.commands.pop_front().or_else(|| self.client.poll_datagram().map(Command::Datagram))
     }
 
     /// The next message for the WebSocket. Ask only as long as that takes more.
-    pub fn poll_socket(&mut self) -> Option<SocketOutput> {
-        self.browser.poll_socket()
+    pub fn poll_socket(&mut self) -> Option<Outbound> {
+        self.client.poll_socket()
     }
 
     /// Whether the WebSocket should be read.
     pub fn reads_socket(&self) -> bool {
-        self.browser.reads_socket()
+        self.client.reads_socket()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due, and [`poll_command`](Self::poll_command) with it.
@@ -287,7 +305,7 @@ impl User {
         };
         let silent = self.silent_at();
         let own =
-            [self.browser.poll_timeout(), self.link.poll_timeout(), self.ask_at, behaviours, phase, silent];
+            [self.client.poll_timeout(), self.link.poll_timeout(), self.ask_at, behaviours, phase, silent];
         own.into_iter().flatten().min()
     }
 
@@ -303,7 +321,7 @@ impl User {
 
     /// The way that its frames go: `udp`, `websocket`, or `none` as long as it is not in its room or there is no way.
     pub fn rung(&self) -> &'static str {
-        match self.browser.attached().filter(|_| self.room.is_some()) {
+        match self.client.attached().filter(|_| self.room.is_some()) {
             Some(Pipe::Channel) => "udp",
             Some(Pipe::Socket) => "websocket",
             None => "none",
@@ -341,22 +359,18 @@ impl User {
         }
     }
 
-    /// Asks to be let in, for the first time in a session of the browser.
+    /// Asks to be let in, for the first time in a session of the client.
     fn enter(&mut self, now: Instant, mut logs: BTreeMap<String, RoomLog>) {
         let follows = self.plan.does.iter().any(|does| matches!(does, Does::Messages(_)));
         let room = &self.plan.room;
-        self.asked = Some(if follows {
-            let log = logs.remove(room).unwrap_or_default();
-            self.browser.join_log(now, room, &self.token, log)
-        } else {
-            self.browser.join(now, room, &self.token)
-        });
+        let log = follows.then(|| logs.remove(room).unwrap_or_default());
+        self.asked = Some(self.client.join(now, room, &self.token, log));
         self.ask_at = None;
     }
 
     fn ask_again(&mut self, now: Instant) {
         self.ask_at = None;
-        self.asked = Some(self.browser.join_again(now, &self.plan.room, &self.token));
+        self.asked = Some(self.client.join_again(now, &self.plan.room, &self.token));
     }
 
     fn error(&mut self, cause: String) {
@@ -374,7 +388,7 @@ impl User {
 
     fn socket_gone(&mut self, now: Instant) {
         if self.link.is_up() {
-            self.browser.handle_socket_closed(now);
+            self.client.handle_socket_closed(now);
             match self.is_here() {
                 true => self.link.lost(now, &mut self.rng),
                 false => self.link.stop(),
@@ -401,7 +415,7 @@ impl User {
 
     /// The last sign of life from the server. What is read after a pause was sent before or during it: that shows nothing.
     fn heard(&self) -> Duration {
-        let heard = self.browser.last_frames();
+        let heard = self.client.last_heard();
         self.since(match self.slept {
             Some((slept, woke)) if woke.is_none_or(|woke| heard < woke + WAKING) => heard.min(slept),
             _ => heard,
@@ -409,7 +423,7 @@ impl User {
     }
 
     fn look_asleep(&mut self, now: Instant) {
-        match (self.browser.reads_socket(), self.slept) {
+        match (self.client.reads_socket(), self.slept) {
             (false, None | Some((_, Some(_)))) => self.slept = Some((now, None)),
             (true, Some((slept, None))) => self.slept = Some((slept, Some(now))),
             _ => {}
@@ -420,15 +434,16 @@ impl User {
         self.record.sessions_lost += 1;
         self.part(now);
         self.ways.session_lost(self.since(now), &mut self.record);
-        self.record.dropped_before_sending += self.browser.lossy_dropped();
-        let logs = self.browser.take_logs();
-        self.browser = Browser::new(now, config(self.address));
+        self.record.dropped_before_sending += self.client.lossy_dropped();
+        let logs = self.client.take_logs();
+        self.client = (self.adapter.client)(now, self.address);
         self.enter(now, logs);
-        // The server has answered this WebSocket's hello; the new browser begins with another one.
+        // The server has answered this WebSocket's hello; the new client begins with another one. Where the session went
+        // with the WebSocket, the next one comes when it was to come.
         if self.link.is_up() {
             self.commands.push_back(Command::CloseSocket);
+            self.link.want(now);
         }
-        self.link.want(now);
     }
 
     fn finish(&mut self, now: Instant, how: Ended) {
@@ -439,7 +454,7 @@ impl User {
         let heard = self.heard();
         self.record.parted(heard);
         self.act(now, |behaviour, context| behaviour.end(context));
-        self.record.dropped_before_sending += self.browser.lossy_dropped();
+        self.record.dropped_before_sending += self.client.lossy_dropped();
         (self.record.ended, self.record.ended_at) = (how, self.since(now));
         self.phase = Phase::Finished;
     }
@@ -461,19 +476,19 @@ impl User {
             self.ask_again(now);
         }
         loop {
-            while let Some(event) = self.browser.poll_event() {
+            while let Some(event) = self.client.poll_event() {
                 self.take(now, &event);
                 if self.phase == Phase::Finished {
                     return;
                 }
             }
             let at = self.since(now);
-            self.ways.look(at, &self.browser, self.epoch, &mut self.record);
+            self.ways.look(at, self.client.as_ref(), self.epoch, &mut self.record);
             if matches!(self.phase, Phase::Running | Phase::Leaving(_)) {
                 self.act(now, |behaviour, context| behaviour.act(context));
             }
             // What they did may have made something happen.
-            match self.browser.poll_event() {
+            match self.client.poll_event() {
                 Some(event) => self.take(now, &event),
                 None => break,
             }
@@ -490,7 +505,7 @@ impl User {
             number: self.plan.number,
             room: &self.plan.room,
             handle: self.room,
-            browser: &mut self.browser,
+            client: self.client.as_mut(),
             record: &mut self.record,
             window: &mut self.window,
         };
@@ -501,13 +516,13 @@ impl User {
 
     /// When the WebSocket will have been silent for too long, if frames go over it.
     fn silent_at(&self) -> Option<Instant> {
-        let is_used = self.browser.attached() == Some(Pipe::Socket) && self.browser.reads_socket();
-        (is_used && self.is_here()).then(|| self.browser.heard(Pipe::Socket) + SILENCE)
+        let is_used = self.client.attached() == Some(Pipe::Socket) && self.client.reads_socket();
+        (is_used && self.is_here()).then(|| self.client.heard(Pipe::Socket) + SILENCE)
     }
 
     fn look_ready(&mut self, now: Instant) {
         let wanted = if self.address.is_some() { Pipe::Channel } else { Pipe::Socket };
-        let attached = self.browser.attached().filter(|_| self.room.is_some());
+        let attached = self.client.attached().filter(|_| self.room.is_some());
         if attached == Some(wanted) {
             self.stage(now, "ready");
             self.is_ready = true;
@@ -518,14 +533,16 @@ impl User {
     fn look_left(&mut self, now: Instant) {
         match self.phase {
             Phase::Leaving(until) => {
-                let mut is_idle = self.browser.held_bytes() == 0;
+                let mut is_idle = self.client.held_bytes() == 0;
                 self.act(now, |behaviour, context| is_idle &= behaviour.is_idle(context));
-                let can_say = self.link.is_welcomed() && self.browser.has_session();
-                if !can_say && (until <= now || !self.browser.has_session()) {
+                let can_say = self.link.is_welcomed() && self.client.has_session();
+                if !can_say && (until <= now || !self.client.has_session()) {
                     self.finish(now, Ended::Left);
                 } else if (is_idle || until <= now) && can_say {
-                    self.browser.bye();
-                    self.phase = Phase::Bye(now + BYE);
+                    match self.client.bye() {
+                        true => self.phase = Phase::Bye(now + BYE),
+                        false => self.finish(now, Ended::Left),
+                    }
                 }
             }
             Phase::Bye(until) if until <= now => self.finish(now, Ended::Left),
@@ -553,7 +570,7 @@ impl User {
             }
             Event::Welcome => {
                 self.link.welcomed();
-                if self.room.is_none() && self.browser.has_session() && self.ask_at.is_none() {
+                if self.room.is_none() && self.client.has_session() && self.ask_at.is_none() {
                     // A join is no frame: it may have been lost with the WebSocket.
                     self.ask_again(now);
                 }
@@ -567,7 +584,7 @@ impl User {
                 let reason = *reason;
                 self.error(format!("left: {}", name(reason)));
                 self.part(now);
-                self.browser_joins_later(now, None);
+                self.join_later(now, None);
             }
             Event::Control(_, ServerControl::Refused { id, stream, code, retry_after_ms, .. }) => {
                 let (id, code, wait) = (*id, *code, *retry_after_ms);
@@ -616,7 +633,7 @@ impl User {
 
     fn refused(&mut self, now: Instant, id: Option<u32>, code: Code, retry_after_ms: Option<u64>) {
         if matches!(code, Code::StaleAttach | Code::UnknownSession) {
-            // The browser deals with both.
+            // The client deals with both.
             return;
         }
         let is_join = id.is_some() && id == self.asked;
@@ -630,19 +647,15 @@ impl User {
             self.finish(now, Ended::GaveUp);
         } else if is_join {
             self.asked = None;
-            self.browser_joins_later(now, retry_after_ms.map(Duration::from_millis));
+            self.join_later(now, retry_after_ms.map(Duration::from_millis));
         }
     }
 
-    fn browser_joins_later(&mut self, now: Instant, wait: Option<Duration>) {
+    fn join_later(&mut self, now: Instant, wait: Option<Duration>) {
         let doubled = ASK_AGAIN.saturating_mul(1 << self.refusals.min(4));
         self.refusals += 1;
         self.ask_at = Some(now + wait.unwrap_or_else(|| doubled.mul_f64(0.5 + self.rng.unit())));
     }
-}
-
-fn config(address: Option<SocketAddr>) -> BrowserConfig {
-    BrowserConfig { address, ..BrowserConfig::default() }
 }
 
 /// Whether asking again with the same token cannot help.

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::{
     account::{Cause, Outage, Record},
-    browser::{Browser, Pipe},
+    adapter::Client,
+    browser::Pipe,
 };
 
 /// A way that had been silent for longer than its probes are apart was lost when it fell silent, not when that was noticed.
@@ -69,10 +70,10 @@ impl Ways {
     }
 
     /// Sees what has become of the way.
-    pub(super) fn look(&mut self, at: Duration, browser: &Browser, epoch: Instant, record: &mut Record) {
-        let since = |pipe| browser.heard(pipe).saturating_duration_since(epoch);
+    pub(super) fn look(&mut self, at: Duration, client: &dyn Client, epoch: Instant, record: &mut Record) {
+        let since = |pipe| client.heard(pipe).saturating_duration_since(epoch);
         if let Some(pipe) = self.used
-            && browser.attached().is_none()
+            && client.attached().is_none()
         {
             self.used = None;
             let cause = if pipe == Pipe::Channel { Cause::Channel } else { Cause::Socket };

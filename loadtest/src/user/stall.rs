@@ -22,7 +22,7 @@ impl Stalling {
     fn set(&mut self, context: &mut Context<'_>, is_stalled: bool) {
         if self.is_stalled != is_stalled {
             self.is_stalled = is_stalled;
-            context.browser.set_stalled(context.now, is_stalled);
+            context.client.set_stalled(context.now, is_stalled);
         }
     }
 }
@@ -33,7 +33,7 @@ impl Behaviour for Stalling {
     }
 
     fn parted(&mut self, context: &mut Context<'_>) {
-        // The next browser is another page.
+        // The next client is another page.
         self.set(context, false);
     }
 

@@ -17,6 +17,7 @@ use switchyard_signaling::{
 use super::{Command, Plan, User};
 use crate::{
     account::{Ledger, Record, Settings},
+    adapter::{Outbound, switchyard},
     answerer::{Answerer, Session},
     browser::{Incoming, Pipe, SocketOutput},
     figures::Report,
@@ -81,7 +82,7 @@ pub(super) struct Seat {
     pub(super) plan: Plan,
     session: Session,
     socket: Socket,
-    up: VecDeque<(Instant, SocketOutput)>,
+    up: VecDeque<(Instant, Outbound)>,
     down: VecDeque<(Instant, SocketOutput)>,
     /// To the relay and to the user.
     datagrams: [VecDeque<(Instant, Datagram)>; 2],
@@ -140,7 +141,8 @@ impl World {
     pub(super) fn add(&mut self, plan: Plan, comes: Duration, leaves: Option<Duration>) {
         let number = self.seats.len();
         let address = SocketAddr::from(([10, 1, (number / 256) as u8, number as u8], 5000));
-        let user = User::new(self.now, plan.clone(), "token".to_owned(), Some(address), self.start);
+        let token = "token".to_owned();
+        let user = User::new(self.now, plan.clone(), switchyard(), token, Some(address), self.start);
         let origin = Some(Origin(1 + number as u64));
         self.seats.push(Seat {
             user,
@@ -518,21 +520,22 @@ impl Seat {
             && let Some((_, output)) = self.up.pop_front()
         {
             match output {
-                SocketOutput::Text(text) if text.contains("\"bye\"") => {
+                Outbound::Text(text) if text.contains("\"bye\"") => {
                     self.renew();
                     self.close();
                     self.user.handle_socket_closed(now, "1000 bye");
                     return incoming;
                 }
-                SocketOutput::Text(text) if text.contains("\"hello\"") && !text.contains("\"resume\"") => {
+                Outbound::Text(text) if text.contains("\"hello\"") && !text.contains("\"resume\"") => {
                     // Whoever resumes nothing begins anew.
                     if self.session.joined {
                         self.renew();
                     }
                     self.session.take_text(now, &text, number + 1, SERVER.into());
                 }
-                SocketOutput::Text(text) => self.session.take_text(now, &text, number + 1, SERVER.into()),
-                SocketOutput::Binary(message) => {
+                Outbound::Text(text) => self.session.take_text(now, &text, number + 1, SERVER.into()),
+                Outbound::Ping(_) => {}
+                Outbound::Binary(message) => {
                     incoming.extend(self.session.take_frames(now, Pipe::Socket, message));
                 }
             }

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use super::words::{self, ms, percent};
-use crate::figures::{Bound, Report};
+use crate::figures::{Bound, Finding, Report, Times};
 
 /// From this share of one core on, a thread has no room left for a burst.
 const BUSY: f64 = 0.9;
 const NEARLY_BUSY: f64 = 0.7;
 /// A program that is this late sends bunches instead of the load that was asked for.
 const LATE_MS: f64 = 50.0;
+/// One that is this late in one case of twenty had to wait for a core: its threads may show nothing of it, where other
+/// programs have the machine.
+const STARVED_MS: f64 = 20.0;
 /// The harness's own part of a latency that can be passed over, whatever the latency is.
 const NEGLIGIBLE_MS: f64 = 2.0;
 /// The harness's own part of a latency that can be passed over.
@@ -29,7 +32,8 @@ pub enum Trust {
 /// Whether the harness is the bottleneck, and a sentence that says why.
 ///
 /// It is if its busiest thread used 90 % of a core or it was 50 ms late in one case of a hundred. There is doubt from
-/// 70 % on, or if it was later than 2 ms and a fifth of the quickest lane's p99, or if it never looked.
+/// 70 % on, or if it was 20 ms late in one case of twenty, or in one of a hundred later than 2 ms and a fifth of the
+/// quickest lane's p99, or if it never looked.
 pub fn trust(report: &Report) -> (Trust, String) {
     let harness = &report.harness;
     if harness.behind.count == 0 {
@@ -41,9 +45,13 @@ pub fn trust(report: &Report) -> (Trust, String) {
         .filter(|lane| lane.latency.count > 0)
         .map(|lane| lane.latency.p99_ms)
         .fold(f64::INFINITY, f64::min);
-    let trust = of(harness.busiest_thread_share, harness.behind.p99_ms, quickest);
+    let trust = of(harness.busiest_thread_share, &harness.behind, quickest);
+    let starved = match harness.behind.p95_ms > STARVED_MS {
+        true => format!(", 95 % no more than {}", ms(harness.behind.p95_ms)),
+        false => String::new(),
+    };
     let why = format!(
-        "its busiest thread used {} of a core, and 99 % of its work was no more than {} late",
+        "its busiest thread used {} of a core, and 99 % of its work was no more than {} late{starved}",
         percent(harness.busiest_thread_share),
         ms(harness.behind.p99_ms),
     );
@@ -55,12 +63,25 @@ pub fn trust(report: &Report) -> (Trust, String) {
     (trust, sentence)
 }
 
+/// The finding that the harness stood in the way, if it did: it was the bottleneck, or had no core when it needed one.
+pub fn harness_behind(report: &Report) -> Option<Finding> {
+    let (trust, sentence) = trust(report);
+    let is_behind = trust == Trust::Bottleneck || report.harness.behind.p95_ms > STARVED_MS;
+    is_behind.then(|| Finding {
+        kind: "harness_behind".to_owned(),
+        count: report.users.joined,
+        sentence,
+        examples: Vec::new(),
+    })
+}
+
 /// See [`trust`], for figures of any span of time.
-pub(super) fn of(busiest_thread_share: f64, behind_p99_ms: f64, latency_p99_ms: f64) -> Trust {
-    if busiest_thread_share >= BUSY || behind_p99_ms >= LATE_MS {
+pub(super) fn of(busiest_thread_share: f64, behind: &Times, latency_p99_ms: f64) -> Trust {
+    if busiest_thread_share >= BUSY || behind.p99_ms >= LATE_MS {
         Trust::Bottleneck
     } else if busiest_thread_share >= NEARLY_BUSY
-        || (behind_p99_ms > NEGLIGIBLE_MS && behind_p99_ms > NEGLIGIBLE_SHARE * latency_p99_ms)
+        || behind.p95_ms > STARVED_MS
+        || (behind.p99_ms > NEGLIGIBLE_MS && behind.p99_ms > NEGLIGIBLE_SHARE * latency_p99_ms)
     {
         Trust::Doubtful
     } else {
@@ -140,17 +161,36 @@ mod tests {
     #[test]
     fn a_harness_that_is_busy_or_late_is_not_trusted() {
         let cases = [
-            (0.3, 0.4, 20.0, Trust::Good),
-            (0.3, 1.9, 1.0, Trust::Good),
-            (0.3, 5.0, 20.0, Trust::Doubtful),
-            (0.3, 5.0, 200.0, Trust::Good),
-            (0.75, 0.4, 20.0, Trust::Doubtful),
-            (0.95, 0.4, 20.0, Trust::Bottleneck),
-            (0.3, 60.0, 2_000.0, Trust::Bottleneck),
+            (0.3, (0.2, 0.4), 20.0, Trust::Good),
+            (0.3, (0.9, 1.9), 1.0, Trust::Good),
+            (0.3, (2.0, 5.0), 20.0, Trust::Doubtful),
+            (0.3, (2.0, 5.0), 200.0, Trust::Good),
+            (0.3, (21.0, 40.0), 2_000.0, Trust::Doubtful),
+            (0.75, (0.2, 0.4), 20.0, Trust::Doubtful),
+            (0.95, (0.2, 0.4), 20.0, Trust::Bottleneck),
+            (0.3, (2.0, 60.0), 2_000.0, Trust::Bottleneck),
         ];
-        for (share, behind, latency, expected) in cases {
-            assert_eq!(of(share, behind, latency), expected, "{share} {behind} {latency}");
+        for (share, (p95_ms, p99_ms), latency, expected) in cases {
+            let behind = Times { count: 1, p95_ms, p99_ms, ..Times::default() };
+            assert_eq!(of(share, &behind, latency), expected, "{share} {behind:?} {latency}");
         }
+    }
+
+    #[test]
+    fn a_harness_that_had_no_core_when_it_needed_one_is_a_finding() {
+        let mut report = Report::default();
+        report.users.joined = 7;
+        report.harness.behind = Times { count: 1, p95_ms: 19.0, p99_ms: 30.0, ..Times::default() };
+        assert_eq!(harness_behind(&report), None);
+        report.harness.behind.p95_ms = 21.0;
+        let finding = harness_behind(&report).unwrap();
+        assert_eq!((finding.kind.as_str(), finding.count), ("harness_behind", 7));
+        assert!(finding.sentence.contains("30 ms late, 95 % no more than 21 ms"), "{}", finding.sentence);
+        report.harness.busiest_thread_share = 0.95;
+        report.harness.behind.p95_ms = 1.0;
+        assert!(harness_behind(&report).unwrap().sentence.contains("bottleneck"));
+        report.harness.behind.count = 0;
+        assert_eq!(harness_behind(&report), None);
     }
 
     #[test]

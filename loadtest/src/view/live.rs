@@ -155,7 +155,7 @@ impl Live {
     }
 
     fn trust(&self) -> Trust {
-        assess::of(self.now.busiest_thread_share, self.now.behind.p99_ms, self.now.recent.p99_ms)
+        assess::of(self.now.busiest_thread_share, &self.now.behind, self.now.recent.p99_ms)
     }
 
     fn title(&self, frame: &mut Frame) {

@@ -20,7 +20,7 @@ mod table;
 pub mod terminal;
 mod words;
 
-pub use assess::{Trust, trust};
+pub use assess::{Trust, harness_behind, trust};
 pub use compare::compare;
 pub use html::{comparison_html, html};
 pub use read::{ReadError, read};

@@ -1,12 +1,13 @@
 //! Runs on real sockets against a relay that does one thing wrong: each fault must be found out, and named.
 
+mod broadcast;
 mod relay;
 
 use std::net::SocketAddr;
 
 use self::relay::{Fault, Relay};
 use super::*;
-use crate::target::Trust;
+use crate::{adapter::switchyard, target::Trust};
 
 /// Six users in one room, four of whom send: 1,200 messages, 6,000 deliveries.
 const SCENARIO: &str = "
@@ -31,6 +32,7 @@ async fn setup(address: SocketAddr, yaml: &str) -> Setup {
     Setup {
         scenario: Scenario::parse("test", yaml).unwrap(),
         target: Target::open(&format!("http://{address}"), &Trust::System).await.unwrap(),
+        adapter: switchyard(),
         tokens: TokenSource::Key { key: "key".to_owned(), secret: "secret".to_owned() },
         seed: 1,
         prefix: "load".to_owned(),
@@ -47,10 +49,11 @@ async fn report(fault: Fault, transport: &str) -> Report {
     run(setup, interrupted, |_| {}).await.unwrap()
 }
 
-/// The bounds that were broken, and the kinds of findings.
+/// The bounds that were broken, and the kinds of findings but for what a busy machine makes of the program itself.
 fn judged(report: &Report) -> (Vec<&str>, Vec<&str>) {
     let broken = report.verdict.bounds.iter().filter(|bound| !bound.held);
     let findings = report.findings.iter().map(|finding| finding.kind.as_str());
+    let findings = findings.filter(|kind| *kind != "harness_behind");
     (broken.map(|bound| bound.bound.as_str()).collect(), findings.collect())
 }
 
@@ -124,7 +127,7 @@ async fn without_a_server_it_says_so_at_once() {
     let setup = setup(address, &SCENARIO.replace("TRANSPORT", "udp")).await;
     let (_interrupt, interrupted) = watch::channel(Interrupt::None);
     let error = run(setup, interrupted, |_| {}).await.unwrap_err().to_string();
-    assert!(error.starts_with(&format!("nothing answers at http://{address}")), "{error}");
+    assert!(error.starts_with(&format!("cannot connect to http://{address}")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,14 @@
 //! A `turnserver.conf` for [coturn](https://github.com/coturn/coturn) 4.6 that serves the clients that these settings
 //! serve: the same ports, credentials, quotas and networks that are closed (NAT3).
 //!
-//! Three things coturn does otherwise: it opens a relay socket for every allocation at once; its byte limit is one for each
-//! session and not for each user; and it knows no bound for answers to strangers. It takes all secrets that it is given,
+//! Four things coturn does otherwise: it opens a relay socket for every allocation at once; its byte limit is one for each
+//! session and not for each user; it knows no bound for answers to strangers; and it reaches no loopback address, allowed or
+//! not. It takes all secrets that it is given,
 //! for as long as they stand there.
 
 use std::{
     fmt::{Display, Write as _},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use crate::{peers, settings::Turn};
@@ -65,6 +66,9 @@ pub fn turnserver_conf(turn: &Turn) -> String {
     }
     for network in peers::denied_by_default().chain(turn.deny.iter().copied()) {
         let (first, last) = network.range();
+        // To coturn a range that begins with :: begins before every address, and IPv4 before IPv6.
+        let first =
+            if first == IpAddr::V6(Ipv6Addr::UNSPECIFIED) { Ipv6Addr::LOCALHOST.into() } else { first };
         file.set("denied-peer-ip", format_args!("{first}-{last}"));
     }
     file.flag("no-multicast-peers");

@@ -15,8 +15,8 @@
 //!   (relay to relay, a [`Forward::Client`] for the other client, whose permission it needs). Both are reached in memory, and
 //!   this is decided before the lists of networks ([`crate::peers`]). Anything else there is refused or dropped.
 //! - Strangers get small and few answers. To a Binding request the answer is at most 24 bytes longer than the request, to
-//!   any other at most [`MAX_CHALLENGE`] bytes and the realm. With the default realm that is, on the wire, less than two and
-//!   a half times the shortest request. One network gets no more of them than the settings allow.
+//!   any other at most [`MAX_CHALLENGE`] bytes and the realm. With the default realm that is, on the wire, two and a half
+//!   times the shortest request at most. One network gets no more of them than the settings allow.
 //! - Everything is bounded: allocations, permissions and channels by the settings, requests that wait by [`MAX_WAITING`],
 //!   reserved ports by the quota of their user. What a client can make the server remember, it needs a credential for.
 //!

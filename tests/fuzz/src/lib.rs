@@ -14,12 +14,13 @@ pub mod records;
 pub mod stun;
 pub mod text;
 pub mod token;
+pub mod turn;
 
 /// What is done with the bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("control", control::target),
     ("dtls_engine", dtls::engine),
     ("dtls_guard", dtls::guard),
@@ -30,4 +31,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("stun", stun::target),
     ("text", text::target),
     ("token", token::target),
+    ("turn_message", turn::message),
+    ("turn_signed", turn::signed),
+    ("turn_stream", turn::stream),
 ];

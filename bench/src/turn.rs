@@ -18,7 +18,7 @@ use switchyard_turn_config::{
 
 use crate::{
     Depth,
-    report::{Report, Row, median},
+    report::{Report, Row},
 };
 
 const SECRET: &str = "a secret of the benchmark alone";
@@ -28,8 +28,8 @@ const PEER: (Ipv4Addr, u16) = (Ipv4Addr::new(9, 9, 9, 9), 5000);
 const UNIX: u64 = 1_800_000_000;
 const PAYLOAD: usize = 1200;
 /// Datagrams of one round, spread over all allocations.
-const DATAGRAMS: usize = 200_000;
-const ROUNDS: usize = 7;
+const DATAGRAMS: usize = 20_000;
+const ROUNDS: usize = 100;
 
 /// Nanoseconds for each datagram, and for each request of an allocation's life.
 pub(crate) fn measure(depth: Depth, report: &mut Report) -> anyhow::Result<()> {
@@ -197,12 +197,12 @@ impl Bench {
         Ok((answer, opened))
     }
 
-    /// Nanoseconds for each call, the middle of several rounds.
+    /// Nanoseconds for each call, in the round that was disturbed least.
     fn run<'a>(
         &mut self,
         call: impl Fn(&mut Server, Instant, &Client) -> Option<Forward<'a>>,
     ) -> anyhow::Result<f64> {
-        let mut rounds = Vec::new();
+        let mut least = f64::INFINITY;
         for _ in 0..ROUNDS {
             let start = Instant::now();
             let mut passed = 0;
@@ -213,8 +213,8 @@ impl Bench {
             }
             let taken = start.elapsed();
             anyhow::ensure!(passed == DATAGRAMS, "{} of {DATAGRAMS} were dropped", DATAGRAMS - passed);
-            rounds.push(taken.as_nanos() as f64 / DATAGRAMS as f64);
+            least = least.min(taken.as_nanos() as f64 / DATAGRAMS as f64);
         }
-        Ok(median(rounds))
+        Ok(least)
     }
 }

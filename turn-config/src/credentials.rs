@@ -118,6 +118,12 @@ pub fn user_of(username: &[u8]) -> Option<&[u8]> {
     split(username).map(|(_, user)| user)
 }
 
+/// The Unix time in seconds at which a user name expires.
+#[must_use]
+pub fn expiry_of(username: &[u8]) -> Option<u64> {
+    split(username).map(|(expiry, _)| expiry)
+}
+
 fn split(username: &[u8]) -> Option<(u64, &[u8])> {
     let colon = username.iter().position(|&byte| byte == b':')?;
     let (expiry, user) = (&username[..colon], &username[colon + 1..]);

@@ -6,10 +6,15 @@
 //! User names and passwords are compared as bytes: those that [`crate::credentials`] makes are ASCII, which the
 //! preparations of RFC 8489 (OpaqueString) leave as it is.
 
+pub mod attribute;
+mod crc32;
+
 use std::net::{IpAddr, SocketAddr};
 
 use md5::{Digest as _, Md5};
 use ring::{digest, hmac};
+
+use self::crc32::crc32;
 
 /// Length of the fixed header.
 pub const HEADER_LEN: usize = 20;
@@ -37,61 +42,6 @@ pub mod method {
     pub const CREATE_PERMISSION: u16 = 0x008;
     /// A number stands for a peer.
     pub const CHANNEL_BIND: u16 = 0x009;
-}
-
-/// Attribute types, [RFC 8489 section 18.3](https://www.rfc-editor.org/rfc/rfc8489#section-18.3) and
-/// [RFC 8656 section 18](https://www.rfc-editor.org/rfc/rfc8656#section-18).
-pub mod attribute {
-    /// `USERNAME`
-    pub const USERNAME: u16 = 0x0006;
-    /// `MESSAGE-INTEGRITY`
-    pub const MESSAGE_INTEGRITY: u16 = 0x0008;
-    /// `ERROR-CODE`
-    pub const ERROR_CODE: u16 = 0x0009;
-    /// `UNKNOWN-ATTRIBUTES`
-    pub const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
-    /// `CHANNEL-NUMBER`
-    pub const CHANNEL_NUMBER: u16 = 0x000c;
-    /// `LIFETIME`
-    pub const LIFETIME: u16 = 0x000d;
-    /// `XOR-PEER-ADDRESS`
-    pub const XOR_PEER_ADDRESS: u16 = 0x0012;
-    /// `DATA`
-    pub const DATA: u16 = 0x0013;
-    /// `REALM`
-    pub const REALM: u16 = 0x0014;
-    /// `NONCE`
-    pub const NONCE: u16 = 0x0015;
-    /// `XOR-RELAYED-ADDRESS`
-    pub const XOR_RELAYED_ADDRESS: u16 = 0x0016;
-    /// `REQUESTED-ADDRESS-FAMILY`
-    pub const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
-    /// `EVEN-PORT`
-    pub const EVEN_PORT: u16 = 0x0018;
-    /// `REQUESTED-TRANSPORT`
-    pub const REQUESTED_TRANSPORT: u16 = 0x0019;
-    /// `DONT-FRAGMENT`
-    pub const DONT_FRAGMENT: u16 = 0x001a;
-    /// `MESSAGE-INTEGRITY-SHA256`
-    pub const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
-    /// `PASSWORD-ALGORITHM`
-    pub const PASSWORD_ALGORITHM: u16 = 0x001d;
-    /// `USERHASH`
-    pub const USERHASH: u16 = 0x001e;
-    /// `XOR-MAPPED-ADDRESS`
-    pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
-    /// `RESERVATION-TOKEN`
-    pub const RESERVATION_TOKEN: u16 = 0x0022;
-    /// `ADDITIONAL-ADDRESS-FAMILY`
-    pub const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
-    /// `ADDRESS-ERROR-CODE`
-    pub const ADDRESS_ERROR_CODE: u16 = 0x8001;
-    /// `PASSWORD-ALGORITHMS`
-    pub const PASSWORD_ALGORITHMS: u16 = 0x8002;
-    /// `SOFTWARE`
-    pub const SOFTWARE: u16 = 0x8022;
-    /// `FINGERPRINT`
-    pub const FINGERPRINT: u16 = 0x8028;
 }
 
 /// What kind of message it is.
@@ -668,50 +618,6 @@ fn unmask(value: &[u8], transaction: &Transaction) -> Option<SocketAddr> {
         _ => return None,
     };
     Some(SocketAddr::new(ip, port))
-}
-
-/// CRC-32 as in ISO-HDLC, the one FINGERPRINT is made of; eight bytes at a time, because some clients put a fingerprint
-/// under every Send indication.
-fn crc32(bytes: &[u8]) -> u32 {
-    const TABLES: [[u32; 256]; 8] = {
-        let mut tables = [[0; 256]; 8];
-        let mut index = 0;
-        while index < 256 {
-            let mut value = index as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                value = (value >> 1) ^ (0xedb8_8320 & (value & 1).wrapping_neg());
-                bit += 1;
-            }
-            tables[0][index] = value;
-            index += 1;
-        }
-        let mut table = 1;
-        while table < 8 {
-            let mut index = 0;
-            while index < 256 {
-                let shorter = tables[table - 1][index];
-                tables[table][index] = (shorter >> 8) ^ tables[0][(shorter & 0xff) as usize];
-                index += 1;
-            }
-            table += 1;
-        }
-        tables
-    };
-    let mut crc = !0_u32;
-    let (eights, rest) = bytes.as_chunks::<8>();
-    for eight in eights {
-        let [a, b, c, d] = crc.to_le_bytes();
-        crc = TABLES[7][usize::from(eight[0] ^ a)]
-            ^ TABLES[6][usize::from(eight[1] ^ b)]
-            ^ TABLES[5][usize::from(eight[2] ^ c)]
-            ^ TABLES[4][usize::from(eight[3] ^ d)]
-            ^ TABLES[3][usize::from(eight[4])]
-            ^ TABLES[2][usize::from(eight[5])]
-            ^ TABLES[1][usize::from(eight[6])]
-            ^ TABLES[0][usize::from(eight[7])];
-    }
-    !rest.iter().fold(crc, |crc, &byte| (crc >> 8) ^ TABLES[0][usize::from(crc as u8 ^ byte)])
 }
 
 #[cfg(test)]

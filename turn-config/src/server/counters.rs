@@ -40,6 +40,8 @@ refusals! {
     WrongPassword = "wrong_password",
     /// 401: a credential for somewhere else.
     WrongRealm = "wrong_realm",
+    /// 403: a user who has been shut out.
+    ShutOut = "shut_out",
     /// 403: a peer that may not be reached.
     Forbidden = "forbidden",
     /// 420: an attribute that would have to be understood.

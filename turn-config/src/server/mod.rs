@@ -53,9 +53,9 @@ pub use self::{
     types::{AllocationId, Family, Forward, Header, Link, Output, RelaySocket, Transport},
 };
 use crate::{
-    credentials::Keyring,
+    credentials::{self, Keyring},
     peers::{Policy, Reach},
-    settings::{Lifetimes, Problem, Quotas, Turn},
+    settings::{Lifetimes, Mode, Problem, Quotas, Turn},
     stun::{self, MAX_DATA_HEADER, Transaction},
 };
 
@@ -94,6 +94,10 @@ pub struct Server {
     outputs: VecDeque<Output>,
     indications: (u32, u64),
     counters: Counters,
+    /// Seconds.
+    credential_ttl: u64,
+    /// Users who were shut out; their credentials that expire at this Unix time or before are void.
+    void: BTreeMap<Box<[u8]>, u64>,
 }
 
 /// The relayed addresses of a family.
@@ -159,6 +163,10 @@ impl Server {
         let missing = |field, advice: &str| {
             vec![Problem { field, value: "missing".to_owned(), advice: advice.to_owned() }]
         };
+        if turn.mode != Mode::Embedded {
+            let advice = "set it to embedded; another server relays, or none".to_owned();
+            return Err(vec![Problem { field: "turn.mode", value: format!("{:?}", turn.mode), advice }]);
+        }
         let Some(secret) = &turn.credentials.secret else {
             return Err(missing("turn.credentials.secret", "write one"));
         };
@@ -208,6 +216,8 @@ impl Server {
             outputs: VecDeque::new(),
             indications: (random.number() as u32, random.number()),
             counters: Counters::default(),
+            credential_ttl: turn.credentials.ttl.as_secs(),
+            void: BTreeMap::new(),
             lifetimes: turn.lifetimes.clone(),
             quotas,
             random,
@@ -263,16 +273,21 @@ impl Server {
         }
     }
 
-    /// Ends all allocations of a user, as [`crate::credentials`] names them, who shall have none any more.
-    pub fn close_user(&mut self, now: Instant, user: &[u8]) {
+    /// Ends all allocations of a user, as [`crate::credentials`] names them, and voids the credentials that were issued to
+    /// them until now. Those that are issued later are good.
+    pub fn shut_out(&mut self, now: Instant, user: &[u8]) {
         let is_theirs = |allocation: &Allocation| {
-            crate::credentials::user_of(&allocation.username).is_some_and(|name| name == user)
+            credentials::user_of(&allocation.username).is_some_and(|name| name == user)
         };
         for slot in 0..self.allocations.len() {
             if self.allocations[slot].as_deref().is_some_and(is_theirs) {
                 self.end(now, slot as u32);
             }
         }
+        let unix = self.unix(now);
+        // What has expired anyway need not be remembered.
+        self.void.retain(|_, expiry| *expiry > unix);
+        self.void.insert(user.into(), unix.saturating_add(self.credential_ttl));
     }
 
     /// The machine's clock was set: the Unix time in seconds at `now`.

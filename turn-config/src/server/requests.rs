@@ -295,6 +295,9 @@ impl Server {
         }
         let username = message.username.ok_or(bad)?;
         let user = credentials::user_of(username).ok_or((401, Refusal::UnknownUser))?;
+        if self.void.get(user).is_some_and(|until| credentials::expiry_of(username) <= Some(*until)) {
+            return Err((403, Refusal::ShutOut));
+        }
         let family = match message.family {
             None => Family::V4,
             Some(family) => Family::from_wire(family).ok_or((440, Refusal::UnsupportedFamily))?,

@@ -174,10 +174,15 @@ fn what_a_user_has_ends_at_once_when_the_user_is_shut_out() {
     }
     let mut bob = Client::new(&world, "bob", "198.51.100.2:1");
     bob.allocate(&mut world);
-    world.server.close_user(world.now, b"alice");
+    world.server.shut_out(world.now, b"alice");
     assert!(alices.iter().all(|client| !world.server.has_allocation(&client.link)));
     assert!(world.server.has_allocation(&bob.link));
     assert_eq!(world.server.counters().allocations_now, [1, 0, 0]);
+    assert_eq!(alices[0].allocate_with(&mut world, |builder| builder).code(), 403, "nor with what they hold");
+    world.pass(SECOND);
+    Client::new(&world, "alice", "198.51.100.1:4").allocate(&mut world);
+    assert_eq!(alices[0].allocate_with(&mut world, |builder| builder).code(), 403, "issued before");
+    assert_eq!(bob.refresh(&mut world, 600).code(), 200);
 }
 
 #[test]

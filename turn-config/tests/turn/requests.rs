@@ -1,11 +1,14 @@
 //! Allocate, Refresh, CreatePermission and ChannelBind, as RFC 8656 has them.
 
+use std::time::Instant;
+
 use switchyard_turn_config::{
-    server::{Refusal, Transport},
+    server::{Host, Refusal, Server, Transport},
+    settings::{Mode, Turn},
     stun::{Builder, Class, Message, attribute, method},
 };
 
-use crate::world::{Answer, Client, Moved, Opening, SECOND, World, address, data, outside};
+use crate::world::{Answer, Client, Moved, Opening, SECOND, World, address, data, outside, settings};
 
 const PEER: &str = "9.9.9.9:5000";
 
@@ -38,6 +41,26 @@ fn binding_tells_the_address_that_the_server_sees() {
         }
     }
     assert_eq!(world.server.counters().bindings, 6);
+}
+
+#[test]
+fn a_server_needs_an_address_and_settings_that_can_be() {
+    type Change = fn(&mut Turn);
+    let cases: [(Change, &str); 4] = [
+        (
+            |turn| (turn.relay.bind_v4, turn.relay.advertise_v4, turn.relay.bind_v6) = (None, None, None),
+            "turn.relay.bind_v4",
+        ),
+        (|turn| turn.credentials.secret = None, "turn.credentials.secret"),
+        (|turn| turn.mode = Mode::Off, "turn.mode"),
+        (|turn| turn.relay.max_port = 1, "turn.relay.max_port"),
+    ];
+    for (change, field) in cases {
+        let mut turn = settings();
+        change(&mut turn);
+        let refused = Server::new(&turn, &Host::default(), Instant::now(), 0, [0; 32]).unwrap_err();
+        assert_eq!(refused[0].field, field);
+    }
 }
 
 #[test]

@@ -56,9 +56,10 @@ impl Stream {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        // Room for the whole of the message that has begun, so that a long one is read in few calls.
+        // Room for the rest of the message that has begun, but no more than for what has come already: a length that is only
+        // claimed takes no memory.
         let wanted = match message_length(&self.buffer[..self.end]) {
-            Ok(Some((_, padded))) => padded.max(CAPACITY),
+            Ok(Some((_, padded))) => padded.min(2 * self.end).max(CAPACITY),
             _ => CAPACITY,
         };
         if self.buffer.len() < wanted.max(self.end + 1) {
@@ -185,6 +186,19 @@ mod tests {
             stream.space();
             assert!(stream.buffer.capacity() <= 2 * CAPACITY, "{} bytes are kept", stream.buffer.capacity());
         }
+    }
+
+    #[test]
+    fn a_length_that_is_only_claimed_takes_no_memory() {
+        let now = Instant::now();
+        let mut stream = Stream::new(now);
+        let message = channel_data(&[7; 60_000]);
+        for part in message.chunks(1000) {
+            assert_eq!(stream.next_message(now), Ok(None));
+            push(&mut stream, part);
+            assert!(stream.buffer.len() <= (2 * stream.end).max(CAPACITY));
+        }
+        assert_eq!(stream.next_message(now), Ok(Some(&*message)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - [`arm`]: what is measured, each in a process of its own: the server itself, the bare engine, and the floor;
 //! - [`client`]: those who talk to the arms, all in this process;
 //! - [`fanout`], [`idle`], [`join`] and [`log`]: the measurements; [`disk`]: what logs are written to;
+//! - [`turn`]: the TURN server's state machine, in this process;
 //! - [`report`]: table and JSON.
 //!
 //! What the rows mean is written in `docs/benchmarks.md`. Absolute times drift from machine to machine and from
@@ -18,6 +19,7 @@ mod idle;
 mod join;
 mod log;
 mod report;
+mod turn;
 mod udp;
 
 #[cfg(feature = "mimalloc")]
@@ -82,6 +84,9 @@ fn measure(only: &[String]) -> anyhow::Result<()> {
         }
         if wanted("log") {
             log::measure(depth, &wanted, &mut report).await.context("log")?;
+        }
+        if wanted("turn") {
+            turn::measure(depth, &mut report).context("turn")?;
         }
         anyhow::Ok(())
     })?;

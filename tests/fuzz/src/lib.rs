@@ -14,13 +14,14 @@ pub mod records;
 pub mod stun;
 pub mod text;
 pub mod token;
+pub mod turn;
 pub mod websocket;
 
 /// What is done with the bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("control", control::target),
     ("dtls_engine", dtls::engine),
     ("dtls_guard", dtls::guard),
@@ -31,5 +32,8 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("stun", stun::target),
     ("text", text::target),
     ("token", token::target),
+    ("turn_message", turn::message),
+    ("turn_signed", turn::signed),
+    ("turn_stream", turn::stream),
     ("websocket", websocket::target),
 ];

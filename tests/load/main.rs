@@ -91,6 +91,8 @@ async fn what_is_wrong_with_the_server_is_found_and_named() {
     assert!(sound.verdict.passed, "{:#?}", sound.verdict);
     assert!(sound.findings.iter().all(|finding| finding.kind == "harness_behind"), "{:#?}", sound.findings);
 
+    assert_eq!(sound.recovery.times.count, 0, "a goodbye is no loss: {:?}", sound.recovery);
+
     let drops = report(Some(Fault::DropsOneIn(1000))).await;
     let found = finding(&drops);
     println!("{}", found.sentence);

@@ -482,9 +482,10 @@ impl User {
                     return;
                 }
             }
-            let at = self.since(now);
-            self.ways.look(at, self.client.as_ref(), self.epoch, &mut self.record);
-            if matches!(self.phase, Phase::Running | Phase::Leaving(_)) {
+            // What the server closes after a goodbye is no loss.
+            if self.is_here() {
+                let at = self.since(now);
+                self.ways.look(at, self.client.as_ref(), self.epoch, &mut self.record);
                 self.act(now, |behaviour, context| behaviour.act(context));
             }
             // What they did may have made something happen.
@@ -594,7 +595,7 @@ impl User {
             Event::Refused(Refusal { id, code, retry_after_ms, .. }) => {
                 self.refused(now, *id, *code, *retry_after_ms);
             }
-            Event::Attached(pipe) => self.ways.attached(at, *pipe, &mut self.record),
+            Event::Attached(pipe) if self.is_here() => self.ways.attached(at, *pipe, &mut self.record),
             Event::Peer(PeerEvent::IceConnected) => self.stage(now, "ice"),
             Event::Peer(PeerEvent::DtlsConnected) => self.stage(now, "dtls"),
             Event::Peer(PeerEvent::Open(Channel::Reliable)) => self.stage(now, "channel"),
@@ -605,7 +606,8 @@ impl User {
                 self.record.violation(at, what.clone());
                 self.error(BROKEN_PROTOCOL.to_owned());
             }
-            Event::Control(..) | Event::Log(..) | Event::Peer(_) | Event::Session(_) => {}
+            Event::Attached(_) | Event::Control(..) | Event::Log(..) | Event::Peer(_) | Event::Session(_) => {
+            }
         }
         if self.phase != Phase::Finished {
             self.act(now, |behaviour, context| behaviour.event(context, event));

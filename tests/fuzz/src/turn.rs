@@ -174,10 +174,10 @@ impl Session {
                 .attribute(attribute::NONCE, &self.nonces[usize::from(number)])
                 .sign(Integrity::Sha1, &key);
         }
-        self.from_client(number, &builder.finish(false));
+        self.client_says(number, &builder.finish(false));
     }
 
-    fn from_client(&mut self, number: u8, bytes: &[u8]) {
+    fn client_says(&mut self, number: u8, bytes: &[u8]) {
         if let Some(forward) = self.server.handle_client(self.now, &link(number), bytes) {
             check(&forward, &self.sockets, &self.policy);
         }
@@ -252,7 +252,7 @@ pub fn signed(data: &[u8]) {
     };
     for number in 0..4 {
         let challenged = Builder::new(Class::Request, method::ALLOCATE, &[0; 12]).finish(false);
-        session.from_client(number, &challenged);
+        session.client_says(number, &challenged);
     }
     let mut input = Input(data);
     while !input.0.is_empty() {
@@ -265,7 +265,7 @@ pub fn signed(data: &[u8]) {
             4 => session.request(number, method::SEND, &mut input),
             5 | 6 => {
                 let length = input.byte();
-                session.from_client(number, input.bytes(length.into()));
+                session.client_says(number, input.bytes(length.into()));
             }
             7 | 8 => {
                 let Some(&relay) = session.sockets.iter().nth(number.into()) else { continue };

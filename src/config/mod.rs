@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use switchyard_turn_config::settings::Turn;
 
 pub use origin::AllowedOrigin;
 pub use source::{Flag, Place};
@@ -51,6 +52,8 @@ pub struct Config {
     pub http: Http,
     /// WebRTC: ports, addresses, shards, patience.
     pub rtc: Rtc,
+    /// STUN and TURN: this server's own, another one, or none.
+    pub turn: Turn,
     /// What one session, room or server may use at most.
     pub limits: Limits,
     /// The API keys, each of which is a tenant: key to secret.

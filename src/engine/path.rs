@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct TcpId(pub u64);
 
-/// An allocation on the embedded TURN server whose packets for this server are handed over in memory.
+/// An allocation on the embedded TURN server whose packets for this server are handed over in memory,
+/// numbered by the relay and never used again for another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct AllocationId(pub u32);
+pub struct AllocationId(pub u64);
 
 /// Where datagrams of a peer come from and where answers to them go.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

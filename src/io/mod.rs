@@ -9,6 +9,7 @@ mod ice_tcp;
 mod shard;
 mod sockets;
 mod storage;
+mod turn;
 mod udp;
 pub mod websocket;
 mod wire;

@@ -101,6 +101,12 @@ pub struct Listen {
     pub tls_certificate: Option<PathBuf>,
     /// PEM file with its private key. Default: none.
     pub tls_key: Option<PathBuf>,
+    /// Whether the TLS port answers HTTPS too, told apart by the first bytes within TLS: one port, 443, for everything.
+    /// Default: false.
+    pub https: bool,
+    /// Networks of load balancers that stand before TCP and TLS. A connection from there has to begin with a PROXY
+    /// protocol header, version 2, and the client is the one that it names; others must not. Default: none.
+    pub proxy_protocol: Vec<Cidr>,
 }
 
 impl Default for Listen {
@@ -115,6 +121,8 @@ impl Default for Listen {
             tls_port: 5349,
             tls_certificate: None,
             tls_key: None,
+            https: false,
+            proxy_protocol: Vec::new(),
         }
     }
 }

@@ -271,9 +271,9 @@ impl Loop {
         let (mut sent, mut bytes) = (0, 0);
         for transmit in self.shard.transmits() {
             let count = transmit.contents.len().div_ceil(transmit.segment.max(1));
-            let taken = match transmit.path {
+            let taken = match transmit.way.path {
                 Path::Udp(far) => {
-                    let socket = self.sockets.iter().find(|socket| socket.serves(far, transmit.local_ip));
+                    let socket = self.sockets.iter().find(|socket| socket.serves(far, transmit.way.local_ip));
                     socket.is_some_and(|socket| socket.send(far, &transmit).is_ok())
                 }
                 Path::Tcp(id) => self.tcp.get(&id).is_some_and(|writer| write_tcp(writer, &transmit)),

@@ -89,7 +89,20 @@ impl Udp {
     }
 }
 
+/// Which of the bound addresses is reached by whoever sends to `ip`. One outside this machine (1:1 NAT, a container's host)
+/// leads to whichever has its family.
+pub(super) fn reached(bound: impl Iterator<Item = SocketAddr> + Clone, ip: IpAddr) -> Option<SocketAddr> {
+    let mut same_family = bound.filter(|local| local.is_ipv4() == ip.is_ipv4());
+    let exact = same_family.clone().find(|local| local.ip() == ip || local.ip().is_unspecified());
+    exact.or_else(|| same_family.next())
+}
+
 impl ActiveUdp {
+    /// What it is bound to.
+    pub(super) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
     /// Ready when something can be received.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.socket.poll_recv_ready(cx).map(|_| ())

@@ -62,7 +62,7 @@ impl<W: Copy + PartialEq> TransmitQueue<W> {
             length += part.len();
         }
         if let Some(last) = self.batches.last_mut()
-            && last.takes(way, length)
+            && last.takes(&way, length)
         {
             last.length += length;
             last.is_closed = length < last.segment;
@@ -99,10 +99,10 @@ impl<W> Default for TransmitQueue<W> {
     }
 }
 
-impl<W: PartialEq> Batch<W> {
-    fn takes(&self, way: W, length: usize) -> bool {
+impl<W: Copy + PartialEq> Batch<W> {
+    fn takes(&self, way: &W, length: usize) -> bool {
         !self.is_closed
-            && self.way == way
+            && self.way == *way
             && length <= self.segment
             && length > 0
             && self.length + length <= BATCH_BYTES

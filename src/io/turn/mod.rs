@@ -29,7 +29,7 @@ use mio::Poll;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use switchyard_turn_config::{
     server::{Host, Link, Server},
-    settings::{Listen, Mode, Secret, Turn},
+    settings::{Listen, Mode, Problem, Secret, Turn},
 };
 use tokio::sync::mpsc;
 use tokio_rustls::rustls::ServerConnection;
@@ -127,7 +127,8 @@ impl Bound {
             can_forbid_fragments: true,
         };
         let now = Instant::now();
-        let server = Server::new(&settings, &host, now, super::unix_ms() / 1000, random()?).map_err(wrong)?;
+        let server = Server::new(&settings, &host, now, super::unix_ms() / 1000, random()?)
+            .map_err(|problems| wrong(&problems))?;
         let activate = |(index, socket)| Socket::new(socket, poll.registry(), listener_token(index));
         let listeners = sockets.into_iter().enumerate().map(activate).collect::<io::Result<Vec<_>>>();
         let listeners = listeners.context("cannot use the relay's sockets")?;
@@ -241,7 +242,7 @@ fn listen(listen: &mut Listen) -> anyhow::Result<Vec<UdpSocket>> {
     Ok(sockets)
 }
 
-fn wrong(problems: Vec<switchyard_turn_config::settings::Problem>) -> anyhow::Error {
+fn wrong(problems: &[Problem]) -> anyhow::Error {
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
     anyhow::anyhow!(problems.join("; "))
 }

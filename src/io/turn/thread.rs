@@ -266,7 +266,7 @@ impl Thread {
         for _ in 0..TAKEN {
             match self.inbox.take() {
                 Some(Letter::Connected(connected)) => self.adopt(connected, now),
-                Some(Letter::Datagrams(datagrams)) => self.from_shard(&datagrams, now),
+                Some(Letter::Datagrams(datagrams)) => self.take_datagrams(&datagrams, now),
                 Some(Letter::Stop) => self.is_stopping = true,
                 None => return true,
             }
@@ -292,7 +292,7 @@ impl Thread {
         }
     }
 
-    fn from_shard(&mut self, datagrams: &Datagrams, now: Instant) {
+    fn take_datagrams(&mut self, datagrams: &Datagrams, now: Instant) {
         let mut start = 0;
         for run in &datagrams.runs {
             let allocation = relay_id(run.allocation);

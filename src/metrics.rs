@@ -9,6 +9,7 @@
 //! requests) is counted directly. [`Metrics::render`] is what `/metrics` answers; serving it is the business
 //! of `http`.
 
+mod doors;
 mod label;
 mod shard;
 
@@ -20,8 +21,10 @@ use prometheus::{
     TextEncoder,
 };
 
+pub use doors::{Tls, TurnDoors};
 pub use label::{
-    Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Rung, StoreFailure, StoreQueue, StoreRead,
+    Arrival, Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Reload, Rung, StoreFailure,
+    StoreQueue, StoreRead, Stream,
 };
 pub use shard::ShardCounters;
 
@@ -56,6 +59,10 @@ pub struct Metrics {
     pub store: Store,
     /// Rooms' logs.
     pub logs: Logs,
+    /// The doors of TURN.
+    pub turn_doors: TurnDoors,
+    /// The certificate.
+    pub tls: Tls,
     messages: Messages,
     shards: Shards,
     sessions: IntGaugeVec,
@@ -431,8 +438,21 @@ impl Metrics {
             "Sessions, by the way through the network that they use now.",
             &["rung"],
         );
-        let metrics =
-            Self { registry, rooms, signalling, webrtc, http, store, logs, messages, shards, sessions };
+        let (turn_doors, tls) = (TurnDoors::new(r), Tls::new(r));
+        let metrics = Self {
+            registry,
+            rooms,
+            signalling,
+            webrtc,
+            http,
+            store,
+            logs,
+            turn_doors,
+            tls,
+            messages,
+            shards,
+            sessions,
+        };
         metrics.show_from_the_start();
         metrics
     }

@@ -6,6 +6,7 @@
 //! to the shard their first check names. Nothing is decided here.
 
 mod ice_tcp;
+mod listeners;
 mod shard;
 mod sockets;
 mod storage;

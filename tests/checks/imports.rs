@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 15] = [
+const MODULES: [(&str, &[&str]); 16] = [
     ("names", &[]),
     ("bucket", &[]),
     ("health", &[]),
@@ -16,12 +16,13 @@ const MODULES: [(&str, &[&str]); 15] = [
     ("config", &[]),
     ("log", &["config"]),
     ("token", &["config", "room"]),
+    ("tls", &["config", "metrics"]),
     ("cli", &["config", "room", "token"]),
     ("store", &["config", "metrics", "names"]),
     ("room", &["bucket", "names", "store"]),
     ("router", &["names", "room", "store"]),
     ("engine", &["bucket", "names", "room", "router", "store"]),
-    ("io", &["config", "engine", "metrics", "names", "room", "router", "store"]),
+    ("io", &["config", "engine", "metrics", "names", "room", "router", "store", "tls"]),
     ("http", &["config", "engine", "io", "metrics", "names", "room", "store", "token"]),
     (
         "lib",

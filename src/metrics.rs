@@ -9,8 +9,10 @@
 //! requests) is counted directly. [`Metrics::render`] is what `/metrics` answers; serving it is the business
 //! of `http`.
 
+mod doors;
 mod label;
 mod shard;
+mod turn;
 
 use std::time::Duration;
 
@@ -20,10 +22,13 @@ use prometheus::{
     TextEncoder,
 };
 
+pub use doors::{Tls, TurnDoors};
 pub use label::{
-    Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Rung, StoreFailure, StoreQueue, StoreRead,
+    Arrival, Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Reload, Rung, StoreFailure,
+    StoreQueue, StoreRead, Stream, TurnDrop,
 };
 pub use shard::ShardCounters;
+pub use turn::{Turn, TurnCounters};
 
 /// Seconds from sender to receiver: fine where the aims lie (100 and 200 ms), coarse beyond.
 const DELIVERY_BUCKETS: [f64; 13] =
@@ -56,6 +61,12 @@ pub struct Metrics {
     pub store: Store,
     /// Rooms' logs.
     pub logs: Logs,
+    /// The relay.
+    pub turn: Turn,
+    /// The doors of TURN.
+    pub turn_doors: TurnDoors,
+    /// The certificate.
+    pub tls: Tls,
     messages: Messages,
     shards: Shards,
     sessions: IntGaugeVec,
@@ -431,8 +442,23 @@ impl Metrics {
             "Sessions, by the way through the network that they use now.",
             &["rung"],
         );
-        let metrics =
-            Self { registry, rooms, signalling, webrtc, http, store, logs, messages, shards, sessions };
+        let turn = Turn::new(r);
+        let (turn_doors, tls) = (TurnDoors::new(r), Tls::new(r));
+        let metrics = Self {
+            registry,
+            rooms,
+            signalling,
+            webrtc,
+            http,
+            store,
+            logs,
+            turn,
+            turn_doors,
+            tls,
+            messages,
+            shards,
+            sessions,
+        };
         metrics.show_from_the_start();
         metrics
     }
@@ -441,6 +467,12 @@ impl Metrics {
     #[must_use]
     pub fn shard(&self, index: usize) -> ShardCounters {
         ShardCounters::new(self, index)
+    }
+
+    /// The counters of the relay, to be kept by its thread.
+    #[must_use]
+    pub fn turn(&self) -> TurnCounters {
+        TurnCounters::new(&self.turn, &self.turn_doors)
     }
 
     /// All metrics in Prometheus' text format.

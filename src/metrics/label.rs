@@ -178,3 +178,61 @@ label! {
         Page = "page",
     }
 }
+
+label! {
+    /// Why the relay lost a datagram.
+    TurnDrop {
+        /// The kernel did not take it, or there was no socket for it any more.
+        SendFailed = "send_failed",
+        /// A client on TCP or TLS reads too slowly.
+        SlowClient = "slow_client",
+        /// A shard does not keep up with what it is handed.
+        ShardBusy = "shard_busy",
+        /// The relay does not keep up with what a shard sends.
+        RelayBusy = "relay_busy",
+    }
+}
+
+label! {
+    /// What became of a connection to a door of TURN.
+    Arrival {
+        /// It speaks TURN, and the TURN thread has it.
+        Turn = "turn",
+        /// It speaks HTTP on the shared TLS port.
+        Http = "http",
+        /// Its network has too many connections on their way in already.
+        Crowded = "crowded",
+        /// A load balancer's, without a good PROXY header; or anybody else's, with one.
+        Proxy = "proxy",
+        /// TLS was not agreed on.
+        Handshake = "handshake",
+        /// The client took longer than it may.
+        Slow = "slow",
+        /// The client went away before it said anything.
+        Gone = "gone",
+        /// It speaks something else.
+        Unknown = "unknown",
+        /// Whoever was to take it over could not.
+        Overloaded = "overloaded",
+    }
+}
+
+label! {
+    /// The transports that have doors.
+    Stream {
+        /// TCP alone.
+        Tcp = "tcp",
+        /// TLS over TCP.
+        Tls = "tls",
+    }
+}
+
+label! {
+    /// How it went to take over a certificate that has changed.
+    Reload {
+        /// It is used from now on.
+        Done = "done",
+        /// The one before is used on.
+        Failed = "failed",
+    }
+}

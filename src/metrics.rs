@@ -12,6 +12,7 @@
 mod doors;
 mod label;
 mod shard;
+mod turn;
 
 use std::time::Duration;
 
@@ -24,9 +25,10 @@ use prometheus::{
 pub use doors::{Tls, TurnDoors};
 pub use label::{
     Arrival, Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Reload, Rung, StoreFailure,
-    StoreQueue, StoreRead, Stream,
+    StoreQueue, StoreRead, Stream, TurnDrop,
 };
 pub use shard::ShardCounters;
+pub use turn::{Turn, TurnCounters};
 
 /// Seconds from sender to receiver: fine where the aims lie (100 and 200 ms), coarse beyond.
 const DELIVERY_BUCKETS: [f64; 13] =
@@ -59,6 +61,8 @@ pub struct Metrics {
     pub store: Store,
     /// Rooms' logs.
     pub logs: Logs,
+    /// The relay.
+    pub turn: Turn,
     /// The doors of TURN.
     pub turn_doors: TurnDoors,
     /// The certificate.
@@ -438,6 +442,7 @@ impl Metrics {
             "Sessions, by the way through the network that they use now.",
             &["rung"],
         );
+        let turn = Turn::new(r);
         let (turn_doors, tls) = (TurnDoors::new(r), Tls::new(r));
         let metrics = Self {
             registry,
@@ -447,6 +452,7 @@ impl Metrics {
             http,
             store,
             logs,
+            turn,
             turn_doors,
             tls,
             messages,
@@ -461,6 +467,12 @@ impl Metrics {
     #[must_use]
     pub fn shard(&self, index: usize) -> ShardCounters {
         ShardCounters::new(self, index)
+    }
+
+    /// The counters of the relay, to be kept by its thread.
+    #[must_use]
+    pub fn turn(&self) -> TurnCounters {
+        TurnCounters::new(&self.turn, &self.turn_doors)
     }
 
     /// All metrics in Prometheus' text format.

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Connections to the TCP and TLS doors of TURN.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TurnDoors {
     connections: IntCounterVec,
 }

@@ -180,6 +180,20 @@ label! {
 }
 
 label! {
+    /// Why the relay lost a datagram.
+    TurnDrop {
+        /// The kernel did not take it, or there was no socket for it any more.
+        SendFailed = "send_failed",
+        /// A client on TCP or TLS reads too slowly.
+        SlowClient = "slow_client",
+        /// A shard does not keep up with what it is handed.
+        ShardBusy = "shard_busy",
+        /// The relay does not keep up with what a shard sends.
+        RelayBusy = "relay_busy",
+    }
+}
+
+label! {
     /// What became of a connection to a door of TURN.
     Arrival {
         /// It speaks TURN, and the TURN thread has it.

@@ -112,14 +112,15 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// The configuration to serve with. A development server without keys gets one made of `random`.
+    /// The configuration to serve with. A development server without keys gets one made of `random`, and a TURN server
+    /// without a secret one of the rest of it.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn configuration(
         &self,
         environment: Vec<(OsString, OsString)>,
-        random: &[u8; 32],
+        random: &[[u8; 32]; 2],
     ) -> Result<Config, ConfigError> {
         let flags = [
             ("--bind", "http.bind", &self.bind),
@@ -131,7 +132,8 @@ impl Serve {
             .filter_map(|(name, key, value)| Some(Flag { name, key, value: value.clone()? }))
             .collect();
         let mut config = Config::load(&Sources { file: self.config.clone(), environment, flags })?;
-        config.add_development_key(random);
+        config.add_development_key(&random[0]);
+        config.add_turn_secret(&random[1]);
         Ok(config)
     }
 }
@@ -353,7 +355,7 @@ mod tests {
 
     fn serve(line: &str) -> Result<Config, ConfigError> {
         match parse(line) {
-            Command::Serve(serve) => serve.configuration(Vec::new(), &[7; 32]),
+            Command::Serve(serve) => serve.configuration(Vec::new(), &[[7; 32], [8; 32]]),
             other => panic!("{other:?}"),
         }
     }

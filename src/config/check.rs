@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use switchyard_signaling::limits;
+use switchyard_turn_config::settings::{self as turn, Problem};
 use tracing_subscriber::EnvFilter;
 
 use super::de::default_of;
@@ -21,7 +22,7 @@ const MIN_SECRET_BYTES: usize = 32;
 const MIN_DISTINCT_CHARACTERS: usize = 8;
 
 /// Secrets that stand in documentation, examples and habits, this project's own among them.
-const WELL_KNOWN_SECRETS: [&str; 12] = [
+const WELL_KNOWN_SECRETS: [&str; 14] = [
     "secret",
     "devsecret",
     "dev-secret",
@@ -33,11 +34,15 @@ const WELL_KNOWN_SECRETS: [&str; 12] = [
     "your-secret-key",
     "a-string-secret-at-least-256-bits-long",
     "replace-me-with-the-output-of-openssl-rand-hex-32",
+    "replace-me-too-with-the-output-of-openssl-rand-hex-32",
+    "what-the-secret-was-before-it-was-replaced",
     "0123456789abcdef0123456789abcdef",
 ];
 
 /// How to make one that is good.
 const MAKE_A_SECRET: &str = "make one with `openssl rand -hex 32`";
+const WELL_KNOWN: &str = "this secret is well known; make one with `openssl rand -hex 32`";
+const NOT_RANDOM: &str = "this secret was not drawn at random; make one with `openssl rand -hex 32`";
 
 pub(super) fn check(config: &Config, tree: &Node) -> Result<(), ConfigError> {
     let rules = Rules { config, tree };
@@ -45,9 +50,12 @@ pub(super) fn check(config: &Config, tree: &Node) -> Result<(), ConfigError> {
     rules.ports()?;
     rules.sizes()?;
     rules.store()?;
+    rules.turn()?;
+    rules.turn_ports()?;
     rules.log_filter()?;
     rules.mode()?;
-    rules.secrets()
+    rules.secrets()?;
+    rules.turn_secrets()
 }
 
 struct Rules<'a> {
@@ -109,6 +117,75 @@ impl Rules<'_> {
                 .refuse("rtc.advertise_addresses", &format!("{address} is no address a client can reach"))),
             None => Ok(()),
         }
+    }
+
+    fn turn(&self) -> Result<(), ConfigError> {
+        let turn = &self.config.turn;
+        // A server that relays itself makes the secret that nobody gives.
+        let is_made = |problem: &Problem| {
+            problem.field == "turn.credentials.secret"
+                && turn.credentials.secret.is_none()
+                && turn.mode == turn::Mode::Embedded
+        };
+        let problems = turn.check().err().unwrap_or_default();
+        if let Some(Problem { field, value, advice }) = problems.iter().find(|problem| !is_made(problem)) {
+            return Err(self.refuse_in_words(field, &format!("`{field}` is {value}: {advice}")));
+        }
+        let listen = &turn.listen;
+        if turn.mode == turn::Mode::Embedded && listen.https {
+            if !listen.tls_enabled {
+                let problem = "HTTPS is answered at the port of TLS, and `turn.listen.tls_enabled` is false";
+                return Err(self.refuse("turn.listen.https", problem));
+            }
+            if self.config.mode() == Mode::Production && listen.tls_certificate.is_none() {
+                let problem = "name a certificate: `turn.listen.tls_certificate` and `turn.listen.tls_key`";
+                return Err(self.refuse("turn.listen.https", problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ports are one's own: of HTTP, of the SFU, of TURN, and of its relay.
+    fn turn_ports(&self) -> Result<(), ConfigError> {
+        let Config { http, rtc, turn, .. } = self.config;
+        if turn.mode != turn::Mode::Embedded {
+            return Ok(());
+        }
+        let listen = &turn.listen;
+        let http_address = [self.config.http_address().ip()];
+        let mut taken = vec![("HTTP", "http.port", http.port, &http_address[..])];
+        if rtc.enabled && rtc.tcp_enabled {
+            taken.push(("ICE-TCP", "rtc.tcp_port", rtc.tcp_port, &rtc.bind));
+        }
+        for (path, is_enabled, port) in [
+            ("turn.listen.tcp_port", listen.tcp_enabled, listen.tcp_port),
+            ("turn.listen.tls_port", listen.tls_enabled, listen.tls_port),
+        ] {
+            let other = taken.iter().find(|(_, _, other, bind)| {
+                is_enabled && port != 0 && port == *other && meet(bind, &listen.bind)
+            });
+            if let Some((name, key, ..)) = other {
+                return Err(self.refuse(path, &format!("this is the port of {name} (`{key}`)")));
+            }
+        }
+        if !rtc.enabled || rtc.udp_port == 0 {
+            return Ok(());
+        }
+        let (first, last) = (rtc.udp_port, rtc.udp_port.saturating_add(self.config.shards() - 1));
+        if listen.udp_enabled && (first..=last).contains(&listen.udp_port) && meet(&rtc.bind, &listen.bind) {
+            let problem = format!("the shards have the ports {first}–{last} (`rtc.udp_port`)");
+            return Err(self.refuse("turn.listen.udp_port", &problem));
+        }
+        let relay = &turn.relay;
+        if first <= relay.max_port && relay.min_port <= last {
+            let problem = format!(
+                "the shards have the ports {first}–{last}, and the relay those from {} to {} \
+                 (`turn.relay.min_port`, `turn.relay.max_port`)",
+                relay.min_port, relay.max_port
+            );
+            return Err(self.refuse("rtc.udp_port", &problem));
+        }
+        Ok(())
     }
 
     fn sizes(&self) -> Result<(), ConfigError> {
@@ -200,14 +277,14 @@ impl Rules<'_> {
         for (name, key) in keys {
             let secret = key.secret.expose();
             let problem = if is_well_known(secret) {
-                format!("this secret is well known; {MAKE_A_SECRET}")
+                WELL_KNOWN.to_owned()
             } else if secret.len() < MIN_SECRET_BYTES {
                 let length = secret.len();
                 format!(
                     "this secret has {length} bytes, and production asks for {MIN_SECRET_BYTES}; {MAKE_A_SECRET}"
                 )
             } else if is_monotonous(secret) {
-                format!("this secret was not drawn at random; {MAKE_A_SECRET}")
+                NOT_RANDOM.to_owned()
             } else if let Some(other) = owners.insert(secret, name) {
                 format!(
                     "key `{other}` has the same secret, so either tenant could sign for the other; {MAKE_A_SECRET}"
@@ -216,6 +293,34 @@ impl Rules<'_> {
                 continue;
             };
             return Err(self.refuse(&format!("keys.{name}.secret"), &problem));
+        }
+        Ok(())
+    }
+
+    /// How long they are is checked in any mode, by [`Rules::turn`].
+    fn turn_secrets(&self) -> Result<(), ConfigError> {
+        let credentials = &self.config.turn.credentials;
+        if self.config.mode() != Mode::Production || self.config.turn.mode == turn::Mode::Off {
+            return Ok(());
+        }
+        for (path, secret) in [
+            ("turn.credentials.secret", &credentials.secret),
+            ("turn.credentials.previous_secret", &credentials.previous_secret),
+        ] {
+            let Some(secret) = secret.as_ref().map(|secret| secret.as_str().as_bytes()) else { continue };
+            let owner = self.config.keys.iter().find(|(_, key)| key.secret.expose() == secret);
+            let problem = if is_well_known(secret) {
+                WELL_KNOWN.to_owned()
+            } else if is_monotonous(secret) {
+                NOT_RANDOM.to_owned()
+            } else if let Some((name, _)) = owner {
+                format!(
+                    "key `{name}` has the same secret, so who makes credentials could sign tokens; {MAKE_A_SECRET}"
+                )
+            } else {
+                continue;
+            };
+            return Err(self.refuse(path, &problem));
         }
         Ok(())
     }
@@ -229,13 +334,26 @@ impl Rules<'_> {
 
     /// The refusal of the setting at `path`, with the place where it, or what holds it, was written.
     fn refuse(&self, path: &str, problem: &str) -> ConfigError {
+        self.refuse_in_words(path, &format!("`{path}`: {problem}"))
+    }
+
+    /// [`Rules::refuse`] in a sentence that names the setting.
+    fn refuse_in_words(&self, path: &str, sentence: &str) -> ConfigError {
         let default = default_of(path).map_or_else(String::new, |default| format!("; default {default}"));
-        let problem = format!("`{path}`: {problem}{default}");
+        let problem = format!("{sentence}{default}");
         match self.tree.find(path).and_then(|node| node.place.clone()) {
             Some(place) => ConfigError::Written { place, problem },
             None => ConfigError::Refused(problem),
         }
     }
+}
+
+/// Whether a port at the one and the same port at the other is one port.
+fn meet(one: &[IpAddr], other: &[IpAddr]) -> bool {
+    let is_one = |a: &IpAddr, b: &IpAddr| {
+        a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+    };
+    one.iter().any(|a| other.iter().any(|b| is_one(a, b)))
 }
 
 /// What is wrong with the URL of a PostgreSQL database; never the URL, which has a password in it.

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeSeed, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor};
@@ -33,44 +32,10 @@ pub(super) fn default_of(path: &str) -> Option<String> {
     }
 }
 
-/// Reads a setting that is written as text, and says what was expected if it is not.
-pub(super) fn parsed<'de, D: Deserializer<'de>, T>(
-    deserializer: D,
-    expected: &str,
-    parse: impl FnOnce(&str) -> Option<T>,
-) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer).ok();
-    text.and_then(|text| parse(&text)).ok_or_else(|| D::Error::custom(expected))
-}
-
-/// For `deserialize_with`: a port.
-pub(super) fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    parsed(deserializer, "expected a port number 1–65535, or 0 for any free one", |text| text.parse().ok())
-}
-
-/// For `deserialize_with`: an address that may be left to the server.
-pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
-    Ok(Option::<Address>::deserialize(deserializer)?.map(|address| address.0))
-}
-
-/// For `deserialize_with`: a list of addresses.
-pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
-    Ok(Vec::<Address>::deserialize(deserializer)?.into_iter().map(|address| address.0).collect())
-}
-
 /// For `deserialize_with`: API keys, by names that an environment variable can spell as well.
 pub(super) fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Key>, D::Error> {
     let keys = BTreeMap::<KeyName, Key>::deserialize(deserializer)?;
     Ok(keys.into_iter().map(|(name, key)| (name.0, key)).collect())
-}
-
-struct Address(IpAddr);
-
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let expected = "expected an IP address such as 192.0.2.7 or 2001:db8::7";
-        parsed(deserializer, expected, |text| text.parse().ok()).map(Self)
-    }
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -137,8 +102,7 @@ impl Fault {
                     "" => expected,
                     path => format!("`{path}`: {expected}"),
                 };
-                // A secret in the wrong place is still a secret.
-                if let Some(got) = self.got.filter(|_| !path.starts_with("keys")) {
+                if let Some(got) = self.got.filter(|_| !holds_secrets(&path)) {
                     problem += &format!(", got {got}");
                 }
                 if let Some(default) = default_of(&path) {
@@ -154,6 +118,11 @@ impl Fault {
     }
 }
 
+/// Whether a secret may stand at `path`, or has been written there in place of the section that holds it.
+fn holds_secrets(path: &str) -> bool {
+    path.starts_with("keys") || matches!(path, "turn" | "turn.credentials" | "turn.external")
+}
+
 fn unknown_key(path: &str, key: &str, allowed: &[&str]) -> String {
     let full = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     let nearest = allowed
@@ -167,6 +136,15 @@ fn unknown_key(path: &str, key: &str, allowed: &[&str]) -> String {
             format!("unknown key `{full}`; did you mean `{nearest}`? Allowed here: {allowed}")
         }
         None => format!("unknown key `{full}`; allowed here: {allowed}"),
+    }
+}
+
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [all_but_last @ .., last] if !all_but_last.is_empty() => {
+            format!("{} or {last}", all_but_last.join(", "))
+        }
+        _ => names.concat(),
     }
 }
 
@@ -201,7 +179,7 @@ impl serde::de::Error for Fault {
     }
 
     fn unknown_variant(_: &str, allowed: &'static [&'static str]) -> Self {
-        Self::custom(format_args!("expected {}", allowed.join(" or ")))
+        Self::custom(format_args!("expected {}", one_of(allowed)))
     }
 
     fn invalid_type(_: serde::de::Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
@@ -317,7 +295,7 @@ impl<'de> Deserializer<'de> for &Node {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let text: StrDeserializer<'_, Fault> = self.text(&variants.join(" or "))?.into_deserializer();
+        let text: StrDeserializer<'_, Fault> = self.text(&one_of(variants))?.into_deserializer();
         visitor.visit_enum(text).map_err(|fault| fault.in_node(self))
     }
 

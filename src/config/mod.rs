@@ -12,7 +12,6 @@ mod check;
 mod de;
 mod origin;
 mod source;
-mod units;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,11 +22,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use switchyard_turn_config::settings::Turn;
+use switchyard_turn_config::settings::{self as turn, Turn, units, values};
 
 pub use origin::AllowedOrigin;
 pub use source::{Flag, Place};
-pub use units::{BadDuration, parse_duration};
+pub use switchyard_turn_config::settings::units::{BadDuration, parse_duration};
 
 /// What begins the name of every environment variable that is a setting.
 ///
@@ -82,10 +81,10 @@ pub enum Mode {
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// Address to listen on. Default: 127.0.0.1 in development, 0.0.0.0 in production.
-    #[serde(deserialize_with = "de::address")]
+    #[serde(deserialize_with = "values::address")]
     pub bind: Option<IpAddr>,
     /// TCP port. Default: 7880; 0 takes any free one.
-    #[serde(deserialize_with = "de::port")]
+    #[serde(deserialize_with = "values::port")]
     pub port: u16,
     /// Web pages, besides those of this server itself, that may connect: `https://app.example.com`, or
     /// `*` for any. Default: none in production; any in development.
@@ -108,21 +107,21 @@ pub struct Rtc {
     /// Whether WebRTC is offered. Default: true. Without it everything goes over the WebSocket (LAD7).
     pub enabled: bool,
     /// Addresses that the media sockets are bound to. Default: all, IPv4 and IPv6.
-    #[serde(deserialize_with = "de::addresses")]
+    #[serde(deserialize_with = "values::addresses")]
     pub bind: Vec<IpAddr>,
     /// UDP port of the first shard; shard n has the port n above it. Default: 7882; 0 takes any free
     /// ports.
-    #[serde(deserialize_with = "de::port")]
+    #[serde(deserialize_with = "values::port")]
     pub udp_port: u16,
     /// Whether ICE-TCP is offered, for networks that block UDP. Default: true.
     pub tcp_enabled: bool,
     /// TCP port of ICE-TCP. Default: 7881; 0 takes any free one.
-    #[serde(deserialize_with = "de::port")]
+    #[serde(deserialize_with = "values::port")]
     pub tcp_port: u16,
     /// Addresses told to clients in place of the machine's own: the public one behind 1:1 NAT, the host's
     /// outside a container. Default: none, which tells those of the interfaces (loopback only in
     /// development).
-    #[serde(deserialize_with = "de::addresses")]
+    #[serde(deserialize_with = "values::addresses")]
     pub advertise_addresses: Vec<IpAddr>,
     /// Event loops, each a thread with a UDP port of its own. Default: one per core.
     pub shards: Option<u16>,
@@ -466,10 +465,23 @@ impl Config {
         if self.mode() != Mode::Development || !self.keys.is_empty() {
             return false;
         }
-        let secret = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.keys.insert(DEVELOPMENT_KEY.to_owned(), Key { secret: Secret(secret) });
+        self.keys.insert(DEVELOPMENT_KEY.to_owned(), Key { secret: Secret(hex(random)) });
         true
     }
+
+    /// Gives a server that relays itself, and has no secret to make credentials with, one made of `random` that lives
+    /// in memory only. Says whether it did.
+    pub fn add_turn_secret(&mut self, random: &[u8; 32]) -> bool {
+        if self.turn.mode != turn::Mode::Embedded || self.turn.credentials.secret.is_some() {
+            return false;
+        }
+        self.turn.credentials.secret = Some(turn::Secret::new(hex(random)));
+        true
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

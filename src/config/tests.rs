@@ -1,5 +1,7 @@
 //! Golden messages, and the example file.
 
+mod turn;
+
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../switchyard.example.yaml");
@@ -57,17 +59,33 @@ fn uncommented_example() -> String {
 }
 
 #[test]
-fn the_example_file_uncommented_is_refused_for_its_secret_alone() {
-    let text = uncommented_example();
-    assert_refused(
-        read(&text),
-        &format!(
-            "switchyard.yaml:{}:13: `keys.myapp.secret`: this secret is well known; make one with `openssl rand -hex 32`",
-            1 + text.lines().position(|line| line.contains("replace-me")).unwrap()
+fn the_example_file_uncommented_is_refused_for_its_secrets_alone() {
+    let mut text = uncommented_example();
+    for (key, column, placeholder, good) in [
+        ("keys.myapp.secret", 13, "replace-me-with-the-output-of-openssl-rand-hex-32", GOOD_SECRET),
+        (
+            "turn.credentials.secret",
+            13,
+            "replace-me-too-with-the-output-of-openssl-rand-hex-32",
+            "7d20af9be27a4583b1c2",
         ),
-    );
-    let config =
-        read(&text.replace("replace-me-with-the-output-of-openssl-rand-hex-32", GOOD_SECRET)).unwrap();
+        (
+            "turn.credentials.previous_secret",
+            22,
+            "what-the-secret-was-before-it-was-replaced",
+            "8e31b0acf38b5694c2d3",
+        ),
+    ] {
+        assert_refused(
+            read(&text),
+            &format!(
+                "switchyard.yaml:{}:{column}: `{key}`: this secret is well known; make one with `openssl rand -hex 32`",
+                1 + text.lines().position(|line| line.contains(placeholder)).unwrap()
+            ),
+        );
+        text = text.replace(placeholder, good);
+    }
+    let config = read(&text).unwrap();
     assert_eq!(config.mode, Some(Mode::Production));
     assert_eq!(config.keys["myapp"].secret.expose(), GOOD_SECRET.as_bytes());
 }
@@ -76,11 +94,20 @@ fn the_example_file_uncommented_is_refused_for_its_secret_alone() {
 fn the_example_file_has_every_key() {
     let tree = source::merge(Some((Path::new("x"), &uncommented_example())), &[], &[]).unwrap();
     let defaults = serde_json::to_value(Config::default()).unwrap();
-    for (section, keys) in defaults.as_object().unwrap() {
-        assert!(tree.find(section).is_some(), "{section}");
-        for key in keys.as_object().into_iter().flat_map(|keys| keys.keys()) {
-            assert!(tree.find(&format!("{section}.{key}")).is_some(), "{section}.{key}");
+    let mut missing = Vec::new();
+    missing_keys(&tree, "", &defaults, &mut missing);
+    assert!(missing.is_empty(), "{missing:?}");
+    missing_keys(&source::merge(None, &[], &[]).unwrap(), "", &defaults, &mut missing);
+    assert!(missing.iter().any(|key| key == "turn.listen.udp_port"), "keys of inner sections count");
+}
+
+fn missing_keys(tree: &source::Node, path: &str, defaults: &serde_json::Value, missing: &mut Vec<String>) {
+    for (key, value) in defaults.as_object().into_iter().flatten() {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if tree.find(&path).is_none() {
+            missing.push(path.clone());
         }
+        missing_keys(tree, &path, value, missing);
     }
 }
 
@@ -107,7 +134,7 @@ fn a_wrong_key_is_refused_with_its_place_and_what_is_allowed() {
         ),
         (
             "web:\n  port: 80\n",
-            "switchyard.yaml:1:1: unknown key `web`; allowed here: mode, http, rtc, limits, keys, store, log, drain",
+            "switchyard.yaml:1:1: unknown key `web`; allowed here: mode, http, rtc, turn, limits, keys, store, log, drain",
         ),
         (
             "drain: { time_out: 3s }\n",
@@ -421,7 +448,8 @@ fn a_mistake_in_the_environment_or_a_flag_is_refused_by_its_name() {
 #[test]
 fn no_message_and_no_debug_output_shows_a_secret() {
     let config = read(
-        "mode: development\nkeys: { app: { secret: hush-hush } }\nstore: { url: \"postgres://a:hush-hush@b/c\" }\n",
+        "mode: development\nkeys: { app: { secret: hush-hush } }\nstore: { url: \"postgres://a:hush-hush@b/c\" }\n\
+         turn: { credentials: { secret: hush-hush-hush-hush-hush }, external: { password: hush } }\n",
     )
     .unwrap();
     assert!(!format!("{config:?}").contains("hush"));
@@ -433,6 +461,14 @@ fn no_message_and_no_debug_output_shows_a_secret() {
         "mode: production\nkeys: hush-hush\n",
         "store: { url: \"postgres://a:hush-hush@b:port/c\" }\n",
         "store: { url: [\"postgres://a:hush-hush@b/c\"] }\n",
+        "turn: hush-hush\n",
+        "turn: { credentials: hush-hush }\n",
+        "turn: { credentials: { secret: hush-hush } }\n",
+        "turn: { credentials: { secret: [hush-hush] } }\n",
+        "turn: { credentials: { previous_secret: hush-hush } }\n",
+        "turn: { external: hush-hush }\n",
+        "turn: { external: { password: [hush-hush] } }\n",
+        "turn: { mode: external, external: { urls: [\"turn:a\"], password: hush-hush } }\n",
     ] {
         assert!(!read(text).unwrap_err().to_string().contains("hush"), "{text}");
     }

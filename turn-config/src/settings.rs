@@ -4,7 +4,8 @@
 //! to change. Where a file has lines, whoever reads it knows them: a [`Problem`] names its setting.
 
 mod check;
-mod duration;
+pub mod units;
+pub mod values;
 
 use std::{
     fmt,
@@ -84,18 +85,22 @@ pub enum Mode {
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
     /// Addresses to listen on. Default: all, IPv4 and IPv6.
+    #[serde(deserialize_with = "values::addresses")]
     pub bind: Vec<IpAddr>,
     /// Whether to listen on UDP. Default: true.
     pub udp_enabled: bool,
-    /// UDP port. Default: 3478.
+    /// UDP port. Default: 3478; 0 takes any free one.
+    #[serde(deserialize_with = "values::port")]
     pub udp_port: u16,
     /// Whether to listen on TCP, for networks that block UDP. Default: true.
     pub tcp_enabled: bool,
-    /// TCP port. Default: 3478.
+    /// TCP port. Default: 3478; 0 takes any free one.
+    #[serde(deserialize_with = "values::port")]
     pub tcp_port: u16,
     /// Whether to listen on TLS, for networks that let only TLS out. Default: true.
     pub tls_enabled: bool,
-    /// TLS port. Default: 5349; 443 gets through most firewalls.
+    /// TLS port. Default: 5349; 443 gets through most firewalls; 0 takes any free one.
+    #[serde(deserialize_with = "values::port")]
     pub tls_port: u16,
     /// PEM file with the certificate and its chain. Default: none; a self-signed one in development.
     pub tls_certificate: Option<PathBuf>,
@@ -132,12 +137,16 @@ impl Default for Listen {
 #[serde(default, deny_unknown_fields)]
 pub struct Relay {
     /// IPv4 address that relay sockets are bound to. Default: none, which is the machine's own.
+    #[serde(deserialize_with = "values::address")]
     pub bind_v4: Option<Ipv4Addr>,
     /// The address under which the world reaches it, where a 1:1 NAT stands before. Default: `bind_v4`.
+    #[serde(deserialize_with = "values::address")]
     pub advertise_v4: Option<Ipv4Addr>,
     /// IPv6 address that relay sockets are bound to. Default: none, which is the machine's own.
+    #[serde(deserialize_with = "values::address")]
     pub bind_v6: Option<Ipv6Addr>,
     /// The address under which the world reaches it. Default: `bind_v6`.
+    #[serde(deserialize_with = "values::address")]
     pub advertise_v6: Option<Ipv6Addr>,
     /// Lowest relay port. Default: 49152.
     pub min_port: u16,
@@ -171,19 +180,19 @@ impl Relay {
 #[serde(default, deny_unknown_fields)]
 pub struct Lifetimes {
     /// Of an allocation whose client asks for nothing else. Default: 10m, as RFC 8656 has it.
-    #[serde(with = "duration")]
+    #[serde(with = "units::duration")]
     pub allocation: Duration,
     /// Of an allocation at most. Default: 1h.
-    #[serde(with = "duration")]
+    #[serde(with = "units::duration")]
     pub allocation_max: Duration,
     /// Of a permission. Default: 5m, as RFC 8656 has it; clients count on it.
-    #[serde(with = "duration")]
+    #[serde(with = "units::duration")]
     pub permission: Duration,
     /// Of a channel. Default: 10m, as RFC 8656 has it; clients count on it.
-    #[serde(with = "duration")]
+    #[serde(with = "units::duration")]
     pub channel: Duration,
     /// Of a nonce, after which a client is given another. Default: 1h.
-    #[serde(with = "duration")]
+    #[serde(with = "units::duration")]
     pub nonce: Duration,
 }
 
@@ -214,8 +223,10 @@ pub struct Quotas {
     pub channels_per_allocation: u32,
     /// Bytes a second that one user may have relayed, both ways and all allocations together; more is dropped, as a
     /// network drops it. Default: 2500000 (20 Mbit/s); 0 is no limit.
+    #[serde(with = "units::size")]
     pub bytes_per_second: u64,
     /// Bytes that may come at once after a pause. Default: 2500000.
+    #[serde(with = "units::size")]
     pub bytes_burst: u64,
     /// Answers a second to one network (/24, /56) that has not shown a credential; what is above it is not answered.
     /// Default: 200.
@@ -243,17 +254,17 @@ impl Default for Quotas {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Credentials {
-    /// What credentials are made and verified with; shared with an application that makes its own, and with an external
-    /// server. Default: none; one that is made at start in development.
+    /// What credentials are made and verified with. Default: one made at each start; set it when several servers share
+    /// it, when the application makes credentials itself, and for an external server.
     pub secret: Option<Secret>,
     /// The secret before, which is accepted for `overlap` after the start. Default: none.
     pub previous_secret: Option<Secret>,
     /// How long the previous secret is accepted. Default: 2h: the longest a credential lives, twice, so that servers that
     /// share the secret can be restarted one after the other.
-    #[serde(with = "duration")]
+    #[serde(with = "units::duration")]
     pub overlap: Duration,
     /// How long a credential is good for. An allocation that is kept alive outlives it. Default: 1h.
-    #[serde(with = "duration")]
+    #[serde(with = "units::duration")]
     pub ttl: Duration,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{Mode, Secret, Turn, duration};
+use super::{Mode, Secret, Turn, units::write_duration};
 
 /// Bytes of a secret: as many as the HMAC's output.
 const MIN_SECRET: usize = 20;
@@ -180,8 +180,8 @@ impl Turn {
             ("turn.credentials.overlap", self.credentials.overlap, Duration::ZERO, 60 * DAY),
         ] {
             if !(least..=most.max(least)).contains(&value) {
-                let (least, most) = (duration::write(least), duration::write(most));
-                found.push(problem(field, duration::write(value), format!("write {least} to {most}")));
+                let (least, most) = (write_duration(least), write_duration(most));
+                found.push(problem(field, write_duration(value), format!("write {least} to {most}")));
             }
         }
     }

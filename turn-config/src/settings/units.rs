@@ -1,4 +1,7 @@
 //! Durations and sizes as people write them: `500ms`, `30s`, `5m`, `1h`; `64KiB`, `1MiB`, or plain bytes.
+//!
+//! They stand here, and not with the server's configuration, because that reads its own by them too, and this crate
+//! imports nothing of ours.
 
 use std::time::Duration;
 
@@ -23,13 +26,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
     number.checked_mul(millis).map(Duration::from_millis).ok_or(BadDuration)
 }
 
-fn parse_size(text: &str) -> Option<usize> {
+fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let bytes = match unit {
         "" => 1,
         _ => SIZES.into_iter().find(|(name, _)| *name == unit)?.1,
     };
-    usize::try_from(number.checked_mul(bytes)?).ok()
+    number.checked_mul(bytes)
 }
 
 /// The digits at the front, and what follows.
@@ -46,34 +49,38 @@ fn write(value: u64, units: &[(&str, u64)]) -> String {
     }
 }
 
-/// For serde's `with`.
-pub(super) mod duration {
+/// `value` in the largest unit that leaves no remainder, as [`parse_duration`] reads it.
+#[must_use]
+pub fn write_duration(value: Duration) -> String {
+    match u64::try_from(value.as_millis()) {
+        Ok(0) => "0s".to_owned(),
+        Ok(millis) => write(millis, &TIMES),
+        Err(_) => write(u64::MAX, &TIMES),
+    }
+}
+
+/// For serde's `with`: a duration.
+pub mod duration {
     use serde::{Deserializer, Serializer};
 
-    use super::{BadDuration, Duration, TIMES, parse_duration, write};
-    use crate::config::de::parsed;
+    use super::{BadDuration, Duration, parse_duration, write_duration};
+    use crate::settings::values::parsed;
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Duration, D::Error> {
+    /// # Errors
+    /// [`BadDuration`], in the words of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         parsed(deserializer, &BadDuration.to_string(), |text| parse_duration(text).ok())
     }
 
-    pub(in crate::config) fn serialize<S: Serializer>(
-        value: &Duration,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let text = match u64::try_from(value.as_millis()) {
-            Ok(0) => "0s".to_owned(),
-            Ok(millis) => write(millis, &TIMES),
-            Err(_) => write(u64::MAX, &TIMES),
-        };
-        serializer.serialize_str(&text)
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&write_duration(*value))
     }
 }
 
 /// For serde's `with`: a duration that may be left out.
-pub(super) mod optional_duration {
+pub mod optional_duration {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::Duration;
@@ -81,38 +88,42 @@ pub(super) mod optional_duration {
     #[derive(Serialize, Deserialize)]
     struct Given(#[serde(with = "super::duration")] Duration);
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
+    /// # Errors
+    /// As [`super::duration::deserialize`].
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         Ok(Option::<Given>::deserialize(deserializer)?.map(|given| given.0))
     }
 
-    pub(in crate::config) fn serialize<S: Serializer>(
-        value: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         value.map(Given).serialize(serializer)
     }
 }
 
-/// For serde's `with`.
-pub(super) mod size {
-    use serde::{Deserializer, Serializer};
+/// For serde's `with`: a number of bytes.
+pub mod size {
+    use serde::{Deserializer, Serializer, ser::Error as _};
 
     use super::{SIZES, parse_size, write};
-    use crate::config::de::parsed;
+    use crate::settings::values::parsed;
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<usize, D::Error> {
-        parsed(deserializer, "expected a size such as 65536, 64KiB or 1MiB", parse_size)
+    /// # Errors
+    /// On anything but a whole number, or one with a binary unit, that the type can hold.
+    pub fn deserialize<'de, D: Deserializer<'de>, N: TryFrom<u64>>(deserializer: D) -> Result<N, D::Error> {
+        parsed(deserializer, "expected a size such as 65536, 64KiB or 1MiB", |text| {
+            parse_size(text).and_then(|bytes| bytes.try_into().ok())
+        })
     }
 
-    pub(in crate::config) fn serialize<S: Serializer>(
-        value: &usize,
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer, N: Copy + TryInto<u64>>(
+        value: &N,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&write(*value as u64, &SIZES))
+        let bytes = (*value).try_into().map_err(|_| S::Error::custom("no number of bytes"))?;
+        serializer.serialize_str(&write(bytes, &SIZES))
     }
 }
 
@@ -124,9 +135,19 @@ mod tests {
     fn durations_need_a_unit() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
-        for wrong in
-            ["30", "", "s", "-1s", "1.5s", "30 s", "1S", "99999999999999999999d", "9999999999999999d"]
-        {
+        for wrong in [
+            "30",
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "30 s",
+            "1S",
+            "99999999999999999999d",
+            "9999999999999999d",
+            "+3s",
+            "3ü",
+        ] {
             assert_eq!(parse_duration(wrong), Err(BadDuration), "{wrong}");
         }
     }
@@ -142,9 +163,10 @@ mod tests {
 
     #[test]
     fn values_are_written_in_the_unit_that_reads_best() {
-        assert_eq!(write(90_000, &TIMES), "90s");
-        assert_eq!(write(86_400_000, &TIMES), "1d");
-        assert_eq!(write(1500, &TIMES), "1500ms");
+        assert_eq!(write_duration(Duration::from_secs(90)), "90s");
+        assert_eq!(write_duration(Duration::from_secs(86_400)), "1d");
+        assert_eq!(write_duration(Duration::from_millis(1500)), "1500ms");
+        assert_eq!(write_duration(Duration::ZERO), "0s");
         assert_eq!(write(1 << 20, &SIZES), "1MiB");
         assert_eq!(write(1000, &SIZES), "1000");
         assert_eq!(write(0, &SIZES), "0");

@@ -11,6 +11,7 @@
 
 mod label;
 mod shard;
+mod turn;
 
 use std::time::Duration;
 
@@ -21,9 +22,11 @@ use prometheus::{
 };
 
 pub use label::{
-    Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Rung, StoreFailure, StoreQueue, StoreRead,
+    Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Rung, StoreFailure, StoreQueue,
+    StoreRead, TurnDrop, TurnStream,
 };
 pub use shard::ShardCounters;
+pub use turn::{Turn, TurnCounters};
 
 /// Seconds from sender to receiver: fine where the aims lie (100 and 200 ms), coarse beyond.
 const DELIVERY_BUCKETS: [f64; 13] =
@@ -56,6 +59,8 @@ pub struct Metrics {
     pub store: Store,
     /// Rooms' logs.
     pub logs: Logs,
+    /// The relay.
+    pub turn: Turn,
     messages: Messages,
     shards: Shards,
     sessions: IntGaugeVec,
@@ -431,8 +436,9 @@ impl Metrics {
             "Sessions, by the way through the network that they use now.",
             &["rung"],
         );
+        let turn = Turn::new(r);
         let metrics =
-            Self { registry, rooms, signalling, webrtc, http, store, logs, messages, shards, sessions };
+            Self { registry, rooms, signalling, webrtc, http, store, logs, turn, messages, shards, sessions };
         metrics.show_from_the_start();
         metrics
     }
@@ -441,6 +447,12 @@ impl Metrics {
     #[must_use]
     pub fn shard(&self, index: usize) -> ShardCounters {
         ShardCounters::new(self, index)
+    }
+
+    /// The counters of the relay, to be kept by its thread.
+    #[must_use]
+    pub fn turn(&self) -> TurnCounters {
+        TurnCounters::new(&self.turn)
     }
 
     /// All metrics in Prometheus' text format.

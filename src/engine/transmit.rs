@@ -1,4 +1,4 @@
-//! Datagrams on their way out, laid side by side: those of one path that are equally long leave in one system call
+//! Datagrams on their way out, laid side by side: those of one way that are equally long leave in one system call
 //! (GSO), so whoever fills the queue drains one peer after the other.
 
 use std::net::IpAddr;
@@ -11,30 +11,36 @@ use super::path::Path;
 const BATCH_BYTES: usize = 65_000;
 const BATCH_DATAGRAMS: usize = 64;
 
-/// Datagrams for one path. All are `segment` bytes long but the last, which may be shorter.
+/// Where a shard's datagrams go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transmit<'a> {
-    /// Where they go.
+pub struct Way {
+    /// The far end.
     pub path: Path,
     /// The local address that the client sends to, where it is known.
     pub local_ip: Option<IpAddr>,
-    /// Length of a datagram.
+}
+
+/// Datagrams that go one way. All are `segment` bytes long but the last, which may be shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit<'a, W = Way> {
+    /// Where they go.
+    pub way: W,
+    /// Length of a datagram; 0 for a single empty one.
     pub segment: usize,
     /// The datagrams, one behind the other.
     pub contents: &'a [u8],
 }
 
 /// The queue; it keeps its memory.
-#[derive(Debug, Default)]
-pub struct TransmitQueue {
+#[derive(Debug)]
+pub struct TransmitQueue<W = Way> {
     contents: BytesMut,
-    batches: Vec<Batch>,
+    batches: Vec<Batch<W>>,
 }
 
 #[derive(Debug)]
-struct Batch {
-    path: Path,
-    local_ip: Option<IpAddr>,
+struct Batch<W> {
+    way: W,
     segment: usize,
     length: usize,
     is_closed: bool,
@@ -43,25 +49,35 @@ struct Batch {
 impl TransmitQueue {
     /// Adds a datagram.
     pub fn push(&mut self, path: Path, local_ip: Option<IpAddr>, datagram: &[u8]) {
-        let length = datagram.len();
-        self.contents.extend_from_slice(datagram);
+        self.push_parts(Way { path, local_ip }, &[datagram]);
+    }
+}
+
+impl<W: Copy + PartialEq> TransmitQueue<W> {
+    /// Adds a datagram that is in parts.
+    pub fn push_parts(&mut self, way: W, parts: &[&[u8]]) {
+        let mut length = 0;
+        for part in parts {
+            self.contents.extend_from_slice(part);
+            length += part.len();
+        }
         if let Some(last) = self.batches.last_mut()
-            && last.takes(path, local_ip, length)
+            && last.takes(&way, length)
         {
             last.length += length;
             last.is_closed = length < last.segment;
         } else {
-            self.batches.push(Batch { path, local_ip, segment: length, length, is_closed: false });
+            self.batches.push(Batch { way, segment: length, length, is_closed: false });
         }
     }
 
     /// What has been queued, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Transmit<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = Transmit<'_, W>> {
         let mut start = 0;
         self.batches.iter().map(move |batch| {
             let contents = &self.contents[start..start + batch.length];
             start += batch.length;
-            Transmit { path: batch.path, local_ip: batch.local_ip, segment: batch.segment, contents }
+            Transmit { way: batch.way, segment: batch.segment, contents }
         })
     }
 
@@ -77,11 +93,16 @@ impl TransmitQueue {
     }
 }
 
-impl Batch {
-    fn takes(&self, path: Path, local_ip: Option<IpAddr>, length: usize) -> bool {
+impl<W> Default for TransmitQueue<W> {
+    fn default() -> Self {
+        Self { contents: BytesMut::new(), batches: Vec::new() }
+    }
+}
+
+impl<W: Copy + PartialEq> Batch<W> {
+    fn takes(&self, way: &W, length: usize) -> bool {
         !self.is_closed
-            && self.path == path
-            && self.local_ip == local_ip
+            && self.way == *way
             && length <= self.segment
             && length > 0
             && self.length + length <= BATCH_BYTES
@@ -101,7 +122,7 @@ mod tests {
             queue.push(path(port), None, &vec![0; length]);
         }
         let batches: Vec<_> =
-            queue.iter().map(|batch| (batch.path, batch.segment, batch.contents.len())).collect();
+            queue.iter().map(|batch| (batch.way.path, batch.segment, batch.contents.len())).collect();
         assert_eq!(
             batches,
             [(path(1), 10, 24), (path(1), 4, 4), (path(2), 4, 4), (path(1), 9, 9), (path(1), 10, 10)]

@@ -3,7 +3,7 @@
 //! One thread per shard runs [`shard`]: its UDP sockets, its timers, its queues and its sessions' WebSockets ([`sockets`]
 //! reads them, [`wire`] is the connection, [`websocket`] the format), and beside it the tasks of those WebSockets, which
 //! the doors bring ([`Shards::runtime`]). ICE-TCP connections are accepted by [`ice_tcp`] on the shared runtime and handed
-//! to the shard their first check names. Nothing is decided here.
+//! to the shard their first check names. The relay has a thread of its own ([`turn`]). Nothing is decided here.
 
 mod ice_tcp;
 mod shard;
@@ -28,6 +28,7 @@ use std::{
 use anyhow::Context as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use switchyard_signaling::limits::{CHUNK_BYTES, LOSSY_BYTES, Limits};
+use switchyard_turn_config::settings::Turn;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -69,6 +70,8 @@ pub(crate) enum Input {
     Datagram(Datagram),
     /// An ICE-TCP connection; what is sent into the queue is written to it.
     TcpOpened(TcpId, mpsc::Sender<bytes::Bytes>),
+    /// Datagrams of clients behind allocations of the relay.
+    Relayed(Vec<Datagram>),
     /// Finish: send what is left and end the thread.
     Stop,
     /// The application's backend acts in a room that lives here.
@@ -89,6 +92,8 @@ pub struct Shards {
     questions: Arc<Questions>,
     /// ICE-TCP, if it is offered.
     pub ice_tcp: Option<IceTcp>,
+    relay: Mutex<Option<turn::Relay>>,
+    turn: Turn,
     limits: Limits,
 }
 
@@ -109,6 +114,7 @@ impl Shards {
         for index in 0..count {
             sockets.push(if config.rtc.enabled { udp::bind(&config.rtc, index)? } else { Vec::new() });
         }
+        let relay = turn::Bound::bind(config)?;
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
         let logs = Arc::new(log_settings(config));
@@ -119,6 +125,7 @@ impl Shards {
         let population = Arc::new(AtomicUsize::new(0));
         let (mut threads, mut runtimes) = (Vec::new(), Vec::new());
         letter_receivers.reverse();
+        let mut sfu = turn::Sfu { addresses: Vec::new(), ports: Vec::new(), inputs: inputs.clone() };
         for ((index, inputs), sockets) in receivers.into_iter().enumerate().zip(sockets) {
             let udp = sockets.iter().map(|socket| socket.local).collect::<Vec<_>>();
             let shard = ShardConfig {
@@ -139,6 +146,9 @@ impl Shards {
                 max_sessions: (config.limits.sessions_max as usize).div_ceil(count),
                 max_peers: (config.rtc.max_peers as usize).div_ceil(count),
             };
+            let reached = shard.candidates.iter().filter(|candidate| !candidate.tcp);
+            sfu.addresses.extend(reached.map(|candidate| candidate.address));
+            sfu.ports.push(udp.iter().map(SocketAddr::port).collect());
             tracing::debug!(shard = index, candidates = ?shard.candidates, "starting");
             let shell = shard::Shell {
                 shard: Shard::new(shard, Box::new(random())),
@@ -146,6 +156,7 @@ impl Shards {
                 inputs,
                 letters_in: letter_receivers.pop().expect("one for each shard"),
                 letters_out: letters.clone(),
+                relay: relay.as_ref().map(|relay| relay.mailbox().clone()),
                 store: store.clone(),
                 replies: replies.pop().expect("one for each shard"),
                 clock: logs.clock.clone(),
@@ -159,6 +170,8 @@ impl Shards {
             threads.push(running.context("cannot start a shard's thread")?);
             runtimes.push(told.recv().context("cannot start a shard's event loop")?);
         }
+        let turn = relay.as_ref().map_or_else(|| config.turn.clone(), |relay| relay.settings().clone());
+        let relay = relay.map(|relay| relay.start(sfu, metrics)).transpose()?;
         Ok(Self {
             inputs,
             runtimes,
@@ -167,8 +180,15 @@ impl Shards {
             store,
             questions,
             ice_tcp,
+            relay: Mutex::new(relay),
+            turn,
             limits: sessions.announced.clone(),
         })
+    }
+
+    /// How clients reach a relay: as configured, with the addresses, ports and secret that were taken.
+    pub fn turn(&self) -> &Turn {
+        &self.turn
     }
 
     /// How many there are.
@@ -257,15 +277,18 @@ impl Shards {
         }
         let threads =
             self.threads.lock().map(|mut threads| std::mem::take(&mut *threads)).unwrap_or_default();
+        let relay = self.relay.lock().ok().and_then(|mut relay| relay.take());
         let store = self.store.clone();
         let joined = tokio::task::spawn_blocking(move || {
             let joined = threads.into_iter().all(|thread| thread.join().is_ok());
+            // What the shards have sent last goes through it.
+            let joined = relay.is_none_or(turn::Relay::stop) && joined;
             // What the shards have handed in is done.
             store.close();
             joined
         });
         if !joined.await.unwrap_or(false) {
-            tracing::error!("a shard has panicked");
+            tracing::error!("a thread has panicked");
         }
     }
 }
@@ -302,14 +325,10 @@ fn is_link_local(ip: &IpAddr) -> bool {
 
 fn candidates(addresses: &[IpAddr], udp: &[SocketAddr], tcp: &[SocketAddr]) -> Vec<HostCandidate> {
     let reached = |bound: &[SocketAddr], tcp| -> Vec<HostCandidate> {
-        let port_of = |ip: &IpAddr| {
-            let same_family = || bound.iter().filter(|local| local.is_ipv4() == ip.is_ipv4());
-            let exact = same_family().find(|local| local.ip() == *ip || local.ip().is_unspecified());
-            // An address outside this machine (1:1 NAT, a container's host) leads to whichever has its family.
-            exact.or_else(|| same_family().next()).map(SocketAddr::port)
+        let candidate = |ip: &IpAddr| {
+            let local = udp::reached(bound.iter().copied(), *ip)?;
+            Some(HostCandidate { address: SocketAddr::new(*ip, local.port()), tcp })
         };
-        let candidate =
-            |ip: &IpAddr| Some(HostCandidate { address: SocketAddr::new(*ip, port_of(ip)?), tcp });
         addresses.iter().filter_map(candidate).collect()
     };
     [reached(udp, false), reached(tcp, true)].concat()

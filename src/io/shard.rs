@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     future::poll_fn,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -26,7 +27,8 @@ use super::{
     BackendReply, Input, Letters,
     sockets::Sockets,
     storage,
-    udp::{ActiveUdp, ReceiveBuffer, Udp},
+    turn::{Datagrams, Mailbox},
+    udp::{self, ActiveUdp, ReceiveBuffer, Udp},
 };
 use crate::{
     engine::{
@@ -35,7 +37,10 @@ use crate::{
         peers::Outcome,
         transmit::Transmit,
     },
-    metrics::{Connect, DatagramDrop, Direction, DropCause, Lane, Logs, Metrics, Queue, Rung, ShardCounters},
+    metrics::{
+        Connect, DatagramDrop, Direction, DropCause, Lane, Logs, Metrics, Queue, Rung, ShardCounters,
+        TurnDrop,
+    },
     names::{ShardId, WallClock},
     room::{BackendRequest, LogTally},
     router::{Letter, Tally},
@@ -56,6 +61,7 @@ pub(super) struct Shell {
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) letters_in: mpsc::Receiver<Letter>,
     pub(super) letters_out: Vec<Letters>,
+    pub(super) relay: Option<Mailbox>,
     pub(super) store: Arc<Store>,
     pub(super) replies: mpsc::UnboundedReceiver<Reply>,
     pub(super) clock: WallClock,
@@ -71,6 +77,8 @@ struct Loop {
     inputs: mpsc::Receiver<Input>,
     letters_in: mpsc::Receiver<Letter>,
     letters_out: Vec<Letters>,
+    relay: Option<Mailbox>,
+    relayed: Datagrams,
     store: Arc<Store>,
     replies: mpsc::UnboundedReceiver<Reply>,
     clock: WallClock,
@@ -119,6 +127,8 @@ impl Shell {
             inputs: self.inputs,
             letters_in: self.letters_in,
             letters_out: self.letters_out,
+            relay: self.relay,
+            relayed: Datagrams::default(),
             store: self.store,
             replies: self.replies,
             clock: self.clock,
@@ -253,6 +263,9 @@ impl Loop {
                 self.shard.handle_command(command, now);
             }
             Input::Datagram(datagram) => self.shard.handle_datagram(datagram, now),
+            Input::Relayed(datagrams) => {
+                datagrams.into_iter().for_each(|datagram| self.shard.handle_datagram(datagram, now));
+            }
             Input::TcpOpened(id, writer) => {
                 self.tcp.insert(id, writer);
             }
@@ -271,13 +284,20 @@ impl Loop {
         let (mut sent, mut bytes) = (0, 0);
         for transmit in self.shard.transmits() {
             let count = transmit.contents.len().div_ceil(transmit.segment.max(1));
-            let taken = match transmit.path {
+            let taken = match transmit.way.path {
                 Path::Udp(far) => {
-                    let socket = self.sockets.iter().find(|socket| socket.serves(far, transmit.local_ip));
+                    let socket = self.sockets.iter().find(|socket| socket.serves(far, transmit.way.local_ip));
                     socket.is_some_and(|socket| socket.send(far, &transmit).is_ok())
                 }
                 Path::Tcp(id) => self.tcp.get(&id).is_some_and(|writer| write_tcp(writer, &transmit)),
-                Path::Relay(_) => false,
+                Path::Relay(id) => {
+                    self.relay.is_some() && {
+                        let local_ip = transmit.way.local_ip;
+                        let from =
+                            local_ip.and_then(|ip| Some(SocketAddr::new(ip, port_of(&self.sockets, ip)?)));
+                        from.map(|from| self.relayed.push(id, from, &transmit)).is_some()
+                    }
+                }
             };
             if taken {
                 sent += count;
@@ -287,6 +307,12 @@ impl Loop {
             }
         }
         self.shard.clear_transmits();
+        if let Some(relay) = &self.relay
+            && let Some(datagrams) = self.relayed.take()
+            && let Err(lost) = relay.send_datagrams(datagrams)
+        {
+            self.metrics.turn.dropped(TurnDrop::RelayBusy, lost);
+        }
         self.counters.datagrams(Direction::Out, sent, bytes);
     }
 
@@ -386,6 +412,11 @@ fn label_of(outcome: Outcome) -> Connect {
         Outcome::ClosedByClient => Connect::Closed,
         Outcome::BadOffer => Connect::BadOffer,
     }
+}
+
+/// The port of the socket that clients who send to this address reach.
+fn port_of(sockets: &[ActiveUdp], ip: IpAddr) -> Option<u16> {
+    udp::reached(sockets.iter().map(ActiveUdp::local), ip).map(|local| local.port())
 }
 
 /// Frames datagrams (RFC 4571) into the connection's queue; a full queue loses them, as a full router would.

@@ -1,4 +1,5 @@
-//! UDP sockets of a shard, in batches: GRO and recvmmsg on the way in, GSO on the way out (`quinn-udp`).
+//! UDP sockets in batches: GRO and recvmmsg on the way in, GSO on the way out (`quinn-udp`). Those of a shard are here;
+//! the relay's are in [`super::turn`] and share [`ReceiveBuffer`], [`send`] and [`bind_one`].
 
 use std::{
     io::{self, IoSliceMut},
@@ -38,41 +39,46 @@ pub(super) struct ActiveUdp {
     state: UdpSocketState,
 }
 
-/// Memory for receiving, shared by the sockets of a shard.
+/// Memory for receiving, shared by the sockets of a thread.
 pub(super) struct ReceiveBuffer {
     bytes: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
 }
 
+/// A socket's own way of calling the kernel to receive.
+type Recv<'a> = &'a mut dyn FnMut(&mut [IoSliceMut<'_>], &mut [RecvMeta]) -> io::Result<usize>;
+
 /// Binds the sockets of shard `index`: every configured address, else all of IPv4 and of IPv6.
 pub(super) fn bind(rtc: &Rtc, index: usize) -> anyhow::Result<Vec<Udp>> {
     let port = if rtc.udp_port == 0 { 0 } else { rtc.udp_port + index as u16 };
     if !rtc.bind.is_empty() {
-        let bound = rtc.bind.iter().map(|ip| bind_one(SocketAddr::new(*ip, port)));
+        let bound = rtc.bind.iter().map(|ip| bind_media(SocketAddr::new(*ip, port)));
         return bound.collect();
     }
-    let v4 = bind_one(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))?;
+    let v4 = bind_media(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))?;
     let port = v4.local.port();
     let mut sockets = vec![v4];
     // A machine without IPv6 serves IPv4.
-    sockets.extend(bind_one(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).ok());
+    sockets.extend(bind_media(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).ok());
     Ok(sockets)
 }
 
-fn bind_one(address: SocketAddr) -> anyhow::Result<Udp> {
-    let bind = || -> io::Result<Udp> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        let _ = socket.set_recv_buffer_size(BUFFER);
-        let _ = socket.set_send_buffer_size(BUFFER);
-        socket.bind(&address.into())?;
-        let socket = std::net::UdpSocket::from(socket);
-        Ok(Udp { local: socket.local_addr()?, socket })
-    };
-    bind().with_context(|| format!("cannot bind UDP {address} for media (rtc.udp_port, rtc.bind)"))
+fn bind_media(address: SocketAddr) -> anyhow::Result<Udp> {
+    let bound = bind_one(address).and_then(|socket| Ok(Udp { local: socket.local_addr()?, socket }));
+    bound.with_context(|| format!("cannot bind UDP {address} for media (rtc.udp_port, rtc.bind)"))
+}
+
+/// A non-blocking socket with large buffers; one of IPv6 has nothing of IPv4.
+pub(super) fn bind_one(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    let _ = socket.set_send_buffer_size(BUFFER);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }
 
 impl Udp {
@@ -83,7 +89,20 @@ impl Udp {
     }
 }
 
+/// Which of the bound addresses is reached by whoever sends to `ip`. One outside this machine (1:1 NAT, a container's host)
+/// leads to whichever has its family.
+pub(super) fn reached(bound: impl Iterator<Item = SocketAddr> + Clone, ip: IpAddr) -> Option<SocketAddr> {
+    let mut same_family = bound.filter(|local| local.is_ipv4() == ip.is_ipv4());
+    let exact = same_family.clone().find(|local| local.ip() == ip || local.ip().is_unspecified());
+    exact.or_else(|| same_family.next())
+}
+
 impl ActiveUdp {
+    /// What it is bound to.
+    pub(super) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
     /// Ready when something can be received.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.socket.poll_recv_ready(cx).map(|_| ())
@@ -91,24 +110,20 @@ impl ActiveUdp {
 
     /// Takes one batch; returns how many datagrams it had.
     pub(super) fn receive(&self, buffer: &mut ReceiveBuffer, mut handle: impl FnMut(Datagram)) -> usize {
-        let ReceiveBuffer { bytes, metas } = buffer;
-        let received = self.socket.try_io(Interest::READABLE, || {
-            let mut slices: Vec<IoSliceMut<'_>> = bytes.chunks_mut(RECEIVE).map(IoSliceMut::new).collect();
-            self.state.recv((&self.socket).into(), &mut slices, metas)
-        });
-        let Ok(count) = received else { return 0 };
         let mut datagrams = 0;
-        for (meta, bytes) in metas[..count].iter().zip(bytes.chunks(RECEIVE)) {
-            for datagram in bytes[..meta.len].chunks(meta.stride.max(1)) {
-                datagrams += 1;
-                handle(Datagram {
-                    path: Path::Udp(meta.addr),
-                    source: meta.addr,
-                    local_ip: meta.dst_ip,
-                    contents: BytesMut::from(datagram),
-                });
-            }
-        }
+        let mut recv = |slices: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]| {
+            let receive = || self.state.recv((&self.socket).into(), slices, metas);
+            self.socket.try_io(Interest::READABLE, receive)
+        };
+        let _ = buffer.receive(BATCH_SIZE, &mut recv, |meta, datagram| {
+            datagrams += 1;
+            handle(Datagram {
+                path: Path::Udp(meta.addr),
+                source: meta.addr,
+                local_ip: meta.dst_ip,
+                contents: BytesMut::from(datagram),
+            });
+        });
         datagrams
     }
 
@@ -120,24 +135,65 @@ impl ActiveUdp {
 
     /// Sends; what the kernel does not take is lost, as on any network.
     pub(super) fn send(&self, far: SocketAddr, transmit: &Transmit<'_>) -> io::Result<()> {
-        let most = self.state.max_gso_segments().max(1) * transmit.segment;
-        for contents in transmit.contents.chunks(most) {
-            let message = quinn_udp::Transmit {
-                destination: far,
-                ecn: None,
-                contents,
-                segment_size: (contents.len() > transmit.segment).then_some(transmit.segment),
-                src_ip: transmit.local_ip,
-            };
-            self.socket
-                .try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &message))?;
-        }
-        Ok(())
+        send(&self.state, far, transmit.way.local_ip, transmit, |message| {
+            self.socket.try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), message))
+        })
     }
+}
+
+/// Sends in as few calls as the kernel's GSO allows, by what a socket has for one of them.
+pub(super) fn send<W>(
+    state: &UdpSocketState,
+    far: SocketAddr,
+    local_ip: Option<IpAddr>,
+    transmit: &Transmit<'_, W>,
+    mut call: impl FnMut(&quinn_udp::Transmit<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut message = quinn_udp::Transmit {
+        destination: far,
+        ecn: None,
+        contents: transmit.contents,
+        segment_size: None,
+        src_ip: local_ip,
+    };
+    let most = state.max_gso_segments().max(1) * transmit.segment;
+    if transmit.contents.len() <= transmit.segment {
+        return call(&message);
+    }
+    for contents in transmit.contents.chunks(most) {
+        message.contents = contents;
+        message.segment_size = (contents.len() > transmit.segment).then_some(transmit.segment);
+        call(&message)?;
+    }
+    Ok(())
 }
 
 impl ReceiveBuffer {
     pub(super) fn new() -> Self {
         Self { bytes: vec![0; RECEIVE * BATCH_SIZE], metas: [RecvMeta::default(); BATCH_SIZE] }
+    }
+
+    /// Takes one batch of at most `most` messages, of which each may be several datagrams; says how many messages it had.
+    /// Fewer than `most` were all that there was.
+    pub(super) fn receive(
+        &mut self,
+        most: usize,
+        recv: Recv<'_>,
+        mut handle: impl FnMut(&RecvMeta, &[u8]),
+    ) -> io::Result<usize> {
+        let Self { bytes, metas } = self;
+        let mut chunks = bytes.chunks_mut(RECEIVE);
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let count = recv(&mut slices[..most.min(BATCH_SIZE)], metas)?;
+        for (meta, bytes) in metas[..count].iter().zip(bytes.chunks(RECEIVE)) {
+            if meta.len == 0 {
+                handle(meta, &[]);
+            }
+            for datagram in bytes[..meta.len].chunks(meta.stride.max(1)) {
+                handle(meta, datagram);
+            }
+        }
+        Ok(count)
     }
 }

@@ -178,3 +178,37 @@ label! {
         Page = "page",
     }
 }
+
+label! {
+    /// Why the relay lost a datagram.
+    TurnDrop {
+        /// The kernel did not take it, or there was no socket for it any more.
+        SendFailed = "send_failed",
+        /// A client on TCP or TLS reads too slowly.
+        SlowClient = "slow_client",
+        /// A shard does not keep up with what it is handed.
+        ShardBusy = "shard_busy",
+        /// The relay does not keep up with what a shard sends.
+        RelayBusy = "relay_busy",
+    }
+}
+
+label! {
+    /// What became of a connection to the relay's doors.
+    TurnStream {
+        /// The relay has taken it over.
+        Served = "served",
+        /// It spoke HTTP, and is served as such.
+        Https = "https",
+        /// There was no room for it.
+        Busy = "busy",
+        /// It took too long to say anything, or to finish its handshake.
+        Timeout = "timeout",
+        /// Its TLS handshake failed.
+        Handshake = "handshake",
+        /// Its PROXY header was missing, wrong, or from somebody who may send none.
+        ProxyHeader = "proxy_header",
+        /// It ended, or said something that is not served here.
+        Ended = "ended",
+    }
+}

@@ -79,6 +79,7 @@ impl Server {
             ("SWITCHYARD__HTTP__PORT", &port.to_string()),
             ("SWITCHYARD__RTC__ENABLED", "false"),
             ("SWITCHYARD__RTC__SHARDS", "2"),
+            ("SWITCHYARD__TURN__MODE", "off"),
             ("SWITCHYARD__LOG__FORMAT", "json"),
             ("SWITCHYARD__LIMITS__WRITES_PER_MINUTE", "0"),
             ("SWITCHYARD__LIMITS__MESSAGES_PER_SECOND", "0"),

@@ -27,7 +27,7 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 /// A server with two tenants: `app`, and `else`, whose secret is one character longer.
 pub(crate) async fn server(folder: &TempDir) -> Running {
     let text = format!(
-        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\nkeys:\n  app:\n    secret: {SECRET}\n  else:\n    secret: {SECRET}2\n\
+        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\nturn:\n  mode: off\nkeys:\n  app:\n    secret: {SECRET}\n  else:\n    secret: {SECRET}2\n\
          store:\n  path: {}\n",
         folder.path().join("store.db").display()
     );

@@ -50,6 +50,7 @@ async fn start(folder: &std::path::Path) -> Running {
     config.rtc.advertise_addresses = config.rtc.bind.clone();
     config.rtc.udp_port = 0;
     config.rtc.tcp_enabled = false;
+    config.turn.mode = switchyard_turn_config::settings::Mode::Off;
     config.store.path = folder.join("store.db");
     switchyard::start(config).await.unwrap()
 }

@@ -1,9 +1,9 @@
 //! Messages on a TCP or TLS stream, [RFC 8656 section 12.5](https://www.rfc-editor.org/rfc/rfc8656#section-12.5): where one
 //! ends and the next begins, and when a client has been slow for too long.
 //!
-//! No socket: the owner reads into [`Stream::space`], says how much with [`Stream::handle_read`], takes every message from
-//! [`Stream::next_message`], and asks [`Stream::is_overdue`] at [`Stream::poll_timeout`]. What is held is one unfinished
-//! message at most, and what was read behind it.
+//! No socket: the owner reads into memory that all its streams share, and gives what was read to [`Stream::handle`], which
+//! finds the messages where they lie. What a stream holds itself is one unfinished message at most. The owner asks
+//! [`Stream::is_overdue`] at [`Stream::poll_timeout`].
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may be connected without an allocation.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes held from the start, and read at once.
-const CAPACITY: usize = 4096;
+/// Bytes that the memory for unfinished messages may keep while there is none.
+const KEPT: usize = 4096;
 
 /// Bytes that are no message; nothing that follows on the stream can be found any more.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
@@ -30,14 +30,13 @@ pub enum NotAMessage {
     TooLong,
 }
 
-/// What has been read from a connection and not been taken.
+/// One connection.
 #[derive(Debug)]
 pub struct Stream {
-    buffer: Vec<u8>,
-    /// Taken up to here.
-    start: usize,
-    /// Read up to here.
-    end: usize,
+    /// The message that has begun and not ended.
+    rest: Vec<u8>,
+    /// Whether a message has come, which has to be STUN: without it there is no channel.
+    has_begun: bool,
     opened: Instant,
     /// Since when a message has been unfinished.
     unfinished: Option<Instant>,
@@ -47,57 +46,78 @@ impl Stream {
     /// A connection that was accepted just now.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { buffer: Vec::new(), start: 0, end: 0, opened: now, unfinished: None }
+        Self { rest: Vec::new(), has_begun: false, opened: now, unfinished: None }
     }
 
-    /// Where to read into; never empty, as long as every message is taken before it is called.
-    pub fn space(&mut self) -> &mut [u8] {
-        if self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-        // Room for the rest of the message that has begun, but no more than for what has come already: a length that is only
-        // claimed takes no memory.
-        let wanted = match message_length(&self.buffer[..self.end]) {
-            Ok(Some((_, padded))) => padded.min(2 * self.end).max(CAPACITY),
-            _ => CAPACITY,
-        };
-        if self.buffer.len() < wanted.max(self.end + 1) {
-            self.buffer.resize(wanted.max(self.end + 1), 0);
-        } else if self.end == 0 && self.buffer.len() > CAPACITY {
-            self.buffer.truncate(CAPACITY);
-            self.buffer.shrink_to_fit();
-        }
-        &mut self.buffer[self.end..]
-    }
-
-    /// So many bytes were read into [`space`](Self::space).
-    pub fn handle_read(&mut self, read: usize) {
-        self.end = (self.end + read).min(self.buffer.len());
-    }
-
-    /// The next whole message, without its padding.
+    /// Gives every whole message to `take`, without its padding, and keeps what is behind the last.
     ///
     /// # Errors
     /// [`NotAMessage`], after which the connection is of no use.
-    pub fn next_message(&mut self, now: Instant) -> Result<Option<&[u8]>, NotAMessage> {
-        let held = self.end - self.start;
-        let Some((length, padded)) = message_length(&self.buffer[self.start..self.end])? else {
-            self.wait(now, held);
-            return Ok(None);
-        };
-        if padded > held {
-            self.wait(now, held);
-            return Ok(None);
+    pub fn handle(
+        &mut self,
+        now: Instant,
+        mut read: &[u8],
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), NotAMessage> {
+        // What has begun gets as many bytes as it lacks, and no more: a length that is only claimed takes no memory.
+        while !self.rest.is_empty() {
+            let lacking = match self.message_length(&self.rest)? {
+                Some((length, padded)) if padded == self.rest.len() => {
+                    take(&self.rest[..length]);
+                    self.finished();
+                    break;
+                }
+                Some((_, padded)) => padded - self.rest.len(),
+                None => LENGTH_END - self.rest.len(),
+            };
+            if read.is_empty() {
+                return Ok(());
+            }
+            let (part, later) = read.split_at(lacking.min(read.len()));
+            self.rest.extend_from_slice(part);
+            read = later;
         }
-        self.unfinished = None;
-        let at = self.start;
-        self.start += padded;
-        Ok(Some(&self.buffer[at..at + length]))
+        while let Some((length, padded)) = self.message_length(read)?
+            && padded <= read.len()
+        {
+            self.has_begun = true;
+            take(&read[..length]);
+            read = &read[padded..];
+        }
+        if !read.is_empty() {
+            self.rest.extend_from_slice(read);
+            self.unfinished = Some(now);
+        }
+        Ok(())
     }
 
-    fn wait(&mut self, now: Instant, held: usize) {
-        self.unfinished = (held > 0).then(|| self.unfinished.unwrap_or(now));
+    fn finished(&mut self) {
+        self.has_begun = true;
+        self.unfinished = None;
+        self.rest.clear();
+        if self.rest.capacity() > KEPT {
+            self.rest = Vec::new();
+        }
+    }
+
+    /// Length of the message at the front, without and with its padding; `None` while that is not to be seen.
+    fn message_length(&self, bytes: &[u8]) -> Result<Option<(usize, usize)>, NotAMessage> {
+        let length = match bytes.first() {
+            None => return Ok(None),
+            Some(0x00..0x40) => HEADER_LEN,
+            Some(0x40..0x80) if self.has_begun => 4,
+            Some(_) => return Err(NotAMessage::Start),
+        };
+        // So a TLS client that is here by mistake is not waited for.
+        let cookie = bytes.iter().skip(4).zip(&MAGIC_COOKIE);
+        if length == HEADER_LEN && cookie.into_iter().any(|(byte, expected)| byte != expected) {
+            return Err(NotAMessage::Start);
+        }
+        let Some(&[_, _, high, low]) = bytes.first_chunk() else { return Ok(None) };
+        let length = length + usize::from(u16::from_be_bytes([high, low]));
+        let padded = length.next_multiple_of(4);
+        // A STUN message's length is a multiple of four by itself; one that is not is refused by its parser.
+        if padded > MAX_MESSAGE { Err(NotAMessage::TooLong) } else { Ok(Some((length, padded))) }
     }
 
     /// When to ask [`is_overdue`](Self::is_overdue), if nothing is read before.
@@ -115,38 +135,16 @@ impl Stream {
     }
 }
 
-/// Length of the message at the front, without and with its padding; `None` while that is not to be seen.
-fn message_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, NotAMessage> {
-    let length = match bytes.first() {
-        None => return Ok(None),
-        Some(0x00..0x40) => HEADER_LEN,
-        Some(0x40..0x50) => 4,
-        Some(_) => return Err(NotAMessage::Start),
-    };
-    // So a TLS or SSH client that is here by mistake is not waited for.
-    let cookie = bytes.iter().skip(4).zip(&MAGIC_COOKIE);
-    if length == HEADER_LEN && cookie.into_iter().any(|(byte, expected)| byte != expected) {
-        return Err(NotAMessage::Start);
-    }
-    let Some(&[_, _, high, low]) = bytes.first_chunk() else { return Ok(None) };
-    let length = length + usize::from(u16::from_be_bytes([high, low]));
-    let padded = length.next_multiple_of(4);
-    // A STUN message's length is a multiple of four by itself; one that is not is refused by its parser.
-    if padded > MAX_MESSAGE { Err(NotAMessage::TooLong) } else { Ok(Some((length, padded))) }
-}
+/// Where the length of a message ends.
+const LENGTH_END: usize = 4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn push(stream: &mut Stream, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let space = stream.space();
-            let part = space.len().min(bytes.len());
-            space[..part].copy_from_slice(&bytes[..part]);
-            stream.handle_read(part);
-            bytes = &bytes[part..];
-        }
+    fn messages(stream: &mut Stream, now: Instant, read: &[u8]) -> Result<Vec<Vec<u8>>, NotAMessage> {
+        let mut taken = Vec::new();
+        stream.handle(now, read, |message| taken.push(message.to_vec())).map(|()| taken)
     }
 
     fn stun(payload: usize) -> Vec<u8> {
@@ -166,25 +164,21 @@ mod tests {
     #[test]
     fn messages_are_found_however_the_stream_is_cut() {
         let now = Instant::now();
-        let messages =
+        let expected =
             [stun(0), channel_data(b"12345"), channel_data(b""), stun(8), channel_data(&[7; 60_000])];
         let mut bytes = Vec::new();
-        for message in &messages {
+        for message in &expected {
             bytes.extend_from_slice(message);
             bytes.resize(bytes.len().next_multiple_of(4), 0);
         }
         for step in [1, 2, 3, 7, 20, 33, 4096, 65_536] {
             let (mut stream, mut taken) = (Stream::new(now), Vec::new());
             for part in bytes.chunks(step) {
-                push(&mut stream, part);
-                while let Some(message) = stream.next_message(now).unwrap() {
-                    taken.push(message.to_vec());
-                }
+                taken.extend(messages(&mut stream, now, part).unwrap());
             }
-            assert!(taken == messages, "in steps of {step}");
+            assert!(taken == expected, "in steps of {step}");
             assert_eq!(stream.unfinished, None);
-            stream.space();
-            assert!(stream.buffer.capacity() <= 2 * CAPACITY, "{} bytes are kept", stream.buffer.capacity());
+            assert!(stream.rest.capacity() <= KEPT, "{} bytes are kept", stream.rest.capacity());
         }
     }
 
@@ -192,13 +186,14 @@ mod tests {
     fn a_length_that_is_only_claimed_takes_no_memory() {
         let now = Instant::now();
         let mut stream = Stream::new(now);
-        let message = channel_data(&[7; 60_000]);
-        for part in message.chunks(1000) {
-            assert_eq!(stream.next_message(now), Ok(None));
-            push(&mut stream, part);
-            assert!(stream.buffer.len() <= (2 * stream.end).max(CAPACITY));
+        let message = stun(60_000);
+        let mut taken = Vec::new();
+        for (part, read) in message.chunks(1000).zip((1000..).step_by(1000)) {
+            assert!(taken.is_empty());
+            taken = messages(&mut stream, now, part).unwrap();
+            assert!(stream.rest.capacity() <= 2 * read, "{} for {read}", stream.rest.capacity());
         }
-        assert_eq!(stream.next_message(now), Ok(Some(&*message)));
+        assert_eq!(taken, [message]);
     }
 
     #[test]
@@ -209,12 +204,10 @@ mod tests {
             (b"SSH-2.0", NotAMessage::Start),
             (&[0x80, 0x60], NotAMessage::Start),
             (&[0x16, 3, 1, 2, 0, 1], NotAMessage::Start),
-            (&[0x40, 0, 0xff, 0xff], NotAMessage::TooLong),
             (&[0, 1, 0xff, 0xf0], NotAMessage::TooLong),
         ] {
             let mut stream = Stream::new(now);
-            push(&mut stream, bytes);
-            assert_eq!(stream.next_message(now), Err(why), "{bytes:x?}");
+            assert_eq!(messages(&mut stream, now, bytes), Err(why), "{bytes:x?}");
         }
     }
 
@@ -229,8 +222,7 @@ mod tests {
             if second == 10 {
                 break;
             }
-            push(&mut stream, &[*byte]);
-            assert_eq!(stream.next_message(now), Ok(None));
+            assert_eq!(messages(&mut stream, now, &[*byte]), Ok(Vec::new()));
             assert_eq!(stream.poll_timeout(true), Some(start + MESSAGE_TIMEOUT));
         }
     }

@@ -74,7 +74,7 @@ pub(super) fn run() -> anyhow::Result<()> {
             engine.forward(now);
             engine.drain(now);
             for transmit in engine.transmits.iter() {
-                if let Path::Udp(to) = transmit.path {
+                if let Path::Udp(to) = transmit.way.path {
                     let _ = udp.send(to, transmit.segment, transmit.contents);
                 }
             }

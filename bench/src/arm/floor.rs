@@ -80,7 +80,7 @@ pub(super) fn datagrams() -> anyhow::Result<()> {
                 }
             }
             for transmit in transmits.iter() {
-                if let Path::Udp(to) = transmit.path {
+                if let Path::Udp(to) = transmit.way.path {
                     let _ = udp.send(to, transmit.segment, transmit.contents);
                 }
             }

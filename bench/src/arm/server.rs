@@ -33,6 +33,7 @@ fn config() -> Config {
     config.rtc.advertise_addresses = config.rtc.bind.clone();
     config.rtc.udp_port = 0;
     config.rtc.tcp_enabled = false;
+    config.turn.mode = switchyard_turn_config::settings::Mode::Off;
     config.rtc.shards = Some(1);
     config.limits.participants_per_room = 1000;
     config.limits.messages_per_second = 0;

@@ -31,7 +31,7 @@ async fn server(folder: &TempDir, rtc: &str) -> Running {
     let store = folder.path().join("store.db");
     let text = format!(
         "mode: development\nhttp:\n  port: 0\nrtc:\n  udp_port: 0\n  tcp_port: 0\n  shards: 2\n  {rtc}\n\
-         keys:\n  app:\n    secret: {SECRET}\nstore:\n  path: {}\n",
+         turn:\n  mode: off\nkeys:\n  app:\n    secret: {SECRET}\nstore:\n  path: {}\n",
         store.display()
     );
     let config = Config::read(Some((Path::new("echo.yaml"), &text)), &[], &[]).unwrap();

@@ -73,6 +73,7 @@ impl OwnServer {
             ("SWITCHYARD__HTTP__PORT".to_owned(), port.to_string()),
             ("SWITCHYARD__RTC__UDP_PORT".to_owned(), free_udp_ports()?.to_string()),
             ("SWITCHYARD__RTC__TCP_PORT".to_owned(), free_tcp_port()?.to_string()),
+            ("SWITCHYARD__TURN__MODE".to_owned(), "off".to_owned()),
             ("SWITCHYARD__STORE__PATH".to_owned(), folder.join("store.db").display().to_string()),
             ("SWITCHYARD__MODE".to_owned(), "development".to_owned()),
             (format!("SWITCHYARD__KEYS__{}__SECRET", KEY.to_uppercase()), secret.clone()),

@@ -1,7 +1,8 @@
 //! What other threads send to the TURN thread: a bounded queue, and a bell that is rung once for all that is in it.
 
 use std::{
-    io,
+    io, mem,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,7 @@ use std::{
 use mio::{Registry, Token, Waker};
 
 use super::Connected;
-use crate::engine::path::AllocationId;
+use crate::engine::{path::AllocationId, transmit::Transmit};
 
 /// Letters that may wait; what is above is refused, as a full network does.
 const LETTERS: usize = 4096;
@@ -30,7 +31,7 @@ pub(super) enum Letter {
 
 /// What a shard has sent in one turn to clients behind allocations.
 #[derive(Debug, Default)]
-pub(super) struct Datagrams {
+pub(in crate::io) struct Datagrams {
     /// One behind the other, as the runs say.
     pub(super) bytes: Vec<u8>,
     /// In order.
@@ -43,7 +44,7 @@ pub(super) struct Run {
     /// To whom.
     pub(super) allocation: AllocationId,
     /// Which of the SFU's addresses they come from.
-    pub(super) from: std::net::SocketAddr,
+    pub(super) from: SocketAddr,
     /// Bytes of all.
     pub(super) length: usize,
     /// Bytes of one.
@@ -52,7 +53,7 @@ pub(super) struct Run {
 
 /// The writing end, for doors and shards.
 #[derive(Clone, Debug)]
-pub(super) struct Mailbox {
+pub(in crate::io) struct Mailbox {
     letters: SyncSender<Letter>,
     bell: Arc<Bell>,
 }
@@ -79,6 +80,12 @@ pub(super) fn mailbox(registry: &Registry, token: Token) -> io::Result<(Mailbox,
 }
 
 impl Mailbox {
+    /// Sends what a shard has for clients; `Err` says how many datagrams are lost.
+    pub(in crate::io) fn send_datagrams(&self, datagrams: Datagrams) -> Result<(), u64> {
+        let count = datagrams.count();
+        if self.send(Letter::Datagrams(datagrams)) { Ok(()) } else { Err(count) }
+    }
+
     /// Sends; `false` if the queue is full or the thread has ended, and then the letter is lost.
     pub(super) fn send(&self, letter: Letter) -> bool {
         let sent = self.letters.try_send(letter).is_ok();
@@ -87,6 +94,29 @@ impl Mailbox {
             let _ = self.bell.waker.wake();
         }
         sent
+    }
+}
+
+impl Datagrams {
+    /// Adds what leaves a shard together.
+    pub(in crate::io) fn push(
+        &mut self,
+        allocation: AllocationId,
+        from: SocketAddr,
+        transmit: &Transmit<'_>,
+    ) {
+        let Transmit { segment, contents, .. } = *transmit;
+        self.bytes.extend_from_slice(contents);
+        self.runs.push(Run { allocation, from, length: contents.len(), segment });
+    }
+
+    /// All of it, if there is any.
+    pub(in crate::io) fn take(&mut self) -> Option<Self> {
+        (!self.runs.is_empty()).then(|| mem::take(self))
+    }
+
+    fn count(&self) -> u64 {
+        self.runs.iter().map(|run| run.length.div_ceil(run.segment.max(1)) as u64).sum()
     }
 }
 

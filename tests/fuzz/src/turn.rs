@@ -96,20 +96,9 @@ pub fn stream(data: &[u8]) {
 fn messages(data: &[u8], step: usize, now: Instant) -> (Vec<Vec<u8>>, bool) {
     let mut stream = Stream::new(now);
     let mut found = Vec::new();
-    for mut part in data.chunks(step) {
-        while !part.is_empty() {
-            let space = stream.space();
-            let read = space.len().min(part.len());
-            space[..read].copy_from_slice(&part[..read]);
-            stream.handle_read(read);
-            part = &part[read..];
-            loop {
-                match stream.next_message(now) {
-                    Ok(Some(message)) => found.push(message.to_vec()),
-                    Ok(None) => break,
-                    Err(_) => return (found, true),
-                }
-            }
+    for part in data.chunks(step) {
+        if stream.handle(now, part, |message| found.push(message.to_vec())).is_err() {
+            return (found, true);
         }
     }
     (found, false)

@@ -697,9 +697,9 @@ impl World {
             self.busy[from] = false;
             self.held_most = self.held_most.max(self.held());
             for transmit in self.shards[from].transmits() {
-                let Path::Udp(to) = transmit.path else { continue };
+                let Path::Udp(to) = transmit.way.path else { continue };
                 if let Some(batches) = &mut self.batches {
-                    batches.push((self.flushes, transmit.path, transmit.contents.len()));
+                    batches.push((self.flushes, transmit.way.path, transmit.contents.len()));
                 }
                 for payload in transmit.contents.chunks(transmit.segment) {
                     if to.ip() > CLIENTS_BELOW {

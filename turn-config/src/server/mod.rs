@@ -227,8 +227,9 @@ impl Server {
     /// A message from a client: a datagram, or one message of its stream.
     pub fn handle_client<'a>(&mut self, now: Instant, link: &Link, bytes: &'a [u8]) -> Option<Forward<'a>> {
         match bytes.first() {
-            // RFC 8656 section 12.
-            Some(0x40..0x50) => self.handle_channel_data(now, link, bytes),
+            // RFC 8656 section 12 ends them at 0x4fff, to be told from other protocols on one port, which are not here. Clients
+            // that keep to RFC 5766 take any up to 0x7fff.
+            Some(0x40..0x80) => self.handle_channel_data(now, link, bytes),
             Some(0x00..0x40) => self.handle_message(now, link, bytes),
             _ => self.drop_data(Refusal::Malformed),
         }

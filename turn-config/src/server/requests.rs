@@ -493,7 +493,7 @@ impl Server {
 
     /// RFC 8656 section 12.2.
     fn channel(&self, slot: u32, message: &Message<'_>) -> Result<Effect, Refused> {
-        let (Some(number @ 0x4000..=0x4fff), Some(peer)) = (message.channel, message.peer.map(canonical))
+        let (Some(number @ 0x4000..=0x7fff), Some(peer)) = (message.channel, message.peer.map(canonical))
         else {
             return Err((400, Refusal::BadRequest));
         };

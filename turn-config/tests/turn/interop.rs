@@ -36,11 +36,10 @@ impl Foreign {
                 }
                 // In pieces, as streams come.
                 for piece in bytes.chunks(7) {
-                    self.stream.space()[..piece.len()].copy_from_slice(piece);
-                    self.stream.handle_read(piece.len());
-                    while let Some(message) = self.stream.next_message(world.now).unwrap() {
-                        forwarded.extend(world.by_client(&self.link, message));
-                    }
+                    let (stream, link, now) = (&mut self.stream, &self.link, world.now);
+                    stream
+                        .handle(now, piece, |message| forwarded.extend(world.by_client(link, message)))
+                        .unwrap();
                 }
             }
             for (link, bytes) in std::mem::take(&mut world.sent) {

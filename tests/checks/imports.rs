@@ -8,10 +8,11 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 15] = [
+const MODULES: [(&str, &[&str]); 16] = [
     ("names", &[]),
     ("bucket", &[]),
     ("health", &[]),
+    ("ice_servers", &[]),
     ("metrics", &[]),
     ("config", &[]),
     ("log", &["config"]),
@@ -20,8 +21,8 @@ const MODULES: [(&str, &[&str]); 15] = [
     ("store", &["config", "metrics", "names"]),
     ("room", &["bucket", "names", "store"]),
     ("router", &["names", "room", "store"]),
-    ("engine", &["bucket", "names", "room", "router", "store"]),
-    ("io", &["config", "engine", "metrics", "names", "room", "router", "store"]),
+    ("engine", &["bucket", "ice_servers", "names", "room", "router", "store"]),
+    ("io", &["config", "engine", "ice_servers", "metrics", "names", "room", "router", "store"]),
     ("http", &["config", "engine", "io", "metrics", "names", "room", "store", "token"]),
     (
         "lib",

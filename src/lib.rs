@@ -2,8 +2,8 @@
 //!
 //! Three questions, three folders. *Who is in the room and who gets it?* [`room`]. *What is the connection doing?*
 //! [`engine`]. *How do bytes move?* [`io`] and [`http`]. Between them the [`router`] carries messages from rooms to
-//! sessions across shards, and the [`store`] keeps what survives. [`config`], [`token`], [`metrics`], [`cli`], [`log`], [`health`],
-//! [`ice_servers`] and [`bucket`] are what their names say; the wire
+//! sessions across shards, and the [`store`] keeps what survives. [`config`], [`token`], [`tls`], [`metrics`], [`cli`], [`log`],
+//! [`health`], [`ice_servers`] and [`bucket`] are what their names say; the wire
 //! format is the crate `switchyard_signaling`, and the whole picture is in `docs/architecture.md`.
 //!
 //! [`run`] is the server; [`start`] is the same for who needs the address it got, such as a test.
@@ -22,6 +22,7 @@ pub mod names;
 pub mod room;
 pub mod router;
 pub mod store;
+pub mod tls;
 pub mod token;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -9,6 +9,7 @@
 //! requests) is counted directly. [`Metrics::render`] is what `/metrics` answers; serving it is the business
 //! of `http`.
 
+mod doors;
 mod label;
 mod shard;
 mod turn;
@@ -21,9 +22,10 @@ use prometheus::{
     TextEncoder,
 };
 
+pub use doors::{Tls, TurnDoors};
 pub use label::{
-    Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Rung, StoreFailure, StoreQueue,
-    StoreRead, TurnDrop, TurnStream,
+    Arrival, Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Reload, Rung, StoreFailure,
+    StoreQueue, StoreRead, Stream, TurnDrop,
 };
 pub use shard::ShardCounters;
 pub use turn::{Turn, TurnCounters};
@@ -61,6 +63,10 @@ pub struct Metrics {
     pub logs: Logs,
     /// The relay.
     pub turn: Turn,
+    /// The doors of TURN.
+    pub turn_doors: TurnDoors,
+    /// The certificate.
+    pub tls: Tls,
     messages: Messages,
     shards: Shards,
     sessions: IntGaugeVec,
@@ -437,8 +443,22 @@ impl Metrics {
             &["rung"],
         );
         let turn = Turn::new(r);
-        let metrics =
-            Self { registry, rooms, signalling, webrtc, http, store, logs, turn, messages, shards, sessions };
+        let (turn_doors, tls) = (TurnDoors::new(r), Tls::new(r));
+        let metrics = Self {
+            registry,
+            rooms,
+            signalling,
+            webrtc,
+            http,
+            store,
+            logs,
+            turn,
+            turn_doors,
+            tls,
+            messages,
+            shards,
+            sessions,
+        };
         metrics.show_from_the_start();
         metrics
     }
@@ -452,7 +472,7 @@ impl Metrics {
     /// The counters of the relay, to be kept by its thread.
     #[must_use]
     pub fn turn(&self) -> TurnCounters {
-        TurnCounters::new(&self.turn)
+        TurnCounters::new(&self.turn, &self.turn_doors)
     }
 
     /// All metrics in Prometheus' text format.

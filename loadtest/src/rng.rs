@@ -1,7 +1,12 @@
 //! A small seeded generator of random numbers, so that a simulation is a function of its seed.
 //!
 //! xoshiro256++ (Blackman and Vigna, 2018), its state filled by splitmix64 as the authors advise. It is fast and
-//! statistically sound and never fit for secrets.
+//! statistically sound and never fit for secrets. [`for_seeds`] runs a test of a simulation with several.
+
+use std::{
+    ops::RangeInclusive,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
 
 /// A stream of pseudo-random numbers.
 #[derive(Clone, Debug)]
@@ -51,6 +56,24 @@ impl Rng {
     pub fn below(&mut self, bound: u64) -> u64 {
         // Multiply and shift (Lemire): the bias is below bound / 2⁶⁴.
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
+    }
+}
+
+/// Runs a test for each seed: the one in the variable `SEED`, else the first `SEEDS`, else the first few. The seed that it
+/// fails with is printed.
+pub fn for_seeds(few: u64, test: impl Fn(u64)) {
+    let number =
+        |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number in SEED and SEEDS"));
+    let seeds: RangeInclusive<u64> = match (number("SEED"), number("SEEDS")) {
+        (Some(seed), _) => seed..=seed,
+        (None, Some(most)) => 1..=most,
+        (None, None) => 1..=few,
+    };
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {
+            eprintln!("failed with seed {seed}; SEED={seed} runs it again");
+            resume_unwind(panic);
+        }
     }
 }
 

@@ -111,6 +111,8 @@ fn ice_char_value(byte: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use switchyard_turn_config::stun::samples;
+
     use super::*;
 
     #[test]
@@ -131,19 +133,18 @@ mod tests {
 
     #[test]
     fn the_ufrag_of_a_request_is_the_part_before_the_colon() {
-        assert_eq!(ufrag_of(stun::samples::REQUEST), Some("evtj"));
-        assert_eq!(ufrag_of(stun::samples::RESPONSE_V4), None, "a response has no username");
-        for cut in 0..stun::samples::REQUEST.len() {
-            assert_eq!(ufrag_of(&stun::samples::REQUEST[..cut]), None);
+        assert_eq!(ufrag_of(samples::REQUEST), Some("evtj"));
+        assert_eq!(ufrag_of(samples::RESPONSE_V4), None, "a response has no username");
+        for cut in 0..samples::REQUEST.len() {
+            assert_eq!(ufrag_of(&samples::REQUEST[..cut]), None);
         }
     }
 
     #[test]
     fn a_ufrag_with_other_characters_is_no_ufrag() {
         let request = |username: &[u8]| {
-            stun::Builder::binding(stun::Class::Request, &[0; 12])
-                .attribute(stun::attribute::USERNAME, username)
-                .finish(&stun::Key::short_term("pwd"))
+            let check = stun::binding(stun::Class::Request, &[0; 12]);
+            stun::Key::short_term("pwd").seal(check.attribute(stun::attribute::USERNAME, username))
         };
         assert_eq!(ufrag_of(&request(b"a+/Z:x")), Some("a+/Z"));
         for username in [&b"abc:x"[..], b"abcd", b"ab d:x", b"ab\xffd:x", b":x", b""] {

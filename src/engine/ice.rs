@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use super::demux;
 use super::path::Path;
-use super::stun::{self, Builder, Class, Key, Message, Transaction, attribute};
+use super::stun::{self, Class, Key, Message, Transaction, attribute, binding};
 
 /// How many validated paths are remembered. The one not heard of for longest goes first, the current one never.
 pub const MAX_PATHS: usize = 8;
@@ -236,7 +236,7 @@ impl IceLite {
     /// The request, and whether it uses the credentials of a restart for the first time.
     fn authenticate<'a>(&self, datagram: &'a [u8]) -> Result<(Message<'a>, bool), Ignored> {
         let request = Message::parse(datagram)?;
-        if request.class != Class::Request || request.method != stun::METHOD_BINDING {
+        if request.class != Class::Request || request.method != stun::BINDING {
             return Err(Ignored::NotARequest);
         }
         if request.verify_fingerprint() == Some(false) {
@@ -264,10 +264,8 @@ impl IceLite {
     ) -> Verdict {
         let key = self.next.as_ref().filter(|_| is_next).map_or(&self.generation.key, |next| &next.key);
         let error = |refusal, code| Verdict::Refused {
-            response: Builder::binding(Class::Error, &request.transaction)
-                .error(code)
-                .unknown(request.unknown())
-                .finish(key),
+            response: key
+                .seal(binding(Class::Error, &request.transaction).error(code).unknown(request.unknown())),
             refusal,
         };
         if !request.unknown().is_empty() {
@@ -276,7 +274,7 @@ impl IceLite {
         if request.controlled {
             return error(Refusal::RoleConflict, 487);
         }
-        let response = Builder::binding(Class::Success, &request.transaction).mapped(source).finish(key);
+        let response = success(request, source, key);
 
         if let Some(next) = self.next.take_if(|_| is_next) {
             self.generation = next;
@@ -455,12 +453,12 @@ const ACTIVATION: Transaction = *b"activation..";
 pub fn nominating_request(engine: &Credentials, client: &Credentials, transaction: &Transaction) -> Vec<u8> {
     /// A peer-reflexive candidate's, [RFC 8445 section 5.1.2](https://www.rfc-editor.org/rfc/rfc8445#section-5.1.2).
     const PRIORITY: u32 = 110 << 24 | 65_535 << 8 | 255;
-    Builder::binding(Class::Request, transaction)
+    let request = binding(Class::Request, transaction)
         .attribute(attribute::USERNAME, format!("{}:{}", engine.ufrag, client.ufrag).as_bytes())
         .attribute(attribute::PRIORITY, &PRIORITY.to_be_bytes())
         .attribute(attribute::ICE_CONTROLLING, &[0; 8])
-        .attribute(attribute::USE_CANDIDATE, &[])
-        .finish(&Key::short_term(&engine.pwd))
+        .attribute(attribute::USE_CANDIDATE, &[]);
+    Key::short_term(&engine.pwd).seal(request)
 }
 
 /// The success response of `client` to a Binding request of the engine, which sent it from `address`; `None` if
@@ -468,15 +466,19 @@ pub fn nominating_request(engine: &Credentials, client: &Credentials, transactio
 #[must_use]
 pub fn answer_to_check(client: &Credentials, address: SocketAddr, message: &[u8]) -> Option<Vec<u8>> {
     let request = Message::parse(message).ok()?;
-    (request.class == Class::Request && request.method == stun::METHOD_BINDING).then(|| {
-        Builder::binding(Class::Success, &request.transaction)
-            .mapped(address)
-            .finish(&Key::short_term(&client.pwd))
-    })
+    (request.class == Class::Request && request.method == stun::BINDING)
+        .then(|| success(&request, address, &Key::short_term(&client.pwd)))
+}
+
+/// The success response to a request that came from `source`.
+fn success(request: &Message<'_>, source: SocketAddr, key: &Key) -> Vec<u8> {
+    let response = binding(Class::Success, &request.transaction);
+    key.seal(response.address(attribute::XOR_MAPPED_ADDRESS, source))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::stun::Builder;
     use super::*;
     use crate::engine::path::{AllocationId, TcpId};
 
@@ -507,7 +509,7 @@ mod tests {
             self.transactions += 1;
             let mut transaction = [0; 12];
             transaction[..4].copy_from_slice(&self.transactions.to_be_bytes());
-            Builder::binding(Class::Request, &transaction).attribute(
+            binding(Class::Request, &transaction).attribute(
                 attribute::USERNAME,
                 format!("{}:{}", self.local.ufrag, self.remote.ufrag).as_bytes(),
             )
@@ -526,7 +528,7 @@ mod tests {
             if nominates {
                 request = request.attribute(attribute::USE_CANDIDATE, &[]);
             }
-            let datagram = request.attribute(attribute::ICE_CONTROLLING, &[7; 8]).finish(&self.key());
+            let datagram = self.key().seal(request.attribute(attribute::ICE_CONTROLLING, &[7; 8]));
             accepted(self.send(path, &datagram))
         }
 
@@ -667,8 +669,8 @@ mod tests {
         let request = world
             .request()
             .attribute(attribute::PRIORITY, &LOW.to_be_bytes())
-            .attribute(attribute::USE_CANDIDATE, &[])
-            .finish(&world.key());
+            .attribute(attribute::USE_CANDIDATE, &[]);
+        let request = world.key().seal(request);
         for _ in 0..5 {
             assert!(!accepted(world.send(udp(2), &request)).switched);
             world.wait(50);
@@ -750,7 +752,7 @@ mod tests {
         assert!(world.nominate(udp(2), LOW), "which is followed at once");
 
         (world.local, world.remote) = (old_local, old_remote);
-        let late = world.request().finish(&world.key());
+        let late = world.key().seal(world.request());
         assert_eq!(world.send(udp(1), &late), Verdict::Ignored(Ignored::Username));
     }
 
@@ -773,7 +775,7 @@ mod tests {
     fn what_is_not_authentic_is_dropped_in_silence() {
         let mut world = World::new();
         let key = world.key();
-        let good = world.request().finish(&key);
+        let good = key.seal(world.request());
         let no_integrity = {
             // A request that ends behind USERNAME, with nothing to prove it.
             let mut bytes = good[..good.len() - 32].to_vec();
@@ -785,20 +787,17 @@ mod tests {
         *wrong_fingerprint.last_mut().unwrap() ^= 1;
         let transaction = [1; 12];
         let username = |name: &[u8]| {
-            Builder::binding(Class::Request, &transaction).attribute(attribute::USERNAME, name).finish(&key)
+            key.seal(binding(Class::Request, &transaction).attribute(attribute::USERNAME, name))
         };
         for (datagram, reason) in [
             (no_integrity, Ignored::Integrity),
             (wrong_fingerprint, Ignored::Fingerprint),
-            (world.request().finish(&Key::short_term("wrong")), Ignored::Integrity),
+            (Key::short_term("wrong").seal(world.request()), Ignored::Integrity),
             (username(b"AAAserver:other"), Ignored::Username),
             (username(b"AAAserver"), Ignored::Username),
-            (Builder::binding(Class::Request, &transaction).finish(&key), Ignored::Username),
-            (Builder::binding(Class::Indication, &transaction).finish(&key), Ignored::NotARequest),
-            (
-                Builder::binding(Class::Success, &transaction).mapped(address(1)).finish(&key),
-                Ignored::NotARequest,
-            ),
+            (key.seal(binding(Class::Request, &transaction)), Ignored::Username),
+            (key.seal(binding(Class::Indication, &transaction)), Ignored::NotARequest),
+            (key.seal(binding(Class::Success, &transaction)), Ignored::NotARequest),
             (vec![], Ignored::Malformed(stun::Malformed::Header)),
         ] {
             assert_eq!(world.send(udp(1), &datagram), Verdict::Ignored(reason));
@@ -810,7 +809,8 @@ mod tests {
     #[test]
     fn a_client_in_the_controlled_role_is_told_of_the_conflict() {
         let mut world = World::new();
-        let request = world.request().attribute(attribute::ICE_CONTROLLED, &[7; 8]).finish(&world.key());
+        let request = world.request().attribute(attribute::ICE_CONTROLLED, &[7; 8]);
+        let request = world.key().seal(request);
         let Verdict::Refused { response, refusal } = world.send(udp(1), &request) else {
             panic!("not refused")
         };
@@ -828,7 +828,7 @@ mod tests {
         for kind in 0x7000..0x7040_u16 {
             request = request.attribute(kind, &[]);
         }
-        let request = request.attribute(0xc057, b"optional").finish(&world.key());
+        let request = world.key().seal(request.attribute(0xc057, b"optional"));
         let Verdict::Refused { response, refusal } = world.send(udp(1), &request) else {
             panic!("not refused")
         };

@@ -4,7 +4,6 @@
 //! genuine. From then on frames are datagrams on a path like any other.
 
 use std::{
-    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
@@ -13,9 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
@@ -24,7 +21,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::Input;
+use super::{
+    Input,
+    listeners::{Bound, listen},
+};
 use crate::{
     config::Config,
     engine::{
@@ -59,43 +59,18 @@ impl IceTcp {
         let shards: Arc<[_]> = shards.into();
         let room = Arc::new(Semaphore::new(config.rtc.max_peers as usize));
         let next = Arc::new(AtomicU64::new(1));
-        let mut bound = Self { local: Vec::new(), tasks: Vec::new() };
         let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let is_configured = !config.rtc.bind.is_empty();
         let ips = if is_configured { &config.rtc.bind[..] } else { &everywhere };
-        let mut port = config.rtc.tcp_port;
-        for (index, ip) in ips.iter().enumerate() {
-            let address = SocketAddr::new(*ip, port);
-            let listener = match listen(address) {
-                Ok(listener) => listener,
-                // A machine without IPv6 serves IPv4.
-                Err(_) if index > 0 && !is_configured => continue,
-                Err(error) => {
-                    return Err(error).with_context(|| {
-                        format!("cannot listen on TCP {address} for ICE-TCP (rtc.tcp_port, rtc.tcp_enabled)")
-                    });
-                }
-            };
-            let local = listener.local_addr().context("cannot ask for the port of ICE-TCP")?;
-            port = local.port();
+        let purpose = "ICE-TCP (rtc.tcp_port, rtc.tcp_enabled)";
+        let mut bound = Self { local: Vec::new(), tasks: Vec::new() };
+        for Bound { listener, local } in listen(ips, config.rtc.tcp_port, !is_configured, purpose)? {
             bound.local.push(local);
             let accepting = accept(listener, shards.clone(), room.clone(), next.clone());
             bound.tasks.push(tokio::spawn(accepting));
         }
         Ok(bound)
     }
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
 }
 
 impl Drop for IceTcp {

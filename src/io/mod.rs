@@ -6,6 +6,7 @@
 //! to the shard their first check names. The relay has a thread of its own ([`turn`]). Nothing is decided here.
 
 mod ice_tcp;
+mod listeners;
 mod shard;
 mod sockets;
 mod storage;
@@ -56,6 +57,8 @@ pub use wire::{Incoming, Wire, WireIo};
 const INPUTS: usize = 1024;
 /// Letters of one shard that may wait for another; more stay with the sender.
 const LETTERS: usize = 8192;
+/// Connections that speak HTTP at the relay's TLS port and may wait to be served.
+const HTTPS: usize = 64;
 /// Bytes of events that the store is asked for at once.
 const EVENT_BYTES: usize = 256 * 1024;
 
@@ -93,6 +96,7 @@ pub struct Shards {
     /// ICE-TCP, if it is offered.
     pub ice_tcp: Option<IceTcp>,
     relay: Mutex<Option<turn::Relay>>,
+    https: Mutex<Option<mpsc::Receiver<WireIo>>>,
     ice_servers: Option<Arc<IceServers>>,
     limits: Limits,
 }
@@ -114,7 +118,8 @@ impl Shards {
         for index in 0..count {
             sockets.push(if config.rtc.enabled { udp::bind(&config.rtc, index)? } else { Vec::new() });
         }
-        let relay = turn::Bound::bind(config)?;
+        let (https, https_connections) = mpsc::channel(HTTPS);
+        let relay = turn::Bound::bind(config, metrics, https)?;
         let turn = relay.as_ref().map_or_else(|| config.turn.clone(), |relay| relay.settings().clone());
         let ice_servers = IceServers::new(turn, unix_ms() / 1000).map(Arc::new);
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
@@ -183,6 +188,7 @@ impl Shards {
             questions,
             ice_tcp,
             relay: Mutex::new(relay),
+            https: Mutex::new(Some(https_connections)),
             ice_servers,
             limits: sessions.announced.clone(),
         })
@@ -191,6 +197,11 @@ impl Shards {
     /// What clients are told of STUN and TURN; `None` if nothing.
     pub fn ice_servers(&self) -> Option<&IceServers> {
         self.ice_servers.as_deref()
+    }
+
+    /// Connections to the relay's TLS port that speak HTTP; `None` to all but the first who asks.
+    pub fn take_https(&self) -> Option<mpsc::Receiver<WireIo>> {
+        self.https.lock().ok()?.take()
     }
 
     /// How many there are.
@@ -267,6 +278,9 @@ impl Shards {
 
     /// Tells every client that the server shuts down, and lets go of it.
     pub async fn drain(&self, retry_after: Duration) {
+        if let Ok(Some(relay)) = self.relay.lock().as_deref() {
+            relay.drain();
+        }
         for shard in 0..self.count() {
             self.send(ShardId(shard), Command::Drain { retry_after }).await;
         }

@@ -194,21 +194,45 @@ label! {
 }
 
 label! {
-    /// What became of a connection to the relay's doors.
-    TurnStream {
-        /// The relay has taken it over.
-        Served = "served",
-        /// It spoke HTTP, and is served as such.
-        Https = "https",
-        /// There was no room for it.
-        Busy = "busy",
-        /// It took too long to say anything, or to finish its handshake.
-        Timeout = "timeout",
-        /// Its TLS handshake failed.
+    /// What became of a connection to a door of TURN.
+    Arrival {
+        /// It speaks TURN, and the TURN thread has it.
+        Turn = "turn",
+        /// It speaks HTTP on the shared TLS port.
+        Http = "http",
+        /// Its network has too many connections on their way in already.
+        Crowded = "crowded",
+        /// A load balancer's, without a good PROXY header; or anybody else's, with one.
+        Proxy = "proxy",
+        /// TLS was not agreed on.
         Handshake = "handshake",
-        /// Its PROXY header was missing, wrong, or from somebody who may send none.
-        ProxyHeader = "proxy_header",
-        /// It ended, or said something that is not served here.
-        Ended = "ended",
+        /// The client took longer than it may.
+        Slow = "slow",
+        /// The client went away before it said anything.
+        Gone = "gone",
+        /// It speaks something else.
+        Unknown = "unknown",
+        /// Whoever was to take it over could not.
+        Overloaded = "overloaded",
+    }
+}
+
+label! {
+    /// The transports that have doors.
+    Stream {
+        /// TCP alone.
+        Tcp = "tcp",
+        /// TLS over TCP.
+        Tls = "tls",
+    }
+}
+
+label! {
+    /// How it went to take over a certificate that has changed.
+    Reload {
+        /// It is used from now on.
+        Done = "done",
+        /// The one before is used on.
+        Failed = "failed",
     }
 }

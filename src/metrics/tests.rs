@@ -54,6 +54,9 @@ fn busy() -> (Metrics, ShardCounters) {
     metrics.store.waiting(StoreQueue::Writes, 6);
     metrics.store.bytes(4096);
     metrics.store.is_up(true);
+    metrics.turn_doors.arrived(Stream::Tls, Arrival::Turn);
+    metrics.tls.reloaded(Reload::Done);
+    metrics.tls.expiry.set(1_800_000_000);
     let mut shard = metrics.shard(0);
     shard.message(Lane::Reliable, Direction::In, 100);
     shard.messages_of(Lane::Reliable, Direction::Out, 50, 5000);
@@ -139,6 +142,9 @@ fn what_is_counted_directly_is_seen_at_once() {
         (r#"switchyard_store_queue{queue="writes"}"#, 6.0),
         ("switchyard_store_bytes", 4096.0),
         ("switchyard_store_up", 1.0),
+        (r#"switchyard_turn_connections_total{outcome="turn",transport="tls"}"#, 1.0),
+        (r#"switchyard_tls_reloads_total{outcome="done"}"#, 1.0),
+        ("switchyard_tls_certificate_expiry_seconds", 1_800_000_000.0),
     ] {
         scrape.assert(series, value);
     }
@@ -149,6 +155,8 @@ fn failures_are_there_as_zero_before_the_first() {
     let scrape = Scrape::of(&Metrics::new());
     scrape.assert(r#"switchyard_webrtc_total{outcome="handshake_failed"}"#, 0.0);
     scrape.assert(r#"switchyard_refusals_total{code="token_expired"}"#, 0.0);
+    scrape.assert(r#"switchyard_turn_connections_total{outcome="handshake",transport="tls"}"#, 0.0);
+    scrape.assert(r#"switchyard_tls_reloads_total{outcome="failed"}"#, 0.0);
 }
 
 #[test]
@@ -159,7 +167,9 @@ fn names_follow_the_conventions_of_prometheus() {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
         assert!(name.starts_with("switchyard_") && name.bytes().all(plain), "{name}");
         assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
-        assert_eq!(kind == "histogram", name.ends_with("_seconds"), "{name} is a {kind}");
+        // A point in time is the one thing in seconds that is no duration.
+        let is_duration = name.ends_with("_seconds") && !name.ends_with("_expiry_seconds");
+        assert_eq!(kind == "histogram", is_duration, "{name} is a {kind}");
     }
     assert!(scrape.types.len() > 20, "{}", scrape.types.len());
 }
@@ -179,6 +189,7 @@ fn every_label_is_one_of_a_few_that_name_nobody() {
         "rung",
         "shard",
         "status",
+        "transport",
         "type",
         "version",
     ]);

@@ -3,7 +3,7 @@
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use switchyard_turn_config::server::{Counters, Refusal, Traffic, Transport};
 
-use super::{TurnDrop, TurnStream, counter, counters, gauge, gauges};
+use super::{Arrival, Stream, TurnDoors, TurnDrop, counter, counters, gauge, gauges};
 
 /// The relay (NAT1, NAT2): never a user or an address.
 #[derive(Clone, Debug)]
@@ -17,7 +17,6 @@ pub struct Turn {
     drops: IntCounterVec,
     sockets: IntGauge,
     streams: IntGaugeVec,
-    connections: IntCounterVec,
 }
 
 impl Turn {
@@ -62,12 +61,6 @@ impl Turn {
                 "TCP and TLS connections at the relay, by transport.",
                 &["transport"],
             ),
-            connections: counters(
-                r,
-                "switchyard_turn_connections_total",
-                "TCP and TLS connections that came to the relay's doors, by what became of them.",
-                &["transport", "outcome"],
-            ),
         };
         turn.show_from_the_start();
         turn
@@ -88,17 +81,9 @@ impl Turn {
         for drop in TurnDrop::ALL {
             self.drops.with_label_values(&[drop.as_str()]);
         }
-        for transport in [Transport::Tcp, Transport::Tls] {
-            self.streams.with_label_values(&[transport.name()]);
-            for outcome in TurnStream::ALL {
-                self.connections.with_label_values(&[transport.name(), outcome.as_str()]);
-            }
+        for stream in Stream::ALL {
+            self.streams.with_label_values(&[stream.as_str()]);
         }
-    }
-
-    /// Counts what became of a connection.
-    pub fn connection(&self, transport: Transport, outcome: TurnStream) {
-        self.connections.with_label_values(&[transport.name(), outcome.as_str()]).inc();
     }
 
     /// Counts datagrams that were lost.
@@ -111,12 +96,13 @@ impl Turn {
 #[derive(Debug)]
 pub struct TurnCounters {
     shared: Turn,
+    doors: TurnDoors,
     shown: Counters,
 }
 
 impl TurnCounters {
-    pub(super) fn new(shared: &Turn) -> Self {
-        Self { shared: shared.clone(), shown: Counters::default() }
+    pub(super) fn new(shared: &Turn, doors: &TurnDoors) -> Self {
+        Self { shared: shared.clone(), doors: doors.clone(), shown: Counters::default() }
     }
 
     /// Whether something has been counted since [`publish`](Self::publish).
@@ -132,13 +118,13 @@ impl TurnCounters {
 
     /// Counts a connection that is served from now on.
     pub fn stream_taken(&self, transport: Transport) {
-        self.shared.connection(transport, TurnStream::Served);
         self.shared.streams.with_label_values(&[transport.name()]).inc();
     }
 
-    /// Counts a connection for which there is no room.
+    /// Counts a connection that a door has handed over, and for which there is no room.
     pub fn stream_refused(&self, transport: Transport) {
-        self.shared.connection(transport, TurnStream::Busy);
+        let stream = if transport == Transport::Tls { Stream::Tls } else { Stream::Tcp };
+        self.doors.arrived(stream, Arrival::Overloaded);
     }
 
     /// Counts a connection that was served and is closed.
@@ -148,7 +134,7 @@ impl TurnCounters {
 
     /// Shows what the server has counted, and how many relay sockets there are.
     pub fn publish(&mut self, now: &Counters, sockets: usize) {
-        let Self { shared, shown } = self;
+        let Self { shared, shown, .. } = self;
         for (index, transport) in Transport::ALL.map(Transport::name).into_iter().enumerate() {
             let (made, before) = (now.allocations[index], shown.allocations[index]);
             shared.allocated.with_label_values(&[transport]).inc_by(made - before);

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 16] = [
+const MODULES: [(&str, &[&str]); 17] = [
     ("names", &[]),
     ("bucket", &[]),
     ("health", &[]),
@@ -17,12 +17,13 @@ const MODULES: [(&str, &[&str]); 16] = [
     ("config", &[]),
     ("log", &["config"]),
     ("token", &["config", "room"]),
+    ("tls", &["config", "metrics"]),
     ("cli", &["config", "room", "token"]),
     ("store", &["config", "metrics", "names"]),
     ("room", &["bucket", "names", "store"]),
     ("router", &["names", "room", "store"]),
     ("engine", &["bucket", "ice_servers", "names", "room", "router", "store"]),
-    ("io", &["config", "engine", "ice_servers", "metrics", "names", "room", "router", "store"]),
+    ("io", &["config", "engine", "ice_servers", "metrics", "names", "room", "router", "store", "tls"]),
     ("http", &["config", "engine", "io", "metrics", "names", "room", "store", "token"]),
     (
         "lib",
@@ -59,6 +60,11 @@ const SHELL: [&str; 17] = [
     "thread",
     "process",
 ];
+
+/// The crate of TURN, and its module of STUN messages, the only one that a state machine of the server names: ICE stands
+/// on the same bytes, the relay is beside the engine and not beneath it.
+const TURN_CRATE: &str = "switchyard_turn_config";
+const TURN_BENEATH: [&str; 2] = ["::", "stun"];
 
 /// The engine library's peer, and the one file that names it.
 const PEER_TYPE: &str = "RTCPeerConnection";
@@ -164,6 +170,14 @@ fn purity(file: &File) -> Vec<String> {
     found
 }
 
+fn relay(file: &File) -> Option<String> {
+    let tokens = tokens::of(&file.text);
+    let mut named = tokens.iter().enumerate().filter(|(_, token)| **token == TURN_CRATE);
+    let is_pure = module_of(&file.path).is_some_and(|module| PURE.contains(&module));
+    (is_pure && named.any(|(at, _)| !tokens[at + 1..].starts_with(&TURN_BENEATH)))
+        .then(|| format!("{}: a state machine names more of {TURN_CRATE} than its STUN messages", file.path))
+}
+
 fn peer_type(file: &File) -> Option<String> {
     let is_elsewhere = file.path.starts_with("src/") && file.path != PEER_FILE;
     (is_elsewhere && tokens::of(&file.text).contains(&PEER_TYPE))
@@ -195,6 +209,12 @@ fn modules_import_only_what_lies_beneath_them() {
 #[test]
 fn state_machines_name_no_socket_thread_or_clock() {
     let found: Vec<_> = tree::rust_files().iter().flat_map(purity).collect();
+    expect_none(&found);
+}
+
+#[test]
+fn the_engine_knows_stun_messages_and_no_relay() {
+    let found: Vec<_> = tree::rust_files().iter().filter_map(relay).collect();
     expect_none(&found);
 }
 
@@ -247,6 +267,16 @@ fn an_impure_state_machine_is_found() {
         assert_eq!(purity(&file("src/io/udp.rs", text)).len(), 0, "{text}");
     }
     assert_eq!(purity(&file("src/room/mod.rs", "// tokio\nlet name = \"axum\"; now: Instant")).len(), 0);
+}
+
+#[test]
+fn an_engine_that_knows_of_the_relay_is_found() {
+    for text in ["use switchyard_turn_config::server::Server;", "use switchyard_turn_config::{stun, server};"]
+    {
+        assert!(relay(&file("src/engine/ice.rs", text)).is_some(), "{text}");
+        assert!(relay(&file("src/io/turn.rs", text)).is_none());
+    }
+    assert!(relay(&file("src/engine/stun.rs", "use switchyard_turn_config::stun::wire;")).is_none());
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stun::{HEADER_LEN, MAGIC_COOKIE};
+use crate::stun::wire::{HEADER_LEN, MAGIC_COOKIE};
 
 /// Bytes of one message at most: as much as fits a datagram to a peer, with the header of a Send indication.
 pub const MAX_MESSAGE: usize = 65_536;

@@ -12,7 +12,7 @@
 //! - [`server`]: STUN and TURN, [RFC 8489](https://www.rfc-editor.org/rfc/rfc8489) and
 //!   [RFC 8656](https://www.rfc-editor.org/rfc/rfc8656);
 //! - [`framing`]: messages on TCP and TLS streams;
-//! - [`stun`]: the messages' bytes.
+//! - [`stun`]: the messages; [`stun::wire`]: their bytes, on which ICE's in the server's engine stand too.
 
 pub mod coturn;
 pub mod credentials;

@@ -12,7 +12,6 @@ mod kinds;
 
 use std::{
     collections::BTreeMap,
-    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -25,19 +24,15 @@ use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until, timeout},
 };
-use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
-    tungstenite::{
-        self, Message, client::IntoClientRequest as _, http::HeaderValue, protocol::WebSocketConfig,
-    },
-};
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::{
+    adapter,
     browser::{Browser, BrowserConfig, SocketOutput},
     figures::AttackFigures,
     rng::Rng,
     scenario::{Attack, AttackKind},
-    target::{Io, Target},
+    target::{Target, WebSocket, cause},
 };
 
 /// Where the attack takes place.
@@ -66,7 +61,6 @@ pub struct Tally {
 
 /// How an attacker's connection ended, in the words of whoever ended it.
 type Cut = Result<(), String>;
-type Socket = WebSocketStream<Box<dyn Io>>;
 
 /// An attacker that was cut comes back after this.
 const BACK: Duration = Duration::from_millis(50);
@@ -178,7 +172,7 @@ impl Attacker {
         }
     }
 
-    async fn open(&self) -> Result<Socket, String> {
+    async fn open(&self) -> Result<WebSocket, String> {
         let socket = open(&self.ground.target).await?;
         self.count(|tally| tally.connections += 1);
         Ok(socket)
@@ -215,29 +209,23 @@ impl Attacker {
 }
 
 /// A WebSocket like any client's.
-async fn open(target: &Target) -> Result<Socket, String> {
-    let opening = async {
-        let stream = target.connect().await?;
-        let mut request =
-            format!("{}/v1/connect", target.url("ws")).into_client_request().map_err(io::Error::other)?;
-        let subprotocol = HeaderValue::from_static("switchyard.v1");
-        request.headers_mut().insert("sec-websocket-protocol", subprotocol);
-        let config = WebSocketConfig::default().write_buffer_size(0);
-        let opened = client_async_with_config(request, stream, Some(config)).await;
-        opened.map(|(socket, _)| socket).map_err(io::Error::other)
-    };
-    let opened = timeout(OPENING, opening).await.map_err(|_| "not let in in time".to_owned())?;
-    opened.map_err(|error| format!("not let in: {error}"))
+async fn open(target: &Target) -> Result<WebSocket, String> {
+    // The room is said later.
+    let door = (adapter::switchyard().door)("");
+    let opened = timeout(OPENING, target.websocket(&door)).await;
+    opened
+        .map_err(|_| "not let in in time".to_owned())?
+        .map_err(|error| format!("not let in: {}", cause(&error)))
 }
 
 /// Sends, and takes what has come meanwhile.
-async fn say(socket: &mut Socket, message: Message) -> Cut {
+async fn say(socket: &mut WebSocket, message: Message) -> Cut {
     socket.feed(message).await.map_err(|error| in_words(&error))?;
     socket.flush().await.map_err(|error| in_words(&error))
 }
 
 /// What the server says until a time; `Err` if it ends the connection.
-async fn listen(socket: &mut Socket, until: Instant, mut heard: impl FnMut(Message)) -> Cut {
+async fn listen(socket: &mut WebSocket, until: Instant, mut heard: impl FnMut(Message)) -> Cut {
     loop {
         tokio::select! {
             message = socket.next() => match message {

@@ -117,7 +117,10 @@ fn normal_quantile(p: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netsim::testing::{MS, expect_share, for_seeds};
+    use crate::{
+        netsim::testing::{MS, expect_share},
+        rng::for_seeds,
+    };
 
     const COUNT: u64 = 200_000;
 

@@ -98,7 +98,7 @@ impl LossProcess {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netsim::testing::{expect_share, for_seeds};
+    use crate::{netsim::testing::expect_share, rng::for_seeds};
 
     const COUNT: u64 = 200_000;
 

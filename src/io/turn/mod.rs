@@ -7,11 +7,12 @@
 //!                          └─ HTTPS ─► http  └──► shards, in memory (path `Relay`)
 //! ```
 //!
-//! - the doors do on the runtime's workers what is slow or may be waited for: accepting, PROXY protocol, TLS handshakes;
+//! - [`doors`]: on the runtime's workers, what is slow or may be waited for: accepting, PROXY protocol, TLS handshakes;
 //! - [`thread`] takes over connections that stand ([`stream`]), and from then on nobody else touches them;
 //! - [`sockets`]: UDP, of the relay and of its allocations;
 //! - [`mailbox`]: how other threads reach this one.
 
+mod doors;
 mod mailbox;
 mod sockets;
 mod stream;
@@ -20,6 +21,7 @@ mod thread;
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    sync::Arc,
     thread::JoinHandle,
     time::Instant,
 };
@@ -36,12 +38,13 @@ use tokio_rustls::rustls::ServerConnection;
 
 pub(super) use self::mailbox::{Datagrams, Mailbox};
 use self::{
+    doors::{Doors, Patience, Within},
     mailbox::{Inbox, Letter, mailbox},
     sockets::Socket,
     thread::{BELL_TOKEN, Shards, Thread, listener_token},
 };
-use super::{Input, udp};
-use crate::{config::Config, metrics::Metrics};
+use super::{Input, WireIo, udp};
+use crate::{config::Config, metrics::Metrics, tls::Certificates};
 
 /// Connections beyond one for each allocation: those that have not asked for it yet.
 const NEWCOMERS: usize = 1024;
@@ -69,6 +72,7 @@ pub(super) struct Connected {
 pub(super) struct Bound {
     settings: Turn,
     sockets: Vec<UdpSocket>,
+    doors: Doors,
     poll: Poll,
     mailbox: Mailbox,
     inbox: Inbox,
@@ -88,14 +92,19 @@ pub(super) struct Sfu {
 /// The relay's thread.
 #[derive(Debug)]
 pub(super) struct Relay {
+    doors: Doors,
     mailbox: Mailbox,
     thread: JoinHandle<()>,
 }
 
 impl Bound {
     /// Binds what the configuration asks for; `None` if this server is to be no relay. Addresses and ports that it leaves
-    /// open are filled in.
-    pub(super) fn bind(config: &Config) -> anyhow::Result<Option<Self>> {
+    /// open are filled in. Connections that speak HTTP go to `http`.
+    pub(super) fn bind(
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        http: mpsc::Sender<WireIo>,
+    ) -> anyhow::Result<Option<Self>> {
         if config.turn.mode != Mode::Embedded {
             return Ok(None);
         }
@@ -104,7 +113,9 @@ impl Bound {
         let poll = Poll::new().context("cannot make the relay's event queue")?;
         let (mailbox, inbox) =
             mailbox(poll.registry(), BELL_TOKEN).context("cannot make the relay's event queue")?;
-        Ok(Some(Self { settings, sockets, poll, mailbox, inbox }))
+        let within = Within { turn: mailbox.clone(), http, metrics: metrics.clone() };
+        let doors = open_doors(config, &mut settings, within)?;
+        Ok(Some(Self { settings, sockets, doors, poll, mailbox, inbox }))
     }
 
     /// What holds: the configuration, with what it leaves open.
@@ -119,7 +130,7 @@ impl Bound {
 
     /// Starts the thread.
     pub(super) fn start(self, sfu: Sfu, metrics: &Metrics) -> anyhow::Result<Relay> {
-        let Self { settings, sockets, poll, mailbox, inbox } = self;
+        let Self { settings, sockets, doors, poll, mailbox, inbox } = self;
         let machine = if_addrs::get_if_addrs().context("cannot ask for the machine's addresses")?;
         let host = Host {
             sfu: sfu.addresses,
@@ -138,11 +149,16 @@ impl Bound {
         let max_streams = settings.quotas.allocations as usize + NEWCOMERS;
         let thread = Thread::new(poll, server, listeners, shards, inbox, metrics.turn(), max_streams);
         let thread = std::thread::Builder::new().name("turn".to_owned()).spawn(move || run_or_abort(thread));
-        Ok(Relay { mailbox, thread: thread.context("cannot start the relay's thread")? })
+        Ok(Relay { doors, mailbox, thread: thread.context("cannot start the relay's thread")? })
     }
 }
 
 impl Relay {
+    /// Lets nobody in any more who is not here.
+    pub(super) fn drain(&self) {
+        self.doors.drain();
+    }
+
     /// Ends the thread; blocks until it has.
     pub(super) fn stop(self) -> bool {
         // A full queue is worked off soon.
@@ -240,6 +256,23 @@ fn listen(listen: &mut Listen) -> anyhow::Result<Vec<UdpSocket>> {
         }
     }
     Ok(sockets)
+}
+
+/// Opens TCP and TLS; the ports that were taken are noted, and whether there is TLS.
+fn open_doors(config: &Config, settings: &mut Turn, within: Within) -> anyhow::Result<Doors> {
+    let certificates = if settings.listen.tls_enabled {
+        let (v4, v6) = settings.relay.advertised();
+        let addresses: Vec<IpAddr> = v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from)).collect();
+        Certificates::open(config, &addresses)?.map(Arc::new)
+    } else {
+        None
+    };
+    let doors = Doors::start(&settings.listen, certificates, within, Patience::default())?;
+    let listen = &mut settings.listen;
+    listen.tcp_port = doors.tcp.first().map_or(listen.tcp_port, SocketAddr::port);
+    listen.tls_port = doors.tls.first().map_or(listen.tls_port, SocketAddr::port);
+    listen.tls_enabled = !doors.tls.is_empty();
+    Ok(doors)
 }
 
 fn wrong(problems: &[Problem]) -> anyhow::Error {

@@ -10,7 +10,7 @@ use std::{
 use switchyard::engine::{
     ice::{Credentials, IceLite, MAX_PATHS, Verdict},
     path::Path,
-    stun::{Builder, Class, Key, attribute},
+    stun::{Class, Key, attribute, binding},
 };
 
 use super::stun::{local, remote};
@@ -52,14 +52,14 @@ pub fn target(data: &[u8]) {
         id[..4].copy_from_slice(&transaction.to_be_bytes());
         let role =
             if flags & CONTROLLED == 0 { attribute::ICE_CONTROLLING } else { attribute::ICE_CONTROLLED };
-        let mut request = Builder::binding(Class::Request, &id)
+        let mut request = binding(Class::Request, &id)
             .attribute(attribute::USERNAME, format!("{}:{}", key.ufrag, remote().ufrag).as_bytes())
             .attribute(attribute::PRIORITY, &[priority, 0, 0, 255])
             .attribute(role, &[0; 8]);
         if flags & NOMINATE != 0 {
             request = request.attribute(attribute::USE_CANDIDATE, &[]);
         }
-        match ice.handle(now, path, address, &request.finish(&Key::short_term(&key.pwd))) {
+        match ice.handle(now, path, address, &Key::short_term(&key.pwd).seal(request)) {
             Verdict::Accepted(accepted) => {
                 assert!(ice.is_validated(&path) && ice.last_seen() == Some(now));
                 assert!(!accepted.switched || ice.current() == Some(path));

@@ -16,7 +16,6 @@ pub(crate) mod wire;
 use std::{
     collections::VecDeque,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -794,21 +793,4 @@ pub(crate) fn room_on(shard: u16, shards: u16) -> String {
         .map(|number| format!("room{number}"))
         .find(|name| room_key(name).shard(shards) == ShardId(shard))
         .unwrap()
-}
-
-/// Runs a world for each seed: `SEED` alone, else the first `SEEDS`, else the first few.
-pub(crate) fn for_seeds(few: u64, world: impl Fn(u64)) {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let seeds: RangeInclusive<u64> = match (number("SEED"), number("SEEDS")) {
-        (Some(seed), _) => seed..=seed,
-        (None, Some(most)) => 1..=most,
-        (None, None) => 1..=few,
-    };
-    for seed in seeds {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world(seed)));
-        if let Err(panic) = result {
-            eprintln!("failed with seed {seed}; SEED={seed} runs it again");
-            std::panic::resume_unwind(panic);
-        }
-    }
 }

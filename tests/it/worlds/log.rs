@@ -8,11 +8,11 @@ use switchyard::room::Plant;
 use switchyard_loadtest::{
     browser::{Pipe, Saved},
     netsim::LinkConfig,
-    rng::Rng,
+    rng::{Rng, for_seeds},
 };
 
 use crate::world::{
-    Kind, MS, SECOND, Setup, for_seeds,
+    Kind, MS, SECOND, Setup,
     history::Role,
     seats::{Keeps, Seats},
     storage::{self, Mood, Step},

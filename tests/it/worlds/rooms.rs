@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use switchyard_loadtest::browser::{Event, Lane};
+use switchyard_loadtest::{
+    browser::{Event, Lane},
+    rng::for_seeds,
+};
 use switchyard_signaling::{
     Code,
     frame::Target,
     message::{ClientControl, ServerControl},
 };
 
-use crate::world::{Kind, MS, SECOND, Setup, World, client::What, for_seeds, room_on};
+use crate::world::{Kind, MS, SECOND, Setup, World, client::What, room_on};
 
 fn world(seed: u64) -> World {
     let mut setup = Setup::new(seed);

@@ -1,11 +1,11 @@
 //! Worlds whose only pipes are modelled WebSockets: a function of their seed, and quick.
 
-use switchyard_loadtest::browser::Lane;
+use switchyard_loadtest::{browser::Lane, rng::for_seeds};
 
 use crate::world::{
     Kind, MS, SECOND, Setup, World, checker,
     client::{Seen, What},
-    for_seeds, room_on,
+    room_on,
 };
 
 /// Clients in one or two rooms on two shards, whose WebSockets break, are replaced and come back at random.

@@ -9,10 +9,11 @@ use switchyard::engine::{
 use switchyard_loadtest::{
     browser::{Event, Lane, Pipe},
     netsim::LinkConfig,
+    rng::for_seeds,
 };
 use switchyard_signaling::message::Description;
 
-use crate::world::{Kind, MS, SECOND, Setup, World, client::What, for_seeds, room_on};
+use crate::world::{Kind, MS, SECOND, Setup, World, client::What, room_on};
 
 fn link(delay: u32, loss: f64) -> LinkConfig {
     LinkConfig {

@@ -1,6 +1,9 @@
-//! Attribute types, [RFC 8489 section 18.3](https://www.rfc-editor.org/rfc/rfc8489#section-18.3) and
-//! [RFC 8656 section 18](https://www.rfc-editor.org/rfc/rfc8656#section-18).
+//! Attribute types, [RFC 8489 section 18.3](https://www.rfc-editor.org/rfc/rfc8489#section-18.3),
+//! [RFC 8656 section 18](https://www.rfc-editor.org/rfc/rfc8656#section-18) and
+//! [RFC 8445 section 20.1](https://www.rfc-editor.org/rfc/rfc8445#section-20.1): TURN's and ICE's.
 
+/// `MAPPED-ADDRESS`
+pub const MAPPED_ADDRESS: u16 = 0x0001;
 /// `USERNAME`
 pub const USERNAME: u16 = 0x0006;
 /// `MESSAGE-INTEGRITY`
@@ -41,6 +44,10 @@ pub const USERHASH: u16 = 0x001e;
 pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 /// `RESERVATION-TOKEN`
 pub const RESERVATION_TOKEN: u16 = 0x0022;
+/// `PRIORITY`
+pub const PRIORITY: u16 = 0x0024;
+/// `USE-CANDIDATE`
+pub const USE_CANDIDATE: u16 = 0x0025;
 /// `ADDITIONAL-ADDRESS-FAMILY`
 pub const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
 /// `ADDRESS-ERROR-CODE`
@@ -51,3 +58,7 @@ pub const PASSWORD_ALGORITHMS: u16 = 0x8002;
 pub const SOFTWARE: u16 = 0x8022;
 /// `FINGERPRINT`
 pub const FINGERPRINT: u16 = 0x8028;
+/// `ICE-CONTROLLED`
+pub const ICE_CONTROLLED: u16 = 0x8029;
+/// `ICE-CONTROLLING`
+pub const ICE_CONTROLLING: u16 = 0x802a;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::netsim::{
-    CoDel, Jitter, LinkConfig, RateLimit, preset, presets,
-    testing::{MS, for_seeds},
+use crate::{
+    netsim::{CoDel, Jitter, LinkConfig, RateLimit, preset, presets, testing::MS},
+    rng::for_seeds,
 };
 
 fn address(text: &str) -> SocketAddr {

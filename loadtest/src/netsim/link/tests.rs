@@ -1,9 +1,12 @@
 //! Each impairment against its definition.
 
 use super::*;
-use crate::netsim::{
-    CoDel, GilbertElliott,
-    testing::{MS, expect_share, for_seeds},
+use crate::{
+    netsim::{
+        CoDel, GilbertElliott,
+        testing::{MS, expect_share},
+    },
+    rng::for_seeds,
 };
 
 /// Sends `count` packets of 1,000 B, one each `gap`, and gives (sent, arrived, number) in order of arrival.

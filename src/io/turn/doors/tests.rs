@@ -1,0 +1,263 @@
+//! The doors on real sockets, with the test in the TURN thread's place.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::Ipv4Addr,
+};
+
+use mio::{Events, Poll, Token};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::{
+    TlsConnector, client,
+    rustls::{
+        ClientConfig, RootCertStore, ServerConnection, crypto::ring::default_provider, pki_types::ServerName,
+    },
+};
+
+use super::{
+    super::mailbox::{Inbox, mailbox},
+    *,
+};
+use crate::config::{Config, Mode};
+
+/// Longer than anything takes here that comes at all.
+const LONG: Duration = Duration::from_secs(20);
+/// A Binding request.
+const BINDING: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+
+/// Doors, and who takes what they let in.
+struct House {
+    doors: Doors,
+    certificates: Arc<Certificates>,
+    metrics: Arc<Metrics>,
+    poll: Poll,
+    inbox: Inbox,
+    _http: mpsc::Receiver<WireIo>,
+}
+
+fn house(patience: Patience, change: impl FnOnce(&mut Listen)) -> House {
+    let poll = Poll::new().unwrap();
+    let (turn, inbox) = mailbox(poll.registry(), Token(0)).unwrap();
+    let (http, _http) = mpsc::channel(1);
+    let mut config = Config { mode: Some(Mode::Development), ..Config::default() };
+    let listen = &mut config.turn.listen;
+    listen.bind = vec![Ipv4Addr::LOCALHOST.into()];
+    (listen.tcp_port, listen.tls_port) = (0, 0);
+    change(listen);
+    let certificates = Arc::new(Certificates::open(&config, &[]).unwrap().unwrap());
+    let metrics = Arc::new(Metrics::new());
+    let within = Within { turn, http, metrics: metrics.clone() };
+    let doors = Doors::start(&config.turn.listen, Some(certificates.clone()), within, patience).unwrap();
+    House { doors, certificates, metrics, poll, inbox, _http }
+}
+
+impl House {
+    async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.doors.tcp[0]).await.unwrap()
+    }
+
+    /// With these protocols offered.
+    async fn tls(&self, protocols: &[&[u8]]) -> io::Result<client::TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificates.certificate()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let socket = TcpStream::connect(self.doors.tls[0]).await?;
+        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), socket).await
+    }
+
+    /// What the TURN thread is given next.
+    fn connected(&mut self) -> Connected {
+        let begin = std::time::Instant::now();
+        loop {
+            self.inbox.heard();
+            match self.inbox.take() {
+                Some(Letter::Connected(connected)) => return connected,
+                Some(other) => panic!("{other:?}"),
+                None => {}
+            }
+            assert!(begin.elapsed() < LONG, "no connection is handed over");
+            let wait = || self.poll.poll(&mut Events::with_capacity(1), Some(LONG));
+            tokio::task::block_in_place(wait).unwrap();
+        }
+    }
+
+    async fn counted(&self, stream: Stream, arrival: Arrival, count: u64) {
+        let begin = std::time::Instant::now();
+        while self.metrics.turn_doors.count(stream, arrival) < count {
+            assert!(begin.elapsed() < LONG, "{arrival:?} is not counted");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Waits until the server has ended the connection.
+async fn ends(socket: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    let mut rest = Vec::new();
+    let ended = timeout(LONG, socket.read_to_end(&mut rest)).await;
+    let _ = ended.expect("the server ends the connection");
+}
+
+/// What the client has sent, decrypted by the thread's means.
+fn read(socket: &mut std::net::TcpStream, tls: &mut ServerConnection, length: usize) -> Vec<u8> {
+    socket.set_nonblocking(false).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    let mut all = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        match tls.reader().read(&mut all[filled..]) {
+            Ok(count) => filled += count,
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                tls.read_tls(socket).unwrap();
+                tls.process_new_packets().unwrap();
+            }
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tcp_client_is_handed_over_as_soon_as_it_speaks() {
+    let mut house = house(Patience::default(), |_| {});
+    for number in 1..=2 {
+        let mut client = house.tcp().await;
+        client.write_all(&BINDING).await.unwrap();
+        let Connected { link, mut socket, tls, read } = house.connected();
+        let expected = Link {
+            transport: Transport::Tcp,
+            connection: number,
+            remote: client.local_addr().unwrap(),
+            local: house.doors.tcp[0],
+        };
+        assert_eq!((link, tls.is_none(), read.len()), (expected, true, 0));
+        assert!(socket.nodelay().unwrap());
+        let mut all = [0; 64];
+        assert_eq!(socket.read(&mut all).unwrap(), BINDING.len());
+        assert_eq!(socket.read(&mut all).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        socket.write_all(b"an answer").unwrap();
+        drop(socket);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"an answer");
+    }
+    house.counted(Stream::Tcp, Arrival::Turn, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_client_is_handed_over_with_what_was_decrypted() {
+    let mut house = house(Patience::default(), |_| {});
+    for (offered, agreed) in [
+        (&[][..], None),
+        (&[&b"h2"[..], b"stun.turn"][..], Some(&b"stun.turn"[..])),
+        // It names only what is not spoken here, and is let in all the same.
+        (&[&b"h2"[..]][..], None),
+        (&[&b"http/1.1"[..]][..], None),
+    ] {
+        let mut client = house.tls(offered).await.unwrap();
+        client.write_all(&BINDING).await.unwrap();
+        client.write_all(b"and more in a record of its own").await.unwrap();
+        let Connected { link, mut socket, tls, read: early } = house.connected();
+        let mut tls = tls.expect("TLS");
+        assert_eq!((link.transport, link.local), (Transport::Tls, house.doors.tls[0]));
+        assert_eq!(link.remote, client.get_ref().0.local_addr().unwrap());
+        assert_eq!(tls.alpn_protocol(), agreed, "{offered:?}");
+        assert!(early.starts_with(&BINDING) && socket.nodelay().unwrap());
+        let expected = [&BINDING[..], b"and more in a record of its own"].concat();
+        let rest = read(&mut socket, &mut tls, expected.len() - early.len());
+        assert_eq!([early, rest].concat(), expected);
+        tls.writer().write_all(b"an answer").unwrap();
+        while tls.wants_write() {
+            tls.write_tls(&mut socket).unwrap();
+        }
+        let mut answer = [0; 9];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"an answer");
+    }
+    house.counted(Stream::Tls, Arrival::Turn, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_turn_is_ended() {
+    let house = house(Patience::default(), |_| {});
+    let mut tcp = house.tcp().await;
+    tcp.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    ends(&mut tcp).await;
+    house.counted(Stream::Tcp, Arrival::Unknown, 1).await;
+    let mut tls = house.tls(&[]).await.unwrap();
+    tls.write_all(&[LAST_OF_STUN + 1]).await.unwrap();
+    ends(&mut tls).await;
+    house.counted(Stream::Tls, Arrival::Unknown, 1).await;
+    let mut plain = TcpStream::connect(house.doors.tls[0]).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    ends(&mut plain).await;
+    house.counted(Stream::Tls, Arrival::Handshake, 1).await;
+    drop(house.tcp().await);
+    house.counted(Stream::Tcp, Arrival::Gone, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_too_long_is_ended_and_leaves_its_place() {
+    let patience = Patience {
+        handshake: Duration::from_millis(300),
+        first_byte: Duration::from_millis(300),
+        places: 1,
+        ..Patience::default()
+    };
+    let mut house = house(patience, |listen| listen.tcp_enabled = false);
+    // A handshake that drips: each byte alone is in time.
+    let dripping = TcpStream::connect(house.doors.tls[0]).await.unwrap();
+    let (mut reader, mut writer) = dripping.into_split();
+    let drip = tokio::spawn(async move {
+        for byte in [22, 3, 1, 2, 0].into_iter().chain([1; 512]) {
+            if writer.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let behind = timeout(LONG, house.tls(&[])).await;
+    let mut silent = behind.expect("the next one gets the place").unwrap();
+    ends(&mut reader).await;
+    house.counted(Stream::Tls, Arrival::Slow, 1).await;
+    drip.abort();
+    // One that says nothing in the end.
+    ends(&mut silent).await;
+    house.counted(Stream::Tls, Arrival::Slow, 2).await;
+    let mut client = house.tls(&[]).await.unwrap();
+    client.write_all(&BINDING).await.unwrap();
+    assert_eq!(house.connected().read, BINDING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_has_only_so_many_places() {
+    let patience = Patience { places_of_network: 2, ..Patience::default() };
+    let mut house = house(patience, |_| {});
+    let mut waiting = [house.tcp().await, house.tcp().await];
+    let mut third = house.tcp().await;
+    ends(&mut third).await;
+    house.counted(Stream::Tcp, Arrival::Crowded, 1).await;
+    waiting[1].write_all(&BINDING).await.unwrap();
+    assert_eq!(house.connected().link.remote, waiting[1].local_addr().unwrap());
+    let mut third = house.tcp().await;
+    third.write_all(&BINDING).await.unwrap();
+    assert_eq!(house.connected().link.remote, third.local_addr().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_lets_in_who_has_connected_and_nobody_else() {
+    let mut house = house(Patience::default(), |_| {});
+    let mut on_its_way = house.tls(&[]).await.unwrap();
+    house.doors.drain();
+    let begin = std::time::Instant::now();
+    while TcpStream::connect(house.doors.tls[0]).await.is_ok() {
+        assert!(begin.elapsed() < LONG, "the door stays open");
+        tokio::task::yield_now().await;
+    }
+    on_its_way.write_all(&BINDING).await.unwrap();
+    assert_eq!(house.connected().read, BINDING);
+}

@@ -21,6 +21,7 @@ mod thread;
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    ops::RangeInclusive,
     sync::Arc,
     thread::JoinHandle,
     time::Instant,
@@ -109,7 +110,7 @@ impl Bound {
             return Ok(None);
         }
         let mut settings = settled(config)?;
-        let sockets = listen(&mut settings.listen)?;
+        let sockets = listen(&mut settings)?;
         let poll = Poll::new().context("cannot make the relay's event queue")?;
         let (mailbox, inbox) =
             mailbox(poll.registry(), BELL_TOKEN).context("cannot make the relay's event queue")?;
@@ -233,7 +234,9 @@ fn is_local(ip: IpAddr) -> bool {
 }
 
 /// Binds the UDP sockets that clients send to; the port that was taken is noted.
-fn listen(listen: &mut Listen) -> anyhow::Result<Vec<UdpSocket>> {
+fn listen(turn: &mut Turn) -> anyhow::Result<Vec<UdpSocket>> {
+    let relay = turn.relay.min_port..=turn.relay.max_port;
+    let listen = &mut turn.listen;
     let mut sockets: Vec<UdpSocket> = Vec::new();
     if !listen.udp_enabled {
         return Ok(sockets);
@@ -241,7 +244,7 @@ fn listen(listen: &mut Listen) -> anyhow::Result<Vec<UdpSocket>> {
     let is_default = listen.bind == Listen::default().bind;
     for ip in listen.bind.clone() {
         let address = SocketAddr::new(ip, listen.udp_port);
-        match udp::bind_one(address) {
+        match bind_beside(address, &relay) {
             Ok(socket) => {
                 listen.udp_port = socket.local_addr().context("cannot ask for the relay's port")?.port();
                 sockets.push(socket);
@@ -256,6 +259,20 @@ fn listen(listen: &mut Listen) -> anyhow::Result<Vec<UdpSocket>> {
         }
     }
     Ok(sockets)
+}
+
+/// Where any port will do, it is none of the relay's.
+fn bind_beside(address: SocketAddr, relay: &RangeInclusive<u16>) -> io::Result<UdpSocket> {
+    // They keep their ports from being given again.
+    let mut others = Vec::new();
+    loop {
+        let socket = udp::bind_one(address)?;
+        let is_beside = address.port() != 0 || !relay.contains(&socket.local_addr()?.port());
+        if is_beside || others.len() == 64 {
+            return Ok(socket);
+        }
+        others.push(socket);
+    }
 }
 
 /// Opens TCP and TLS; the ports that were taken are noted, and whether there is TLS.

@@ -152,18 +152,13 @@ impl Turn {
             ));
         }
         let listen = &self.listen;
-        for (field, is_enabled, port) in [
-            ("turn.listen.udp_port", listen.udp_enabled, listen.udp_port),
-            ("turn.listen.tcp_port", listen.tcp_enabled, listen.tcp_port),
-            ("turn.listen.tls_port", listen.tls_enabled, listen.tls_port),
-        ] {
-            if is_enabled && (relay.min_port..=relay.max_port).contains(&port) {
-                found.push(problem(
-                    field,
-                    port,
-                    format!("it is one of the relay's, {} to {}; move one", relay.min_port, relay.max_port),
-                ));
-            }
+        // The relay's are UDP: a port of TCP is another one.
+        if listen.udp_enabled && (relay.min_port..=relay.max_port).contains(&listen.udp_port) {
+            found.push(problem(
+                "turn.listen.udp_port",
+                listen.udp_port,
+                format!("it is one of the relay's, {} to {}; move one", relay.min_port, relay.max_port),
+            ));
         }
     }
 

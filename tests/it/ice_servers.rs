@@ -16,7 +16,7 @@ use crate::{
 const TURN_SECRET: &str = "7d20af9be27a4583b1c2d3e4f5061728";
 
 const SETTINGS: &str = "turn:\n  host: turn.example.com\n  listen:\n    bind: [127.0.0.1]\n    udp_port: 0\n    tcp_enabled: false\n    \
-                        tls_enabled: false\n  relay:\n    bind_v4: 127.0.0.1\n    min_port: 20000\n    max_port: 29999\n  credentials:\n    ttl: 5m\n    \
+                        tls_enabled: false\n  relay:\n    bind_v4: 127.0.0.1\n    min_port: 32768\n    max_port: 50000\n  credentials:\n    ttl: 5m\n    \
                         secret: 7d20af9be27a4583b1c2d3e4f5061728\n";
 
 fn unix() -> u64 {
@@ -28,7 +28,9 @@ fn unix() -> u64 {
 fn user_of(ice: &Ice, ends_within: std::ops::RangeInclusive<u64>) -> String {
     let [stun, turn] = &ice.ice_servers[..] else { panic!("{ice:?}") };
     let port = stun.urls[0].strip_prefix("stun:turn.example.com:").expect("the name of the settings");
-    assert_ne!(port, "0", "the port that was taken is told");
+    // Any free one, which has to be told, and which must not be one that the relay may give away.
+    let number: u16 = port.parse().unwrap();
+    assert!(number != 0 && !(32_768..=50_000).contains(&number), "{port}");
     assert_eq!(turn.urls, [format!("turn:turn.example.com:{port}?transport=udp")]);
     let (username, password) = (turn.username.as_ref().unwrap(), turn.credential.as_ref().unwrap());
     let keyring = Keyring::new(&Secret::new(TURN_SECRET), None, unix(), SECOND);

@@ -97,7 +97,7 @@ impl Client {
         loop {
             match self.event().await {
                 RelayEvent::Data(from, bytes) => return (from, bytes.to_vec()),
-                RelayEvent::Permitted(_) => {}
+                RelayEvent::Permitted(_) | RelayEvent::Bound(_) => {}
                 other => panic!("{other:?}"),
             }
         }

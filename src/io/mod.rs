@@ -30,7 +30,6 @@ use std::{
 use anyhow::Context as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use switchyard_signaling::limits::{CHUNK_BYTES, LOSSY_BYTES, Limits};
-use switchyard_turn_config::settings::Turn;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -42,6 +41,7 @@ use crate::{
         Command, Shard, ShardConfig, SocketId, path::TcpId, peer::Identity, peers::Datagram,
         peers::PeerTimeouts, sdp::HostCandidate, session::SessionLimits,
     },
+    ice_servers::IceServers,
     metrics::Metrics,
     names::{RoomKey, ShardId, WallClock},
     room::{BackendAct, BackendAnswer, BackendError, LogSettings, RoomLimits},
@@ -98,7 +98,7 @@ pub struct Shards {
     pub ice_tcp: Option<IceTcp>,
     relay: Mutex<Option<turn::Relay>>,
     https: Mutex<Option<mpsc::Receiver<WireIo>>>,
-    turn: Turn,
+    ice_servers: Option<Arc<IceServers>>,
     limits: Limits,
 }
 
@@ -121,6 +121,8 @@ impl Shards {
         }
         let (https, https_connections) = mpsc::channel(HTTPS);
         let relay = turn::Bound::bind(config, metrics, https)?;
+        let turn = relay.as_ref().map_or_else(|| config.turn.clone(), |relay| relay.settings().clone());
+        let ice_servers = IceServers::new(turn, unix_ms() / 1000).map(Arc::new);
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
         let logs = Arc::new(log_settings(config));
@@ -149,6 +151,7 @@ impl Shards {
                     topics: config.limits.topics_per_member as usize,
                 },
                 logs: logs.clone(),
+                ice_servers: ice_servers.clone(),
                 max_sessions: (config.limits.sessions_max as usize).div_ceil(count),
                 max_peers: (config.rtc.max_peers as usize).div_ceil(count),
             };
@@ -176,7 +179,6 @@ impl Shards {
             threads.push(running.context("cannot start a shard's thread")?);
             runtimes.push(told.recv().context("cannot start a shard's event loop")?);
         }
-        let turn = relay.as_ref().map_or_else(|| config.turn.clone(), |relay| relay.settings().clone());
         let relay = relay.map(|relay| relay.start(sfu, metrics)).transpose()?;
         Ok(Self {
             inputs,
@@ -188,14 +190,14 @@ impl Shards {
             ice_tcp,
             relay: Mutex::new(relay),
             https: Mutex::new(Some(https_connections)),
-            turn,
+            ice_servers,
             limits: sessions.announced.clone(),
         })
     }
 
-    /// How clients reach a relay: as configured, with the addresses, ports and secret that were taken.
-    pub fn turn(&self) -> &Turn {
-        &self.turn
+    /// What clients are told of STUN and TURN; `None` if nothing.
+    pub fn ice_servers(&self) -> Option<&IceServers> {
+        self.ice_servers.as_deref()
     }
 
     /// Connections to the relay's TLS port that speak HTTP; `None` to all but the first who asks.

@@ -26,8 +26,13 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A server with two tenants: `app`, and `else`, whose secret is one character longer.
 pub(crate) async fn server(folder: &TempDir) -> Running {
+    server_with(folder, "turn:\n  mode: off\n").await
+}
+
+/// The same, with these settings too.
+pub(crate) async fn server_with(folder: &TempDir, settings: &str) -> Running {
     let text = format!(
-        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\nturn:\n  mode: off\nkeys:\n  app:\n    secret: {SECRET}\n  else:\n    secret: {SECRET}2\n\
+        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\n{settings}keys:\n  app:\n    secret: {SECRET}\n  else:\n    secret: {SECRET}2\n\
          store:\n  path: {}\n",
         folder.path().join("store.db").display()
     );
@@ -109,9 +114,13 @@ impl Raw {
         self.join_greeted(room, user).await;
     }
 
-    async fn join_greeted(&mut self, room: &str, user: &str) {
+    pub(crate) async fn ask_to_join(&mut self, room: &str, user: &str) {
         let token = token::mint("app", SECRET, room, user, SystemTime::now());
         self.text(&format!(r#"{{"type":"join","id":1,"room":"{room}","token":"{token}"}}"#)).await;
+    }
+
+    async fn join_greeted(&mut self, room: &str, user: &str) {
+        self.ask_to_join(room, user).await;
         loop {
             match self.next().await {
                 Got::Binary(message) => {

@@ -29,6 +29,7 @@ use std::{
 use anyhow::Context as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use switchyard_signaling::limits::{CHUNK_BYTES, LOSSY_BYTES, Limits};
+use switchyard_turn_config::settings::Turn;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -307,6 +308,14 @@ impl Shards {
             tracing::error!("a thread has panicked");
         }
     }
+}
+
+/// The TURN settings with the addresses that they leave to the machine.
+///
+/// # Errors
+/// If the machine does not tell its addresses.
+pub fn settled_turn(config: &Config) -> anyhow::Result<Turn> {
+    turn::settled(config)
 }
 
 /// A shard that panics has lost its sessions and would leave the server half alive: better all of it is started anew.

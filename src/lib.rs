@@ -28,6 +28,7 @@ pub mod token;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use switchyard_turn_config::settings::Turn;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
@@ -86,6 +87,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 }
 
 impl Running {
+    /// How clients reach the relay: as configured, with the addresses and ports that were taken.
+    #[must_use]
+    pub fn turn(&self) -> &Turn {
+        self.app.shards.turn()
+    }
+
     /// Tells every client, lets them take their leave within `drain.timeout`, and ends.
     ///
     /// # Errors

@@ -372,3 +372,6 @@ fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError>
 fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
+
+#[cfg(test)]
+mod tests;

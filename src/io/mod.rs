@@ -7,6 +7,7 @@
 
 mod ice_tcp;
 mod listeners;
+pub mod proxy_protocol;
 mod shard;
 mod sockets;
 mod storage;

@@ -49,6 +49,8 @@ use crate::{config::Config, metrics::Metrics, tls::Certificates};
 
 /// Connections beyond one for each allocation: those that have not asked for it yet.
 const NEWCOMERS: usize = 1024;
+/// Ports that the system offers before one of the relay's is taken.
+const TRIES: usize = 64;
 /// Nobody's, by which the machine says from where it would send there (RFC 5737, RFC 3849).
 const ELSEWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
@@ -234,9 +236,9 @@ fn is_local(ip: IpAddr) -> bool {
 }
 
 /// Binds the UDP sockets that clients send to; the port that was taken is noted.
-fn listen(turn: &mut Turn) -> anyhow::Result<Vec<UdpSocket>> {
-    let relay = turn.relay.min_port..=turn.relay.max_port;
-    let listen = &mut turn.listen;
+fn listen(settings: &mut Turn) -> anyhow::Result<Vec<UdpSocket>> {
+    let relay = settings.relay.range();
+    let listen = &mut settings.listen;
     let mut sockets: Vec<UdpSocket> = Vec::new();
     if !listen.udp_enabled {
         return Ok(sockets);
@@ -244,7 +246,7 @@ fn listen(turn: &mut Turn) -> anyhow::Result<Vec<UdpSocket>> {
     let is_default = listen.bind == Listen::default().bind;
     for ip in listen.bind.clone() {
         let address = SocketAddr::new(ip, listen.udp_port);
-        match bind_beside(address, &relay) {
+        match bind_outside(address, &relay) {
             Ok(socket) => {
                 listen.udp_port = socket.local_addr().context("cannot ask for the relay's port")?.port();
                 sockets.push(socket);
@@ -261,17 +263,16 @@ fn listen(turn: &mut Turn) -> anyhow::Result<Vec<UdpSocket>> {
     Ok(sockets)
 }
 
-/// Where any port will do, it is none of the relay's.
-fn bind_beside(address: SocketAddr, relay: &RangeInclusive<u16>) -> io::Result<UdpSocket> {
-    // They keep their ports from being given again.
-    let mut others = Vec::new();
+/// A socket whose port, where any will do, is none of the relay's.
+fn bind_outside(address: SocketAddr, relay: &RangeInclusive<u16>) -> io::Result<UdpSocket> {
+    // What is in the range is held until there is another one, so that it is not taken again.
+    let mut held = Vec::new();
     loop {
         let socket = udp::bind_one(address)?;
-        let is_beside = address.port() != 0 || !relay.contains(&socket.local_addr()?.port());
-        if is_beside || others.len() == 64 {
+        if address.port() != 0 || held.len() == TRIES || !relay.contains(&socket.local_addr()?.port()) {
             return Ok(socket);
         }
-        others.push(socket);
+        held.push(socket);
     }
 }
 
@@ -302,3 +303,6 @@ fn random() -> anyhow::Result<[u8; 32]> {
     SystemRandom::new().fill(&mut bytes).ok().context("the system has no random numbers")?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{Mode, Secret, Turn, units::write_duration};
+use super::{Listen, Mode, Secret, Turn, units::write_duration};
 
 /// Bytes of a secret: as many as the HMAC's output.
 const MIN_SECRET: usize = 20;
@@ -151,12 +151,11 @@ impl Turn {
                 format!("leave at least {MIN_PORTS} ports from turn.relay.min_port ({}) on", relay.min_port),
             ));
         }
-        let listen = &self.listen;
-        // The relay's are UDP: a port of TCP is another one.
-        if listen.udp_enabled && (relay.min_port..=relay.max_port).contains(&listen.udp_port) {
+        let Listen { udp_enabled, udp_port, .. } = self.listen;
+        if udp_enabled && relay.range().contains(&udp_port) {
             found.push(problem(
                 "turn.listen.udp_port",
-                listen.udp_port,
+                udp_port,
                 format!("it is one of the relay's, {} to {}; move one", relay.min_port, relay.max_port),
             ));
         }

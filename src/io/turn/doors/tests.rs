@@ -18,7 +18,10 @@ use super::{
     super::mailbox::{Inbox, mailbox},
     *,
 };
-use crate::config::{Config, Mode};
+use crate::{
+    config::{Config, Mode},
+    io::proxy_protocol::tests::{header, of_client},
+};
 
 /// Longer than anything takes here that comes at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -58,6 +61,14 @@ impl House {
 
     /// With these protocols offered.
     async fn tls(&self, protocols: &[&[u8]]) -> io::Result<client::TlsStream<TcpStream>> {
+        self.tls_over(TcpStream::connect(self.doors.tls[0]).await?, protocols).await
+    }
+
+    async fn tls_over(
+        &self,
+        socket: TcpStream,
+        protocols: &[&[u8]],
+    ) -> io::Result<client::TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificates.certificate()).unwrap();
         let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -66,7 +77,6 @@ impl House {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        let socket = TcpStream::connect(self.doors.tls[0]).await?;
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), socket).await
     }
 
@@ -203,8 +213,8 @@ async fn what_is_no_turn_is_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_takes_too_long_is_ended_and_leaves_its_place() {
     let patience = Patience {
-        handshake: Duration::from_millis(300),
-        first_byte: Duration::from_millis(300),
+        handshake: Duration::from_secs(1),
+        first_byte: Duration::from_secs(1),
         places: 1,
         ..Patience::default()
     };
@@ -260,4 +270,83 @@ async fn a_drain_lets_in_who_has_connected_and_nobody_else() {
     }
     on_its_way.write_all(&BINDING).await.unwrap();
     assert_eq!(house.connected().read, BINDING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_names_the_client() {
+    let loopback = vec!["127.0.0.0/8".parse().unwrap()];
+    let patience =
+        Patience { header: Duration::from_secs(1), places: 1, places_of_network: 1, ..Patience::default() };
+    let mut house = house(patience, |listen| (listen.proxy_protocol, listen.tls_enabled) = (loopback, false));
+    let mut client = house.tcp().await;
+    client.write_all(&of_client([203, 0, 113, 7], 51_000)).await.unwrap();
+    client.write_all(&BINDING).await.unwrap();
+    let Connected { link, mut socket, .. } = house.connected();
+    assert_eq!((link.remote, link.local), ("203.0.113.7:51000".parse().unwrap(), house.doors.tcp[0]));
+    let mut all = [0; 64];
+    socket.set_nonblocking(false).unwrap();
+    assert_eq!(socket.read(&mut all).unwrap(), BINDING.len(), "the header is not the client's");
+    // The balancer's own connections are its own.
+    let mut own = house.tcp().await;
+    own.write_all(&[&header(0x20, 0, &[])[..], &BINDING].concat()).await.unwrap();
+    assert_eq!(house.connected().link.remote, own.local_addr().unwrap());
+    // Without a header, and with one of version 1.
+    for (number, first) in [(1, &BINDING[..]), (2, b"PROXY TCP4 203.0.113.7 192.0.2.1 51000 443\r\n")] {
+        let mut client = house.tcp().await;
+        client.write_all(first).await.unwrap();
+        ends(&mut client).await;
+        house.counted(Stream::Tcp, Arrival::Proxy, number).await;
+    }
+    // A header that never ends holds the one place for so long and no longer.
+    let mut slow = house.tcp().await;
+    slow.write_all(&of_client([203, 0, 113, 7], 51_000)[..20]).await.unwrap();
+    let mut next = house.tcp().await;
+    next.write_all(&[&of_client([203, 0, 113, 8], 1), &BINDING[..]].concat()).await.unwrap();
+    ends(&mut slow).await;
+    house.counted(Stream::Tcp, Arrival::Slow, 1).await;
+    assert_eq!(house.connected().link.remote.to_string(), "203.0.113.8:1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_stands_before_tls_too() {
+    let loopback = vec!["127.0.0.0/8".parse().unwrap()];
+    let mut house = house(Patience::default(), |listen| listen.proxy_protocol = loopback);
+    let mut socket = TcpStream::connect(house.doors.tls[0]).await.unwrap();
+    socket.write_all(&of_client([203, 0, 113, 7], 51_000)).await.unwrap();
+    let mut client = house.tls_over(socket, &[]).await.unwrap();
+    client.write_all(&BINDING).await.unwrap();
+    let Connected { link, read, .. } = house.connected();
+    assert_eq!((link.remote, &read[..]), ("203.0.113.7:51000".parse().unwrap(), &BINDING[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_those_of_the_network_that_the_balancer_names() {
+    let loopback = vec!["127.0.0.0/8".parse().unwrap()];
+    let patience = Patience { places_of_network: 1, ..Patience::default() };
+    let mut house = house(patience, |listen| listen.proxy_protocol = loopback);
+    let mut waiting = house.tcp().await;
+    waiting.write_all(&of_client([203, 0, 113, 7], 1)).await.unwrap();
+    let mut same = house.tcp().await;
+    same.write_all(&of_client([203, 0, 113, 8], 2)).await.unwrap();
+    let mut other = house.tcp().await;
+    other.write_all(&[&of_client([203, 0, 114, 7], 3), &BINDING[..]].concat()).await.unwrap();
+    assert_eq!(house.connected().link.remote.to_string(), "203.0.114.7:3");
+    house.counted(Stream::Tcp, Arrival::Crowded, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_may_say_who_they_are() {
+    let elsewhere = vec!["10.0.0.0/8".parse().unwrap()];
+    let mut house = house(Patience::default(), |listen| listen.proxy_protocol = elsewhere);
+    let mut forged = house.tcp().await;
+    forged.write_all(&[&of_client([203, 0, 113, 7], 1), &BINDING[..]].concat()).await.unwrap();
+    ends(&mut forged).await;
+    house.counted(Stream::Tcp, Arrival::Proxy, 1).await;
+    let mut forged = TcpStream::connect(house.doors.tls[0]).await.unwrap();
+    forged.write_all(&of_client([203, 0, 113, 7], 1)).await.unwrap();
+    ends(&mut forged).await;
+    house.counted(Stream::Tls, Arrival::Handshake, 1).await;
+    let mut client = house.tcp().await;
+    client.write_all(&BINDING).await.unwrap();
+    assert_eq!(house.connected().link.remote, client.local_addr().unwrap());
 }

@@ -318,6 +318,14 @@ impl Shards {
     }
 }
 
+/// The TURN settings with the addresses that they leave to the machine.
+///
+/// # Errors
+/// If the machine does not tell its addresses.
+pub fn settled_turn(config: &Config) -> anyhow::Result<Turn> {
+    turn::settled(config)
+}
+
 /// A shard that panics has lost its sessions and would leave the server half alive: better all of it is started anew.
 fn run_or_abort(shell: shard::Shell, tell: &std::sync::mpsc::Sender<Handle>) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shell.run(tell))).is_err() {

@@ -18,7 +18,7 @@ const MODULES: [(&str, &[&str]); 17] = [
     ("log", &["config"]),
     ("token", &["config", "room"]),
     ("tls", &["config", "metrics"]),
-    ("cli", &["config", "room", "token"]),
+    ("cli", &["config", "ice_servers", "room", "token"]),
     ("store", &["config", "metrics", "names"]),
     ("room", &["bucket", "names", "store"]),
     ("router", &["names", "room", "store"]),

@@ -188,7 +188,7 @@ fn run_or_abort(thread: Thread) {
 }
 
 /// The configuration with what it leaves to the machine: addresses, and the secret.
-fn settled(config: &Config) -> anyhow::Result<Turn> {
+pub(super) fn settled(config: &Config) -> anyhow::Result<Turn> {
     let mut turn = config.turn.clone();
     if turn.credentials.secret.is_none() {
         let secret: [u8; 32] = random()?;

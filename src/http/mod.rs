@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use switchyard_signaling::Code;
 use tokio::sync::watch;
 
+use self::serve::Port;
 pub use self::serve::{Sources, serve};
 use crate::{
     config::{Config, DEVELOPMENT_KEY, Mode},
@@ -135,7 +136,11 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     "ready\n".into_response()
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
+/// For whoever reaches the port of HTTP: the world is told nothing.
+async fn metrics(State(app): State<Arc<App>>, request: Request) -> Response {
+    if request.extensions().get() == Some(&Port::Tls) {
+        return no_such_door().await;
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
         .into_response()
 }

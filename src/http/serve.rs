@@ -29,8 +29,17 @@ pub struct Sources {
     pub https: Option<mpsc::Receiver<WireIo>>,
 }
 
+/// By which port a request came, as an extension of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Port {
+    /// That of HTTP.
+    Http,
+    /// The relay's TLS port, which is open to the world wherever it is shared.
+    Tls,
+}
+
 impl Sources {
-    async fn next(&mut self) -> io::Result<WireIo> {
+    async fn next(&mut self) -> io::Result<(WireIo, Port)> {
         let Self { listener, https } = self;
         let https = async {
             match https {
@@ -39,8 +48,8 @@ impl Sources {
             }
         };
         tokio::select! {
-            accepted = listener.accept() => accepted.map(|(stream, _)| WireIo::new(stream)),
-            Some(connection) = https => Ok(connection),
+            accepted = listener.accept() => accepted.map(|(stream, _)| (WireIo::new(stream), Port::Http)),
+            Some(connection) = https => Ok((connection, Port::Tls)),
         }
     }
 }
@@ -60,10 +69,10 @@ pub async fn serve(mut sources: Sources, routes: Router, sockets: usize, mut sto
             } => accepted,
         };
         match accepted {
-            (Ok(io), permit) => {
+            (Ok((io, port)), permit) => {
                 let (routes, stop) = (routes.clone(), stop.clone());
                 connections.spawn(async move {
-                    connection(io, routes, stop).await;
+                    connection(io, port, routes, stop).await;
                     drop(permit);
                 });
             }
@@ -77,8 +86,9 @@ pub async fn serve(mut sources: Sources, routes: Router, sockets: usize, mut sto
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(io: WireIo, routes: Router, mut stop: watch::Receiver<bool>) {
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+async fn connection(io: WireIo, port: Port, routes: Router, mut stop: watch::Receiver<bool>) {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(port);
         let mut routes = routes.clone();
         async move {
             Ok::<_, Infallible>(

@@ -70,7 +70,9 @@ async fn pages_websockets_and_turn_share_one_tls_port() {
     let folder = TempDir::new().unwrap();
     let (running, target) = server(&folder).await;
     assert_eq!(target.get("/healthz").await.unwrap(), (200, "ok\n".into()));
-    let (status, metrics) = target.get("/metrics").await.unwrap();
+    assert_eq!(target.get("/metrics").await.unwrap().0, 404, "they are not the world's");
+    let inside = Target::open(&format!("http://{}", running.address), &Trust::System).await.unwrap();
+    let (status, metrics) = inside.get("/metrics").await.unwrap();
     let metrics = String::from_utf8(metrics.to_vec()).unwrap();
     assert_eq!(status, 200);
     assert!(metrics.contains(r#"switchyard_turn_connections_total{outcome="http",transport="tls"} 2"#));

@@ -76,7 +76,7 @@ impl Default for Patience {
             handshake: 10 * second,
             first_byte: 10 * second,
             handing_over: second,
-            places: 4096,
+            places: 2048,
             places_of_network: 256,
         }
     }

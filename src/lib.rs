@@ -82,7 +82,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let app = Arc::new(App::new(config, metrics, shards));
     let (stop_http, stopped) = watch::channel(false);
     let sockets = 2 * app.config.limits.sessions_max as usize;
-    let http = tokio::spawn(http::serve(listener, http::routes(app.clone()), sockets, stopped));
+    let sources = http::Sources { listener, https: app.shards.take_https() };
+    let http = tokio::spawn(http::serve(sources, http::routes(app.clone()), sockets, stopped));
     Ok(Running { address, app, stop_http, http })
 }
 

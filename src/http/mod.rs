@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use switchyard_signaling::Code;
 use tokio::sync::watch;
 
-pub use self::serve::serve;
+pub use self::serve::{Sources, serve};
 use crate::{
     config::{Config, DEVELOPMENT_KEY, Mode},
     io::Shards,

@@ -100,6 +100,7 @@ pub struct Shards {
     relay: Mutex<Option<turn::Relay>>,
     https: Mutex<Option<mpsc::Receiver<WireIo>>>,
     ice_servers: Option<Arc<IceServers>>,
+    turn: Turn,
     limits: Limits,
 }
 
@@ -123,7 +124,7 @@ impl Shards {
         let (https, https_connections) = mpsc::channel(HTTPS);
         let relay = turn::Bound::bind(config, metrics, https)?;
         let turn = relay.as_ref().map_or_else(|| config.turn.clone(), |relay| relay.settings().clone());
-        let ice_servers = IceServers::new(turn, unix_ms() / 1000).map(Arc::new);
+        let ice_servers = IceServers::new(turn.clone(), unix_ms() / 1000).map(Arc::new);
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
         let logs = Arc::new(log_settings(config));
@@ -192,6 +193,7 @@ impl Shards {
             relay: Mutex::new(relay),
             https: Mutex::new(Some(https_connections)),
             ice_servers,
+            turn,
             limits: sessions.announced.clone(),
         })
     }
@@ -199,6 +201,11 @@ impl Shards {
     /// What clients are told of STUN and TURN; `None` if nothing.
     pub fn ice_servers(&self) -> Option<&IceServers> {
         self.ice_servers.as_deref()
+    }
+
+    /// How clients reach a relay: as configured, with the addresses, ports and secret that were taken.
+    pub fn turn(&self) -> &Turn {
+        &self.turn
     }
 
     /// Connections to the relay's TLS port that speak HTTP; `None` to all but the first who asks.

@@ -4,9 +4,7 @@ use std::{fs, os::unix::fs::symlink, time::Instant};
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use tempfile::TempDir;
-use tokio_rustls::rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConnection, pki_types::ServerName,
-};
+use tokio_rustls::rustls::{ClientConnection, ServerConnection, pki_types::ServerName};
 
 use super::*;
 
@@ -82,15 +80,8 @@ fn shown(
     trusted: CertificateDer<'static>,
     name: &str,
 ) -> Result<CertificateDer<'static>, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted).unwrap();
-    let config = ClientConfig::builder_with_provider(crypto())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut client = ClientConnection::new(testing::client(trusted, &[]), name).unwrap();
     let server = certificates.acceptor(&[]).unwrap();
     let mut server = ServerConnection::new(server.indifferent).unwrap();
     talk(&mut client, &mut server)?;

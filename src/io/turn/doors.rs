@@ -7,7 +7,7 @@
 mod places;
 
 use std::{
-    io::{self, Read as _},
+    io::Read as _,
     net::SocketAddr,
     sync::{
         Arc,
@@ -28,7 +28,6 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
-use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor as Hello, server::TlsStream};
 
 use self::places::Places;
 use super::{
@@ -301,7 +300,7 @@ impl Hall {
     }
 
     async fn secure(&self, acceptor: &Acceptor, link: Link, socket: TcpStream) -> Result<Arrival, Arrival> {
-        let shaking = timeout(self.patience.handshake, shake_hands(acceptor, socket));
+        let shaking = timeout(self.patience.handshake, acceptor.accept(socket));
         let mut stream = shaking.await.map_err(|_| Arrival::Slow)?.map_err(|error| {
             tracing::debug!(remote = %link.remote, %error, "TLS was not agreed on");
             Arrival::Handshake
@@ -314,7 +313,11 @@ impl Hall {
         }
         let (socket, mut connection) = stream.into_inner();
         if !is_turn {
-            return Err(Arrival::Unknown);
+            let entering = self.within.http.send(WireIo::over_tls(socket, connection));
+            return match timeout(self.patience.handing_over, entering).await {
+                Ok(Ok(())) => Ok(Arrival::Http),
+                _ => Err(Arrival::Overloaded),
+            };
         }
         let mut read = Vec::new();
         // It ends with an error, when there is no more for now.
@@ -329,12 +332,6 @@ impl Hall {
             false => Err(Arrival::Overloaded),
         }
     }
-}
-
-async fn shake_hands(acceptor: &Acceptor, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-    let start = LazyConfigAcceptor::new(Hello::default(), socket).await?;
-    let config = acceptor.config(&start.client_hello());
-    start.into_stream(config).await
 }
 
 #[cfg(test)]

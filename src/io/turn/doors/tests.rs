@@ -1,7 +1,7 @@
 //! The doors on real sockets, with the test in the TURN thread's place.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::Ipv4Addr,
 };
 
@@ -9,9 +9,7 @@ use mio::{Events, Poll, Token};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{
     TlsConnector, client,
-    rustls::{
-        ClientConfig, RootCertStore, ServerConnection, crypto::ring::default_provider, pki_types::ServerName,
-    },
+    rustls::{ServerConnection, pki_types::ServerName},
 };
 
 use super::{
@@ -21,6 +19,7 @@ use super::{
 use crate::{
     config::{Config, Mode},
     io::proxy_protocol::tests::{header, of_client},
+    tls::testing,
 };
 
 /// Longer than anything takes here that comes at all.
@@ -35,13 +34,13 @@ struct House {
     metrics: Arc<Metrics>,
     poll: Poll,
     inbox: Inbox,
-    _http: mpsc::Receiver<WireIo>,
+    http: mpsc::Receiver<WireIo>,
 }
 
 fn house(patience: Patience, change: impl FnOnce(&mut Listen)) -> House {
     let poll = Poll::new().unwrap();
     let (turn, inbox) = mailbox(poll.registry(), Token(0)).unwrap();
-    let (http, _http) = mpsc::channel(1);
+    let (sender, http) = mpsc::channel(1);
     let mut config = Config { mode: Some(Mode::Development), ..Config::default() };
     let listen = &mut config.turn.listen;
     listen.bind = vec![Ipv4Addr::LOCALHOST.into()];
@@ -49,9 +48,9 @@ fn house(patience: Patience, change: impl FnOnce(&mut Listen)) -> House {
     change(listen);
     let certificates = Arc::new(Certificates::open(&config, &[]).unwrap().unwrap());
     let metrics = Arc::new(Metrics::new());
-    let within = Within { turn, http, metrics: metrics.clone() };
+    let within = Within { turn, http: sender, metrics: metrics.clone() };
     let doors = Doors::start(&config.turn.listen, Some(certificates.clone()), within, patience).unwrap();
-    House { doors, certificates, metrics, poll, inbox, _http }
+    House { doors, certificates, metrics, poll, inbox, http }
 }
 
 impl House {
@@ -69,15 +68,8 @@ impl House {
         socket: TcpStream,
         protocols: &[&[u8]],
     ) -> io::Result<client::TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificates.certificate()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), socket).await
+        let config = testing::client(self.certificates.certificate(), protocols);
+        TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), socket).await
     }
 
     /// What the TURN thread is given next.
@@ -208,6 +200,48 @@ async fn what_is_no_turn_is_ended() {
     house.counted(Stream::Tls, Arrival::Handshake, 1).await;
     drop(house.tcp().await);
     house.counted(Stream::Tcp, Arrival::Gone, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_and_turn_share_the_tls_port_if_they_are_to() {
+    let patience = Patience { handing_over: Duration::from_secs(1), ..Patience::default() };
+    let mut house = house(patience, |listen| listen.https = true);
+    // A browser offers both, and speaks what is agreed on.
+    let mut browser = house.tls(&[b"h2", b"http/1.1"]).await.unwrap();
+    assert_eq!(browser.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    browser.write_all(b"GET /").await.unwrap();
+    browser.write_all(b" HTTP/1.1\r\n").await.unwrap();
+    let mut connection = timeout(LONG, house.http.recv()).await.expect("HTTP gets it").unwrap();
+    let mut request = [0; 16];
+    connection.read_exact(&mut request).await.unwrap();
+    assert_eq!(&request, b"GET / HTTP/1.1\r\n");
+    connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    connection.shutdown().await.unwrap();
+    let mut answer = String::new();
+    browser.read_to_string(&mut answer).await.expect("TLS is closed in order");
+    assert_eq!(answer, "HTTP/1.1 200 OK\r\n\r\n");
+    // What is agreed on does not matter, but what is spoken.
+    let mut client = house.tls(&[b"http/1.1"]).await.unwrap();
+    client.write_all(&BINDING).await.unwrap();
+    assert_eq!(house.connected().read, BINDING);
+    house.counted(Stream::Tls, Arrival::Http, 1).await;
+    house.counted(Stream::Tls, Arrival::Turn, 1).await;
+    // TCP is for TURN alone.
+    let mut plain = house.tcp().await;
+    plain.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    ends(&mut plain).await;
+    house.counted(Stream::Tcp, Arrival::Unknown, 1).await;
+    // Whom HTTP has no time for is let go.
+    for _ in 0..2 {
+        let mut browser = house.tls(&[]).await.unwrap();
+        browser.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        if house.metrics.turn_doors.count(Stream::Tls, Arrival::Http) > 1 {
+            ends(&mut browser).await;
+        } else {
+            house.counted(Stream::Tls, Arrival::Http, 2).await;
+        }
+    }
+    house.counted(Stream::Tls, Arrival::Overloaded, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

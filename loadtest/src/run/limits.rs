@@ -1,4 +1,4 @@
-//! File descriptors: each user needs one for its WebSocket and one for each mapping of its NAT.
+//! File descriptors: each user needs one for its WebSocket and one for each mapping of its NAT, a pair two sockets.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -7,9 +7,9 @@ const OURS: u64 = 128;
 /// A WebSocket, one that is being replaced, and mappings to the server's addresses.
 const EACH: u64 = 4;
 
-/// Makes room for so many users at once, or says what would.
-pub(super) fn raise(users: u64) -> Result<(), String> {
-    let wanted = OURS + EACH * users;
+/// Makes room for so many users or pairs at once, `whom`, or says what would.
+pub(crate) fn raise(whom: &str, count: u64) -> Result<(), String> {
+    let wanted = OURS + EACH * count;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= wanted) {
         return Ok(());
@@ -23,6 +23,6 @@ pub(super) fn raise(users: u64) -> Result<(), String> {
     }
     let have = current.unwrap_or_default();
     Err(format!(
-        "{users} users need about {wanted} file descriptors, {have} are allowed; run `ulimit -n {wanted}` first"
+        "{count} {whom} need about {wanted} file descriptors, {have} are allowed; run `ulimit -n {wanted}` first"
     ))
 }

@@ -6,7 +6,7 @@
 
 mod agenda;
 mod happening;
-mod limits;
+pub(crate) mod limits;
 pub mod own_server;
 mod report;
 
@@ -143,7 +143,7 @@ pub async fn run(
         ));
     }
     let coming = schedule::coming(&setup.scenario, setup.seed);
-    limits::raise(most_at_once(&coming)).map_err(RunError::Needs)?;
+    limits::raise("users", most_at_once(&coming)).map_err(RunError::Needs)?;
     let here = setup.target.connect().await;
     here.map_err(|error| RunError::CannotConnect(setup.target.url("http"), error))?;
     if let Some(first) = coming.first() {

@@ -4,7 +4,7 @@
 //! No sockets and no clock. After any call, take everything from [`Relayed::poll_transmit`] and [`Relayed::poll_event`], and
 //! call [`Relayed::handle_timeout`] at [`Relayed::poll_timeout`].
 
-use std::{net::SocketAddr, time::Instant};
+use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
@@ -16,7 +16,10 @@ use rtc::{
 };
 use rtc_turn::client::{Client, ClientConfig, Event};
 
-use super::framing::{next_message, put_message};
+use super::{
+    framing::{next_message, put_message},
+    wrapping::{attribute, is_data},
+};
 
 /// How the server is reached. What an allocation relays is always UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +46,27 @@ pub enum RelayEvent {
     Allocated(SocketAddr),
     /// The peer may send to it, and it to the peer.
     Permitted(SocketAddr),
+    /// The channel of this number has been bound, the one that was asked for last.
+    Bound(u16),
     /// A datagram from a peer.
     Data(SocketAddr, Bytes),
     /// It cannot be had or used, for this reason.
     Failed(String),
 }
+
+/// A request for a channel, which the library does not tell the outcome of.
+#[derive(Clone, Copy, Debug)]
+struct ChannelBind {
+    transaction: [u8; 12],
+    number: u16,
+}
+
+/// Message types and attributes (RFC 8656 §17, §18).
+const CHANNEL_BIND: [u8; 2] = [0x00, 0x09];
+const CHANNEL_BIND_SUCCESS: [u8; 2] = [0x01, 0x09];
+const CHANNEL_BIND_ERROR: [u8; 2] = [0x01, 0x19];
+const CHANNEL_NUMBER: u16 = 0x000c;
+const ERROR_CODE: u16 = 0x0009;
 
 /// See the module.
 pub struct Relayed {
@@ -56,7 +75,11 @@ pub struct Relayed {
     local: SocketAddr,
     carrier: Carrier,
     stream: BytesMut,
+    /// Taken from the library, and not from here.
+    transmits: VecDeque<BytesMut>,
     address: Option<SocketAddr>,
+    asked: Option<ChannelBind>,
+    bound: Option<u16>,
     failed: Option<String>,
 }
 
@@ -93,22 +116,38 @@ impl Relayed {
         let provider = crypto::default_provider().map_err(|error| error.to_string())?;
         let mut client = Client::new(config, provider).map_err(|error| error.to_string())?;
         client.allocate(now).map_err(|error| error.to_string())?;
-        Ok(Self { client, server, local, carrier, stream: BytesMut::new(), address: None, failed: None })
+        let (stream, transmits) = (BytesMut::new(), VecDeque::new());
+        let (address, asked, bound, failed) = (None, None, None, None);
+        Ok(Self { client, server, local, carrier, stream, transmits, address, asked, bound, failed })
     }
 
     /// A datagram from the server, or the next piece of its stream.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) {
         if self.carrier == Carrier::Datagrams {
-            return self.handle_message(now, BytesMut::from(bytes));
+            return self.handle_message(now, bytes);
         }
         self.stream.extend_from_slice(bytes);
         loop {
             match next_message(&mut self.stream) {
-                Ok(Some(message)) => self.handle_message(now, BytesMut::from(&message[..])),
+                Ok(Some(message)) => self.handle_message(now, &message),
                 Ok(None) => return,
                 Err(error) => return self.fail(error.to_string()),
             }
         }
+    }
+
+    /// One message from the server, without the padding that it has in a stream.
+    pub fn handle_message(&mut self, now: Instant, message: &[u8]) {
+        self.look_for_channel(message);
+        let transport = TransportContext {
+            local_addr: self.local,
+            peer_addr: self.server,
+            transport_protocol: transport(self.carrier),
+            ecn: None,
+        };
+        let message = BytesMut::from(message);
+        // A message that is not understood is dropped, as a datagram that did not come.
+        let _ = self.client.handle_read(TaggedBytesMut { now, transport, message });
     }
 
     /// Lets a peer send to this allocation, and this allocation to the peer.
@@ -118,6 +157,20 @@ impl Relayed {
         };
         if let Err(error) = relay.create_permission(now, peer) {
             self.fail(error.to_string());
+        }
+    }
+
+    /// Binds a channel to a peer that is permitted, or refreshes it if it is more than five minutes old. To be called once
+    /// a minute for a channel that [`send`](Self::send) does not use.
+    pub fn bind(&mut self, now: Instant, peer: SocketAddr) {
+        // The library asks for a channel when something is sent, which itself is not to go.
+        if let Err(why) = self.send(now, peer, &[]) {
+            self.fail(why);
+        }
+        while let Some(transmit) = self.client.poll_write() {
+            if !is_data(&transmit.message) {
+                self.transmits.push_back(transmit.message);
+            }
         }
     }
 
@@ -150,7 +203,15 @@ impl Relayed {
 
     /// The next datagram for the server, or the next bytes for its stream.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
-        let message = self.client.poll_write()?.message;
+        let next = self.transmits.pop_front();
+        let message = next.or_else(|| Some(self.client.poll_write()?.message))?;
+        if message.starts_with(&CHANNEL_BIND)
+            && let Some(transaction) = message.get(8..).and_then(|rest| rest.first_chunk())
+            && let Some(number) = attribute(&message, CHANNEL_NUMBER).and_then(|value| value.first_chunk())
+        {
+            let (transaction, number) = (*transaction, u16::from_be_bytes(*number));
+            self.asked = Some(ChannelBind { transaction, number });
+        }
         if self.carrier == Carrier::Datagrams {
             return Some(message.freeze());
         }
@@ -163,6 +224,9 @@ impl Relayed {
     pub fn poll_event(&mut self) -> Option<RelayEvent> {
         if let Some(why) = self.failed.take() {
             return Some(RelayEvent::Failed(why));
+        }
+        if let Some(number) = self.bound.take() {
+            return Some(RelayEvent::Bound(number));
         }
         while let Some(event) = self.client.poll_event() {
             return Some(match event {
@@ -186,15 +250,21 @@ impl Relayed {
         None
     }
 
-    fn handle_message(&mut self, now: Instant, message: BytesMut) {
-        let transport = TransportContext {
-            local_addr: self.local,
-            peer_addr: self.server,
-            transport_protocol: transport(self.carrier),
-            ecn: None,
-        };
-        // A message that is not understood is dropped, as a datagram that did not come.
-        let _ = self.client.handle_read(TaggedBytesMut { now, transport, message });
+    /// The answer to the request for a channel.
+    fn look_for_channel(&mut self, message: &[u8]) {
+        let (Some(kind), Some(asked)) = (message.first_chunk(), self.asked) else { return };
+        if message.get(8..20) != Some(&asked.transaction) {
+            return;
+        }
+        match *kind {
+            CHANNEL_BIND_SUCCESS => self.bound = Some(asked.number),
+            CHANNEL_BIND_ERROR => {
+                let code = attribute(message, ERROR_CODE).and_then(|value| value.get(2..4));
+                let code = code.map_or(0, |code| u32::from(code[0]) * 100 + u32::from(code[1]));
+                self.fail(format!("asking for a channel: error {code}"));
+            }
+            _ => {}
+        }
     }
 
     fn fail(&mut self, why: String) {

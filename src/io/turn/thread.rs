@@ -11,7 +11,7 @@ use std::{
 use bytes::BytesMut;
 use mio::{Events, Poll, Token};
 use quinn_udp::BATCH_SIZE;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use switchyard_turn_config::server::{
     AllocationId, Family, Forward, Link, Output, RelaySocket, Server, Transport,
 };
@@ -31,10 +31,10 @@ use crate::{
 
 /// Events that are taken at once.
 const EVENTS: usize = 256;
-/// Receive calls on a listening socket before others have a turn.
-const RECEIVES: usize = 4;
-/// Messages that are received from a relay socket before others have a turn.
-const RELAY_BATCH: usize = 8;
+/// Messages that the receive calls on a socket ask for, one call after the other while each gets all it asked for; then
+/// others have a turn. To ask for many costs something, and most sockets have few.
+const LISTENER_BATCHES: [usize; 4] = [8, BATCH_SIZE, BATCH_SIZE, BATCH_SIZE];
+const RELAY_BATCHES: [usize; 2] = [4, BATCH_SIZE];
 /// Letters taken in a turn.
 const TAKEN: usize = 256;
 /// How often what was counted is shown, and the machine's clock looked at.
@@ -73,8 +73,9 @@ pub(super) struct Thread {
     inbox: Inbox,
     receive: ReceiveBuffer,
     buffers: Buffers,
-    /// What has not been drained.
+    /// What has not been drained, each once.
     again: VecDeque<Token>,
+    is_again: FxHashSet<Token>,
     counters: TurnCounters,
     max_streams: usize,
     published: Instant,
@@ -131,6 +132,7 @@ impl Thread {
             receive: ReceiveBuffer::new(),
             buffers: Buffers::new(),
             again: VecDeque::new(),
+            is_again: FxHashSet::default(),
             counters,
             max_streams,
             published: now,
@@ -150,7 +152,9 @@ impl Thread {
             }
             self.turn(&events);
         }
-        self.outward.streams.flush(Instant::now(), &mut Vec::new());
+        let now = Instant::now();
+        self.outward.streams.flush(now, &mut Vec::new());
+        self.publish(now);
         Ok(())
     }
 
@@ -177,12 +181,15 @@ impl Thread {
             if event.is_writable() && kind(event.token()) == STREAM {
                 self.outward.streams.mark(index(event.token()));
             }
-            if event.is_readable() || event.is_error() || event.is_read_closed() {
+            let is_readable = event.is_readable() || event.is_error() || event.is_read_closed();
+            // What is left over has its turn below.
+            if is_readable && (left_over == 0 || !self.is_again.contains(&event.token())) {
                 self.read(event.token(), now);
             }
         }
         for _ in 0..left_over {
             let Some(token) = self.again.pop_front() else { break };
+            self.is_again.remove(&token);
             self.read(token, now);
         }
         if self.server.poll_timeout().is_some_and(|due| due <= now) {
@@ -207,6 +214,12 @@ impl Thread {
             _ => self.read_stream(index(token), now, &[]),
         };
         if !is_drained {
+            self.read_again(token);
+        }
+    }
+
+    fn read_again(&mut self, token: Token) {
+        if self.is_again.insert(token) {
             self.again.push_back(token);
         }
     }
@@ -215,8 +228,8 @@ impl Thread {
         let Self { server, listeners, outward, receive, .. } = self;
         let Some(listener) = listeners.get(index) else { return true };
         let port = listener.local().port();
-        (0..RECEIVES).any(|_| {
-            !listener.receive(receive, BATCH_SIZE, |remote, local_ip, datagram| {
+        LISTENER_BATCHES.into_iter().any(|most| {
+            !listener.receive(receive, most, |remote, local_ip, datagram| {
                 let local = SocketAddr::new(local_ip.unwrap_or(listener.local().ip()), port);
                 let link = Link { transport: Transport::Udp, connection: 0, remote, local };
                 if let Some(forward) = server.handle_client(now, &link, datagram) {
@@ -229,10 +242,12 @@ impl Thread {
     fn read_relay(&mut self, index: usize, now: Instant) -> bool {
         let Self { server, relays, outward, receive, .. } = self;
         let Some((relay, socket)) = relays.at(index) else { return true };
-        !socket.receive(receive, RELAY_BATCH, |peer, _, datagram| {
-            if let Some(forward) = server.handle_peer(now, relay, peer, datagram) {
-                outward.forward(forward);
-            }
+        RELAY_BATCHES.into_iter().any(|most| {
+            !socket.receive(receive, most, |peer, _, datagram| {
+                if let Some(forward) = server.handle_peer(now, relay, peer, datagram) {
+                    outward.forward(forward);
+                }
+            })
         })
     }
 
@@ -285,7 +300,7 @@ impl Thread {
             Some(index) => {
                 self.counters.stream_taken(transport);
                 if !self.read_stream(index, now, &read) {
-                    self.again.push_back(token(index));
+                    self.read_again(token(index));
                 }
             }
             None => self.counters.stream_refused(transport),

@@ -272,6 +272,15 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    /// TCP says by itself that it ends; TLS takes an end without a goodbye for one that somebody has cut off.
+    fn drop(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.say_goodbye(&self.stream);
+        }
+    }
+}
+
 impl Direct for Wire {
     fn write_message(&self, parts: &[&[u8]]) -> Taken {
         let mut head = [0; 10];

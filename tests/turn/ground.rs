@@ -108,7 +108,11 @@ fn ip(arguments: &[&str]) {
     assert!(output.status.success(), "ip {}: {error}", arguments.join(" "));
 }
 
-/// A UDP port that nobody has just now.
-pub(crate) fn free_port(ip: IpAddr) -> u16 {
-    UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap().port()
+/// A UDP port that nobody has just now, nor the one above.
+pub(crate) fn free_ports(ip: IpAddr) -> u16 {
+    let pairs = std::iter::repeat_with(|| {
+        let lower = UdpSocket::bind((ip, 0)).ok()?.local_addr().ok()?.port();
+        UdpSocket::bind((ip, lower.checked_add(1)?)).ok().map(|_| lower)
+    });
+    pairs.flatten().next().expect("endless")
 }

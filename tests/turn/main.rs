@@ -1,11 +1,16 @@
-//! STUN and TURN of the real server, on real sockets (NAT1, NAT2): coturn's own clients lose nothing through it.
+//! STUN and TURN of the real server, on real sockets (NAT1, NAT2): coturn's own clients lose nothing through it, and those
+//! who mean it ill get nowhere and harm nobody.
 //!
 //! The server runs in this process as [`switchyard::start`] starts it: what is tried here is the shell, sockets and doors and
 //! the thread between them. What it decides has tests without sockets, in `turn-config/tests/turn`.
 
 #![cfg(test)]
 
+mod attacks;
+mod bystander;
+mod client;
 mod coturn;
+mod floods;
 mod ground;
 mod relay;
 

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::atomic::{AtomicU16, Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use switchyard::{
@@ -13,7 +13,10 @@ use switchyard::{
     config::{Config, Mode},
 };
 use switchyard_loadtest::target::{Target, Trust};
-use switchyard_turn_config::settings::{Secret, Turn};
+use switchyard_turn_config::{
+    credentials::{Credential, Keyring},
+    settings::{Secret, Turn},
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -122,4 +125,11 @@ impl Drop for Relay {
             assert!(std::thread::panicking() || drained.is_ok(), "{drained:?}");
         }
     }
+}
+
+/// A credential of this user for an hour.
+pub(crate) fn credential(user: &str, secret: &str) -> Credential {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let keyring = Keyring::new(&Secret::new(secret), None, unix, Duration::ZERO);
+    keyring.issue(user, unix, Duration::from_secs(3600))
 }

@@ -37,8 +37,9 @@ LABEL org.opencontainers.image.title="Switchyard" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 # Development mode listens on loopback, which nobody outside of a container can reach.
 ENV SWITCHYARD__MODE=production
-# HTTP and WebSocket; ICE-TCP; WebRTC, one UDP port for each shard.
-EXPOSE 7880/tcp 7881/tcp 7882-7889/udp
+# HTTP and WebSocket; ICE-TCP; WebRTC, one UDP port for each shard; STUN and TURN, and TURN over TLS. Not the ports of the
+# relay: they are as many as operators choose.
+EXPOSE 7880/tcp 7881/tcp 7882-7889/udp 3478/udp 3478/tcp 5349/tcp
 # The store's path is relative to this folder.
 WORKDIR /var/lib/switchyard
 VOLUME ["/var/lib/switchyard"]

@@ -4,6 +4,8 @@
 //! run every command. Flags that set something become [`Flag`]s and are read and refused like the rest of
 //! the [configuration](crate::config).
 
+mod turn;
+
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -16,6 +18,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Config, ConfigError, Flag, Mode, Sources, parse_duration};
 use crate::room::permission::{Overrides, Role};
 use crate::token::{self, Grant, Keys, TokenError};
+
+pub use turn::{IceServersOf, TurnConfig, TurnError};
 
 /// What is typed.
 #[derive(Debug, Parser)]
@@ -92,6 +96,30 @@ pub enum Command {
         switchyard health --address 10.0.0.7:7880"
     )]
     Health(Health),
+    /// Print the settings of STUN and TURN that hold, or a coturn configuration made of them
+    #[command(
+        long_about = "Print the settings of STUN and TURN that hold, or a coturn configuration made of them.\n\n\
+        They come from the configuration file, the environment and the defaults. Secrets are left out, but for coturn, \
+        whose file needs them: keep that readable for coturn's user alone.",
+        after_long_help = "Examples:\n  \
+        switchyard turn-config\n  \
+        switchyard turn-config --config /etc/switchyard.yaml --coturn > /etc/turnserver.conf"
+    )]
+    TurnConfig(TurnConfig),
+    /// Print STUN and TURN servers with a credential for a user
+    #[command(
+        long_about = "Print STUN and TURN servers with a credential for a user.\n\n\
+        It is the `iceServers` of an RTCPeerConnection, as sessions and the application's backend get it from the server. \
+        The credential is made with turn.credentials.secret, so that has to be set.",
+        after_long_help = "Examples:\n  \
+        switchyard ice-servers --config switchyard.yaml --user ada\n  \
+        switchyard ice-servers --config switchyard.yaml --user ada --api-key myapp --ttl 10m\n\n\
+        With a development server, give both the same secret:\n  \
+        export SWITCHYARD__TURN__CREDENTIALS__SECRET=$(openssl rand -hex 32)\n  \
+        switchyard serve &\n  \
+        switchyard ice-servers --user ada"
+    )]
+    IceServers(IceServersOf),
 }
 
 /// `switchyard serve`.
@@ -281,17 +309,19 @@ impl Token {
             return Ok((Keys::new([(key.as_str(), secret.as_bytes())]), key.clone()));
         }
         let keys = Keys::of(config);
-        let known: Vec<String> = keys.names().map(str::to_owned).collect();
-        let key = match (&self.api_key, known.as_slice()) {
-            (_, []) => return Err(MintError::NoKey),
-            (Some(asked), known) if known.contains(asked) => asked.clone(),
-            (Some(asked), _) => {
-                return Err(MintError::NoSuchKey { asked: asked.clone(), known });
-            }
-            (None, [only]) => only.clone(),
-            (None, _) => return Err(MintError::WhichKey(known)),
-        };
+        let key = choose_key(keys.names().map(str::to_owned).collect(), self.api_key.as_ref())?;
         Ok((keys, key))
+    }
+}
+
+/// The API key that is meant.
+fn choose_key(known: Vec<String>, asked: Option<&String>) -> Result<String, MintError> {
+    match (asked, known.as_slice()) {
+        (_, []) => Err(MintError::NoKey),
+        (Some(asked), known) if known.contains(asked) => Ok(asked.clone()),
+        (Some(asked), _) => Err(MintError::NoSuchKey { asked: asked.clone(), known }),
+        (None, [only]) => Ok(only.clone()),
+        (None, _) => Err(MintError::WhichKey(known)),
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Three questions, three folders. *Who is in the room and who gets it?* [`room`]. *What is the connection doing?*
 //! [`engine`]. *How do bytes move?* [`io`] and [`http`]. Between them the [`router`] carries messages from rooms to
-//! sessions across shards, and the [`store`] keeps what survives. [`config`], [`token`], [`tls`], [`metrics`], [`cli`], [`log`], [`health`]
-//! and [`bucket`] are what their names say; the wire
+//! sessions across shards, and the [`store`] keeps what survives. [`config`], [`token`], [`tls`], [`metrics`], [`cli`], [`log`],
+//! [`health`], [`ice_servers`] and [`bucket`] are what their names say; the wire
 //! format is the crate `switchyard_signaling`, and the whole picture is in `docs/architecture.md`.
 //!
 //! [`run`] is the server; [`start`] is the same for who needs the address it got, such as a test.
@@ -14,6 +14,7 @@ pub mod config;
 pub mod engine;
 pub mod health;
 pub mod http;
+pub mod ice_servers;
 pub mod io;
 pub mod log;
 pub mod metrics;
@@ -27,6 +28,7 @@ pub mod token;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use switchyard_turn_config::settings::Turn;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
@@ -80,11 +82,18 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let app = Arc::new(App::new(config, metrics, shards));
     let (stop_http, stopped) = watch::channel(false);
     let sockets = 2 * app.config.limits.sessions_max as usize;
-    let http = tokio::spawn(http::serve(listener, http::routes(app.clone()), sockets, stopped));
+    let sources = http::Sources { listener, https: app.shards.take_https() };
+    let http = tokio::spawn(http::serve(sources, http::routes(app.clone()), sockets, stopped));
     Ok(Running { address, app, stop_http, http })
 }
 
 impl Running {
+    /// How clients reach the relay: as configured, with the addresses and ports that were taken.
+    #[must_use]
+    pub fn turn(&self) -> &Turn {
+        self.app.shards.turn()
+    }
+
     /// Tells every client, lets them take their leave within `drain.timeout`, and ends.
     ///
     /// # Errors

@@ -6,13 +6,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use clap::Parser as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use switchyard::cli::{Cli, Command, Health, Serve, Token};
+use switchyard::cli::{Cli, Command, Health, IceServersOf, Serve, Token, TurnConfig};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().chosen() {
         Command::Serve(args) => serve(&args),
         Command::Token(args) => token(&args),
         Command::Health(args) => health(&args),
+        Command::TurnConfig(args) => turn_config(&args),
+        Command::IceServers(args) => ice_servers(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -31,9 +33,23 @@ fn serve(args: &Serve) -> anyhow::Result<()> {
 }
 
 fn token(args: &Token) -> anyhow::Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
-    println!("{}", args.mint(std::env::vars_os().collect(), now.as_secs(), &random()?)?);
+    println!("{}", args.mint(std::env::vars_os().collect(), unix_now()?, &random()?)?);
     Ok(())
+}
+
+fn turn_config(args: &TurnConfig) -> anyhow::Result<()> {
+    print!("{}", args.render(std::env::vars_os().collect())?);
+    Ok(())
+}
+
+fn ice_servers(args: &IceServersOf) -> anyhow::Result<()> {
+    let settle = |config: &_| switchyard::io::settled_turn(config).map_err(|error| format!("{error:#}"));
+    println!("{}", args.list(std::env::vars_os().collect(), unix_now()?, settle)?);
+    Ok(())
+}
+
+fn unix_now() -> anyhow::Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs())
 }
 
 fn health(args: &Health) -> anyhow::Result<()> {

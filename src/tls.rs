@@ -17,12 +17,17 @@ use std::{
 };
 
 use ring::digest::{SHA256, digest};
-use tokio_rustls::rustls::{
-    self, InconsistentKeys, ServerConfig,
-    crypto::{CryptoProvider, ring as provider},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    LazyConfigAcceptor,
+    rustls::{
+        self, InconsistentKeys, ServerConfig,
+        crypto::{CryptoProvider, ring as provider},
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        server::{Acceptor as Hello, ClientHello, ResolvesServerCert},
+        sign::CertifiedKey,
+    },
+    server::TlsStream,
 };
 
 use self::validity::Validity;
@@ -248,7 +253,7 @@ impl Certificates {
     }
 }
 
-/// Which settings a handshake gets.
+/// Lets clients in.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     choosing: Arc<ServerConfig>,
@@ -256,10 +261,19 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
+    /// Agrees with a client on TLS. Waits for as long as the client takes.
+    ///
+    /// # Errors
+    /// If there is nothing to agree on, or the connection breaks.
+    pub async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let start = LazyConfigAcceptor::new(Hello::default(), socket).await?;
+        let config = self.config(&start.client_hello());
+        start.into_stream(config).await
+    }
+
     /// By what the client offers. The TLS library ends the handshake where nothing is in common, and there are clients
     /// that name a protocol and speak TURN: these are let in without an answer to that question.
-    #[must_use]
-    pub fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+    fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         let is_ours = |offer: &[u8]| self.choosing.alpn_protocols.iter().any(|ours| ours == offer);
         let has_none_of_ours = hello.alpn().is_some_and(|mut offers| !offers.any(is_ours));
         if has_none_of_ours { self.indifferent.clone() } else { self.choosing.clone() }
@@ -372,3 +386,8 @@ fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError>
 fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

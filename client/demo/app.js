@@ -4,7 +4,7 @@
  * which the windows that are there pass on to those that come.
  *
  * `?room=` names the room, `?transport=websocket` keeps WebRTC out of it, `#token=` brings a token (a server in
- * development mode makes its own). `window.switchyard` has the session and the room, for tests and the curious.
+ * development mode makes its own), `#ice=relay` lets WebRTC go over TURN relays only. `window.switchyard` has the session and the room, for tests and the curious.
  */
 
 import { SwitchyardError, connect } from '/client/index.js';
@@ -21,6 +21,7 @@ const STORED = 'switchyard.demo';
 const HISTORY_BYTES = 128 * 1_024;
 
 const query = new URLSearchParams(location.search);
+const hash = new URLSearchParams(location.hash.slice(1));
 const fields = {
   name: byId('name', HTMLInputElement),
   room: byId('room', HTMLInputElement),
@@ -38,7 +39,7 @@ if (remembered().joined && remembered().room === fields.room.value) comeBack();
 
 function fillForm() {
   const stored = remembered();
-  const token = new URLSearchParams(location.hash.slice(1)).get('token') ?? '';
+  const token = hash.get('token') ?? '';
   const claims = claimsOf(token);
   fields.token.value = token;
   fields.name.value = claims.name ?? query.get('name') ?? stored.name ?? '';
@@ -52,6 +53,7 @@ function begin() {
   const user = claimsOf(fields.token.value.trim()).user ?? remembered().user ?? `guest-${newId().slice(0, 8)}`;
   const session = connect({
     transport: query.get('transport') === 'websocket' ? 'websocket' : 'auto',
+    iceTransportPolicy: hash.get('ice') === 'relay' ? 'relay' : 'all',
     getToken: (room) => tokenFor(room, user, name),
   });
   return { session, name, user, room: fields.room.value.trim() };

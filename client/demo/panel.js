@@ -12,6 +12,8 @@ const RUNGS = {
   relay: 'Data channel, TURN relay',
   websocket: 'WebSocket',
 };
+/** What the relay is reached over. @type {Record<string, string>} */
+const RELAYS = { udp: 'UDP', tcp: 'TCP', tls: 'TLS' };
 /** @type {Record<string, string>} */
 const SHORT = { udp: 'UDP', tcp: 'TCP', relay: 'TURN relay', websocket: 'WebSocket' };
 /** @type {Record<string, string>} */
@@ -39,7 +41,8 @@ export function showConnection(session, room, signal) {
     badge.dataset.state = stats.state;
     set('badge-text', stats.state === 'connected' && stats.rung ? `Connected, ${SHORT[stats.rung]}` : STATES[stats.state]);
     set('stat-state', STATES[stats.state]);
-    set('stat-rung', stats.rung ? RUNGS[stats.rung] : '–');
+    const over = stats.relay ? ` over ${RELAYS[stats.relay]}` : '';
+    set('stat-rung', stats.rung ? RUNGS[stats.rung] + over : '–');
     byId('stat-rung', HTMLElement).dataset.rung = stats.rung ?? '';
     set('stat-rtt', rtt);
     set('stat-waiting', size(stats.waitingBytes));

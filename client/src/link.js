@@ -8,6 +8,7 @@
 
 import { Backoff } from './backoff.js';
 import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from './frame.js';
+import { Ice } from './ice.js';
 import { readLimits } from './limits.js';
 import { Peer } from './peer.js';
 import { Socket } from './socket.js';
@@ -30,6 +31,8 @@ const REPAIR_MS = 8_000;
 const PEER_GOOD_MS = 30_000;
 /** How long the first join waits for its offer. */
 const OFFER_MS = 500;
+/** How long a network may take to let packets through before relays are tried too. */
+const RELAYS_MS = 1_000;
 /** A full WebSocket is looked at again: browsers have no event for it. */
 const DRAIN_MS = 5;
 
@@ -84,6 +87,9 @@ export class Link {
   #state = 'idle';
   /** @type {Rung | null} */
   #rung = null;
+  /** Of the rung `relay`. @type {import('./peer.js').Way['relay']} */
+  #relay = null;
+  #ice;
   #socketBackoff;
   #peerBackoff;
   #pingIntervalMs = 15_000;
@@ -101,13 +107,14 @@ export class Link {
 
   /**
    * @param {import('./environment.js').Environment} env
-   * @param {{ url: string, webRtc: boolean }} options
+   * @param {{ url: string, webRtc: boolean, ice: import('./ice.js').IceOptions }} options
    * @param {LinkOwner} owner
    */
-  constructor(env, { url, webRtc }, owner) {
+  constructor(env, { url, webRtc, ice }, owner) {
     this.#env = env;
     this.#url = url;
     this.#owner = owner;
+    this.#ice = new Ice(env, ice, () => this.#askForIce());
     this.#useWebRtc = webRtc && Boolean(env.RTCPeerConnection);
     this.#socketBackoff = new Backoff({ first: 200, most: 20_000, random: env.random });
     this.#peerBackoff = new Backoff({ least: 2_000, first: 4_000, most: 60_000, random: env.random });
@@ -119,6 +126,11 @@ export class Link {
 
   get rung() {
     return this.#rung;
+  }
+
+  /** The transport to the relay, where the rung is one and the browser says it. */
+  get relay() {
+    return this.#rung === 'relay' ? this.#relay : null;
   }
 
   /** Smoothed round-trip time on the attached pipe, in milliseconds. */
@@ -169,6 +181,11 @@ export class Link {
   /** @param {Record<string, unknown>} message */
   sendText(message) {
     this.#socket?.sendText(message);
+  }
+
+  /** STUN and TURN servers with credentials that are good for a while. */
+  iceServers() {
+    return this.#ice.current();
   }
 
   /** The join that carried the offer was refused: it goes on its own when there is a session. */
@@ -245,6 +262,8 @@ export class Link {
         return this.#answer(message);
       case 'renegotiate':
         return this.#renegotiate();
+      case 'ice_servers':
+        return this.#takeIce(message);
       case 'draining':
         this.#drainingMs = typeof message.retry_after_ms === 'number' ? message.retry_after_ms : 5_000;
         return undefined;
@@ -269,6 +288,7 @@ export class Link {
     this.#owner.limits(readLimits(message.limits));
     if (!this.#identity) return this.#begin(socket);
     if (message.resumed !== true) return this.#sessionLost(socket);
+    this.#takeIce(message);
     if (!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') this.#attach(socket.pipe);
     this.#owner.resumed();
     if (this.#peer) this.#sendOffer(this.#peer);
@@ -292,12 +312,14 @@ export class Link {
   }
 
   /** @param {Socket} socket @param {Record<string, unknown>} message */
-  #session(socket, { session, key }) {
+  #session(socket, message) {
+    const { session, key } = message;
     if (typeof session !== 'string' || typeof key !== 'string') return;
     this.#identity = { session, key };
     this.#generation = 1;
     this.#attached(socket.pipe);
     if (this.#peer) this.#sendOffer(this.#peer);
+    this.#takeIce(message);
   }
 
   /** @param {Socket} socket */
@@ -310,6 +332,7 @@ export class Link {
     this.#pipe = null;
     this.#pending = null;
     this.#dropPeer();
+    this.#ice.forget();
     this.#setState('reconnecting');
     this.#owner.lost();
     this.#openPeer();
@@ -348,11 +371,14 @@ export class Link {
   #openPeer() {
     this.#cancel('peer');
     if (!this.#useWebRtc || this.#peer) return;
+    const { configuration } = this.#ice;
+    // There will be one when the server has named a relay.
+    if (!configuration) return;
     this.#peerNumber += 1;
     /** @type {Peer} */
     let peer;
     try {
-      peer = new Peer(this.#env, this.#peerNumber, {
+      peer = new Peer(this.#env, this.#peerNumber, configuration, {
         opened: () => this.#attach(peer.pipe),
         message: (message) => this.#pipeMessage(peer.pipe, message),
         drained: () => this.#pipe === peer.pipe && this.wake(),
@@ -406,7 +432,9 @@ export class Link {
       await peer.answer(sdp);
     } catch {
       this.#peerFailed(peer);
+      return;
     }
+    if (this.#peer === peer && !peer.pipe.open) this.#after('relays', RELAYS_MS, () => this.#addRelays(peer));
   }
 
   #renegotiate() {
@@ -430,7 +458,7 @@ export class Link {
   #peerTroubled(peer, leave) {
     const used = this.#pipe === peer.pipe || this.#pending?.pipe === peer.pipe;
     if (!used && !peer.repair) {
-      this.#peerFailed(peer);
+      if (!this.#addRelays(peer)) this.#peerFailed(peer);
       return;
     }
     peer.repair ??= { since: this.#env.now(), restarted: false };
@@ -442,7 +470,26 @@ export class Link {
   #restartIce(peer) {
     if (!peer.repair) return;
     peer.repair = { since: this.#env.now(), restarted: true };
+    const { configuration } = this.#ice;
+    if (configuration && configuration !== peer.configuration) peer.configure(configuration);
     this.#makeOffer(peer, true);
+  }
+
+  /**
+   * Nothing gets through: perhaps by a relay. False if there is none that the peer has not tried.
+   * @param {Peer} peer
+   */
+  #addRelays(peer) {
+    if (this.#peer !== peer || !peer.answered || peer.pipe.open || peer.reached) return false;
+    const { configuration } = this.#ice;
+    if (!configuration?.iceServers || configuration === peer.configuration) return false;
+    if (peer.configure(configuration)) {
+      this.#makeOffer(peer, true);
+    } else {
+      this.#dropPeer();
+      this.#openPeer();
+    }
+    return true;
   }
 
   /** Something got through after an ICE restart. @param {Peer} peer */
@@ -467,11 +514,32 @@ export class Link {
     const peer = this.#peer;
     this.#peer = null;
     this.#cancel('peer');
+    this.#cancel('relays');
     peer?.close();
   }
 
   #peerLater() {
     this.#after('peer', this.#peerBackoff.next(), () => this.#openPeer());
+  }
+
+  #askForIce() {
+    if (!this.#identity || !this.#socket?.ready) return false;
+    this.sendText({ type: 'ice_servers' });
+    return true;
+  }
+
+  /** @param {Record<string, unknown>} message that may name servers */
+  #takeIce(message) {
+    const hadNone = this.#ice.servers.length === 0;
+    this.#ice.take(message);
+    const peer = this.#peer;
+    if (!peer) {
+      if (!this.#timers.has('peer')) this.#openPeer();
+    } else if (hadNone && peer.repair?.restarted) {
+      this.#restartIce(peer);
+    } else if (hadNone && !this.#timers.has('relays')) {
+      this.#addRelays(peer);
+    }
   }
 
   // --- which pipe ------------------------------------------------------------------------------------------------
@@ -701,10 +769,13 @@ export class Link {
     const pipe = this.#pipe;
     this.#lastRungLook = this.#env.now();
     if (!pipe) return;
-    const rung = pipe.kind === 'websocket' ? 'websocket' : await this.#peer?.rung().catch(() => null);
+    const way = pipe.kind === 'websocket' ? null : await this.#peer?.way().catch(() => null);
+    if (this.#pipe !== pipe) return;
     // A browser that does not say: the usual one.
-    const known = rung ?? (this.#rung && this.#rung !== 'websocket' ? this.#rung : 'udp');
-    if (this.#pipe !== pipe || known === this.#rung) return;
+    const guess = this.#rung && this.#rung !== 'websocket' ? this.#rung : 'udp';
+    const known = pipe.kind === 'websocket' ? 'websocket' : (way?.rung ?? guess);
+    if (way) this.#relay = way.relay;
+    if (known === this.#rung) return;
     this.#rung = known;
     this.#owner.rung(known);
   }
@@ -744,6 +815,7 @@ export class Link {
       socket.close(1000, 'bye');
     }
     this.#dropPeer();
+    this.#ice.forget();
     this.#identity = null;
     this.#generation = 0;
     this.#pipe = null;

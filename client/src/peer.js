@@ -10,6 +10,10 @@ const LOW_WATER_BYTES = 32_768;
 /**
  * @typedef {'udp' | 'tcp' | 'relay'} ChannelRung
  *
+ * @typedef {object} Way what the packets go over
+ * @property {ChannelRung} rung
+ * @property {'udp' | 'tcp' | 'tls' | null} relay of a relay: the transport to it, where the browser says
+ *
  * @typedef {object} PeerHandlers
  * @property {() => void} opened the reliable channel is open
  * @property {(message: Uint8Array) => void} message
@@ -27,14 +31,17 @@ export class Peer {
   /**
    * @param {import('./environment.js').Environment} env
    * @param {number} number of this peer connection in the session
+   * @param {RTCConfiguration} configuration
    * @param {PeerHandlers} handlers
    */
-  constructor(env, number, handlers) {
+  constructor(env, number, configuration, handlers) {
     const Constructor = /** @type {NonNullable<typeof env.RTCPeerConnection>} */ (env.RTCPeerConnection);
-    const connection = new Constructor({});
+    const connection = new Constructor(configuration);
     this.#connection = connection;
     this.#handlers = handlers;
     this.number = number;
+    /** As last given. */
+    this.configuration = configuration;
     /** Whether the server has been sent the newest offer. */
     this.offered = false;
     /** When trouble began and an ICE restart was asked for. @type {{ since: number, restarted: boolean } | null} */
@@ -72,9 +79,33 @@ export class Peer {
     return this.#connection.connectionState;
   }
 
+  /** Whether the server has answered the newest offer. */
+  get answered() {
+    return this.offered && this.#connection.signalingState === 'stable';
+  }
+
+  /** Whether packets get through, if nothing else yet. */
+  get reached() {
+    return ['connected', 'completed'].includes(this.#connection.iceConnectionState);
+  }
+
   /** The offer to send, with the candidates found so far. Those found later are given to the handler. */
   get sdp() {
     return this.#connection.localDescription?.sdp ?? '';
+  }
+
+  /**
+   * Other servers from the next ICE restart on. False if the browser has no way to change them.
+   * @param {RTCConfiguration} configuration
+   */
+  configure(configuration) {
+    try {
+      this.#connection.setConfiguration(configuration);
+    } catch {
+      return false;
+    }
+    this.configuration = configuration;
+    return true;
   }
 
   /**
@@ -94,11 +125,11 @@ export class Peer {
 
   /**
    * What the packets go over; null while the browser does not say.
-   * @returns {Promise<ChannelRung | null>}
+   * @returns {Promise<Way | null>}
    */
-  async rung() {
+  async way() {
     if (this.#ended) return null;
-    return rungOf(await this.#connection.getStats());
+    return wayOf(await this.#connection.getStats());
   }
 
   close() {
@@ -119,11 +150,11 @@ export class Peer {
 }
 
 /**
- * The rung of the selected candidate pair in a stats report.
+ * The way of the selected candidate pair in a stats report.
  * @param {RTCStatsReport | Map<string, any>} report
- * @returns {ChannelRung | null}
+ * @returns {Way | null}
  */
-export function rungOf(report) {
+export function wayOf(report) {
   const stats = /** @type {Map<string, any>} */ (report);
   let pair;
   for (const entry of stats.values()) {
@@ -138,6 +169,8 @@ export function rungOf(report) {
   }
   const local = pair && stats.get(pair.localCandidateId);
   if (!local) return null;
-  if (local.candidateType === 'relay') return 'relay';
-  return local.protocol === 'tcp' ? 'tcp' : 'udp';
+  if (local.candidateType === 'relay') {
+    return { rung: 'relay', relay: ['udp', 'tcp', 'tls'].includes(local.relayProtocol) ? local.relayProtocol : null };
+  }
+  return { rung: local.protocol === 'tcp' ? 'tcp' : 'udp', relay: null };
 }

@@ -26,6 +26,10 @@ import { identityIn } from './token.js';
  * @typedef {object} SessionOptions
  * @property {string | URL} [url] of the server: `wss://host`, or with a path of its own. By default the page's host.
  * @property {'auto' | 'websocket'} [transport] `websocket` never tries WebRTC
+ * @property {RTCIceTransportPolicy} [iceTransportPolicy] `relay`: WebRTC only over a TURN server, so that nobody else
+ *   learns this device's addresses
+ * @property {(servers: RTCIceServer[]) => RTCIceServer[]} [iceServers] changes the list of STUN and TURN servers that the
+ *   server names
  * @property {(room: string) => string | Promise<string>} [getToken] asked for a token when a room is joined without
  *   one, and when it must be joined anew
  * @property {Partial<import('./environment.js').Environment>} [environment] for tests
@@ -112,15 +116,16 @@ export class Session extends Emitter {
   #counters = { duplicates: 0, laneGaps: 0, badMessages: 0, bytesSent: 0, bytesReceived: 0, sessionsLost: 0 };
 
   /** @param {SessionOptions} [options] */
-  constructor({ url, transport = 'auto', getToken, environment: given } = {}) {
+  constructor(options = {}) {
+    const { url, transport = 'auto', iceTransportPolicy = 'all', iceServers, getToken, environment: given } = options;
     super();
     this.#env = environment(given);
     if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
     this.#getToken = getToken;
     this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, acks: CLIENT_ACKS });
     this.#url = endpoint(url);
-    const options = { url: this.#url, webRtc: transport !== 'websocket' };
-    this.#link = new Link(this.#env, options, this.#linkOwner());
+    const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
+    this.#link = new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, this.#linkOwner());
     this.#followPage();
   }
 
@@ -194,11 +199,22 @@ export class Session extends Emitter {
     this.#endAll('closed', 'the session was closed');
   }
 
+  /**
+   * STUN and TURN servers for the application's own peer connections, with credentials of this user that are good for at
+   * least half of what the server grants. Rejects while there is no session.
+   * @returns {Promise<RTCIceServer[]>}
+   */
+  iceServers() {
+    return this.#link.iceServers();
+  }
+
   /** What the connection is doing, for display. */
   stats() {
     return {
       state: this.state,
       rung: this.rung,
+      /** With the rung `relay`: the transport to the TURN server, `udp`, `tcp` or `tls`, where the browser says it. */
+      relay: this.#link.relay,
       /** Milliseconds. */
       rtt: this.#link.rtt,
       /** Bytes that have not had their turn yet. */

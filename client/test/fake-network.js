@@ -20,6 +20,13 @@ export class World {
   peersSilent = false;
   /** Silence ends for a peer connection when its ICE is restarted. */
   restartHeals = false;
+  /** From the first packet that gets through to open channels. */
+  handshakeMs = 0;
+  relayProtocol = 'udp';
+  /** The network lets nothing through but what goes over a relay. */
+  onlyRelays = false;
+  /** The browser cannot change the servers of a peer connection. */
+  configurable = true;
   sockets = [];
   peers = [];
 
@@ -40,8 +47,8 @@ export class World {
         }
       },
       RTCPeerConnection: class extends FakePeerConnection {
-        constructor() {
-          super(world);
+        constructor(configuration) {
+          super(world, configuration);
         }
       },
       now: () => this.clock.now,
@@ -215,6 +222,7 @@ class FakeWebSocket {
 
 class FakePeerConnection {
   connectionState = 'new';
+  iceConnectionState = 'new';
   signalingState = 'stable';
   localDescription = null;
   onconnectionstatechange = null;
@@ -225,14 +233,27 @@ class FakePeerConnection {
   channels = new Map();
   /** The server's end. */
   remote = null;
+  /** As at the last offer: what is set later counts from the next ICE restart on. */
+  #gathered = {};
 
-  constructor(world) {
+  constructor(world, configuration) {
     this.#world = world;
+    this.configuration = configuration;
     this.id = world.peers.push(this);
   }
 
   get silent() {
-    return this.#world.peersSilent && !this.#healed;
+    return (this.#world.peersSilent || (this.#world.onlyRelays && !this.#relays)) && !this.#healed;
+  }
+
+  get #relays() {
+    const urls = this.#gathered.iceServers?.flatMap((server) => server.urls) ?? [];
+    return urls.some((url) => url.startsWith('turn'));
+  }
+
+  setConfiguration(configuration) {
+    if (!this.#world.configurable) throw new Error('NotSupportedError');
+    this.configuration = configuration;
   }
 
   createDataChannel(label, options) {
@@ -243,6 +264,7 @@ class FakePeerConnection {
 
   async createOffer({ iceRestart = false } = {}) {
     if (iceRestart) this.#restarts += 1;
+    this.#gathered = this.configuration;
     return { type: 'offer', sdp: `fake ${this.id} ${this.#restarts}` };
   }
 
@@ -261,10 +283,14 @@ class FakePeerConnection {
   }
 
   async getStats() {
+    const relayed = this.#relays && (this.#world.onlyRelays || this.#gathered.iceTransportPolicy === 'relay');
+    const local = relayed
+      ? { candidateType: 'relay', protocol: 'udp', relayProtocol: this.#world.relayProtocol }
+      : { candidateType: 'host', protocol: 'udp' };
     return new Map([
       ['T', { id: 'T', type: 'transport', selectedCandidatePairId: 'P' }],
       ['P', { id: 'P', type: 'candidate-pair', localCandidateId: 'L' }],
-      ['L', { id: 'L', type: 'local-candidate', candidateType: 'host', protocol: 'udp' }],
+      ['L', { id: 'L', type: 'local-candidate', ...local }],
     ]);
   }
 
@@ -284,8 +310,11 @@ class FakePeerConnection {
     this.remote ??= this.#world.server.peer(this.id, {
       send: (id, message) => this.channels.get(id)?.deliver(message),
     });
-    this.become('connected');
-    for (const channel of this.channels.values()) channel.open();
+    this.iceConnectionState = 'connected';
+    this.#world.clock.setTimeout(() => {
+      this.become('connected');
+      for (const channel of this.channels.values()) channel.open();
+    }, this.#world.handshakeMs);
   }
 }
 

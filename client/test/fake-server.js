@@ -20,6 +20,10 @@ export class FakeServer {
   texts = [];
   webRtc = true;
   limits = {};
+  /** What sessions are told of STUN and TURN: a list of servers, and how long it holds. @type {object | null} */
+  ice = null;
+  /** Answers to `ice_servers`, or not. */
+  tellsIce = true;
   /** Answers to PING, or not. */
   pongs = true;
 
@@ -119,6 +123,9 @@ class Connection {
         return this.text({ type: 'pong', t: message.t });
       case 'candidate':
         return undefined;
+      case 'ice_servers':
+        if (this.#server.tellsIce) this.text({ type: 'ice_servers', ...(this.#server.ice ?? { ice_servers: [], ice_ttl_ms: 0 }) });
+        return undefined;
       default:
         throw new Error(`unknown text message ${message.type}`);
     }
@@ -129,7 +136,8 @@ class Connection {
     this.#greeted = true;
     const session = resume && this.#server.sessions.get(resume.session);
     const resumed = Boolean(session && session.key === resume.key);
-    this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000 });
+    const ice = resumed ? this.#server.ice : null;
+    this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000, ...ice });
     if (!resumed) return;
     this.#session = session;
     session.resumedOn(this);
@@ -144,7 +152,7 @@ class Connection {
     if (!this.#session) {
       const session = new Session(this.#server, this.#clock, this);
       this.#session = session;
-      this.text({ type: 'session', session: session.id, key: session.key });
+      this.text({ type: 'session', session: session.id, key: session.key, ...this.#server.ice });
     }
     this.#session.join(id, room, JSON.parse(token), follow);
     if (offer) this.#offer(offer);

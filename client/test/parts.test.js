@@ -10,7 +10,7 @@ import { Emitter } from '../src/emitter.js';
 import { decodeFrame } from '../src/frame.js';
 import { Lane } from '../src/lane.js';
 import { readLimits } from '../src/limits.js';
-import { rungOf } from '../src/peer.js';
+import { wayOf } from '../src/peer.js';
 import { Probe } from '../src/probe.js';
 import { Queue } from '../src/queue.js';
 
@@ -127,17 +127,23 @@ test('the rung is read from the reports of Chromium and of Firefox', () => {
       ['P', { id: 'P', type: 'candidate-pair', localCandidateId: 'L' }],
       ['L', local],
     ]);
-  assert.equal(rungOf(chromium({ candidateType: 'host', protocol: 'udp' })), 'udp');
-  assert.equal(rungOf(chromium({ candidateType: 'prflx', protocol: 'tcp' })), 'tcp');
-  assert.equal(rungOf(chromium({ candidateType: 'relay', protocol: 'udp' })), 'relay');
+  assert.deepEqual(wayOf(chromium({ candidateType: 'host', protocol: 'udp' })), { rung: 'udp', relay: null });
+  assert.deepEqual(wayOf(chromium({ candidateType: 'prflx', protocol: 'tcp' })), { rung: 'tcp', relay: null });
+  for (const relay of ['udp', 'tcp', 'tls']) {
+    const local = { candidateType: 'relay', protocol: 'udp', relayProtocol: relay };
+    assert.deepEqual(wayOf(chromium(local)), { rung: 'relay', relay });
+  }
+  for (const relayProtocol of [undefined, 'dtls']) {
+    assert.deepEqual(wayOf(chromium({ candidateType: 'relay', protocol: 'udp', relayProtocol })), { rung: 'relay', relay: null });
+  }
   const firefox = new Map([
     ['A', { type: 'candidate-pair', state: 'succeeded', nominated: true, localCandidateId: 'X' }],
     ['B', { type: 'candidate-pair', state: 'succeeded', nominated: true, selected: true, localCandidateId: 'Y' }],
     ['X', { candidateType: 'host', protocol: 'udp' }],
     ['Y', { candidateType: 'host', protocol: 'tcp' }],
   ]);
-  assert.equal(rungOf(firefox), 'tcp');
-  assert.equal(rungOf(new Map()), null);
+  assert.deepEqual(wayOf(firefox), { rung: 'tcp', relay: null });
+  assert.equal(wayOf(new Map()), null);
 });
 
 test('senseless limits keep their defaults', () => {

@@ -195,7 +195,13 @@ impl Session {
                     self.texts.push(to_json(&ServerText::Error(refusal)));
                 }
                 let (limits, ping_interval_ms) = (Limits::default(), 10_000);
-                self.texts.push(to_json(&ServerText::Welcome { v: 1, resumed, limits, ping_interval_ms }));
+                self.texts.push(to_json(&ServerText::Welcome {
+                    v: 1,
+                    resumed,
+                    limits,
+                    ping_interval_ms,
+                    ice: None,
+                }));
             }
             ClientText::Join { id, room, offer, follow, .. } => {
                 if !self.joined {
@@ -203,7 +209,7 @@ impl Session {
                     self.attached = Some(Pipe::Socket);
                     self.generation = 1;
                     let (session, key) = (self.name(), "key".to_owned());
-                    self.texts.push(to_json(&ServerText::Session { session, key }));
+                    self.texts.push(to_json(&ServerText::Session { session, key, ice: None }));
                 }
                 let log = self.origin.filter(|_| follow.is_some()).map(|origin| Log { origin });
                 self.asks = follow;
@@ -213,7 +219,10 @@ impl Session {
                 }
             }
             ClientText::Offer(offer) => self.answer(now, address, &offer),
-            ClientText::Candidate { .. } | ClientText::Ping { .. } | ClientText::Bye => {}
+            ClientText::Candidate { .. }
+            | ClientText::Ping { .. }
+            | ClientText::IceServers {}
+            | ClientText::Bye => {}
         }
     }
 

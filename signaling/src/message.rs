@@ -58,6 +58,8 @@ pub enum ClientText {
         /// Echoed.
         t: u64,
     },
+    /// Fresh credentials for STUN and TURN are wanted.
+    IceServers {},
     /// The session ends now.
     Bye,
 }
@@ -126,6 +128,9 @@ pub enum ServerText {
         limits: Limits,
         /// How often the client should ping, in milliseconds.
         ping_interval_ms: u64,
+        /// For a session that goes on, if there are servers.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        ice: Option<Ice>,
     },
     /// The session that the first join made.
     Session {
@@ -133,7 +138,12 @@ pub enum ServerText {
         session: String,
         /// Proves ownership when resuming.
         key: String,
+        /// If there are servers.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        ice: Option<Ice>,
     },
+    /// Answer to [`ClientText::IceServers`]. Empty if there are none.
+    IceServers(Ice),
     /// Answer to an offer.
     Answer(Description),
     /// A new offer is wanted.
@@ -155,6 +165,28 @@ pub enum ServerText {
         /// Reconnect after a random part of this time, in milliseconds.
         retry_after_ms: u64,
     },
+}
+
+/// STUN and TURN servers, and how long their credentials are good for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ice {
+    /// In the order in which they are worth trying.
+    pub ice_servers: Vec<IceServer>,
+    /// From now, in milliseconds.
+    pub ice_ttl_ms: u64,
+}
+
+/// A server as browsers take it (`RTCIceServer` of the W3C).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceServer {
+    /// Where it is, several ways to one server.
+    pub urls: Vec<String>,
+    /// For TURN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// For TURN: the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
 }
 
 /// A refusal with its stable code and a sentence.
@@ -416,7 +448,7 @@ impl ClientText {
             Self::Candidate { candidate, .. } => {
                 at_most("candidate", candidate.len(), limits::CANDIDATE_BYTES)?;
             }
-            Self::Ping { .. } | Self::Bye => {}
+            Self::Ping { .. } | Self::IceServers {} | Self::Bye => {}
         }
         Ok(message)
     }
@@ -490,6 +522,28 @@ mod tests {
         assert_eq!(follow(json), Some(Follow::From(position)));
         assert_eq!(to_json(&Follow::From(position)), json);
         assert_eq!(to_json(&Follow::New), "{}");
+    }
+
+    #[test]
+    fn ice_servers_stand_in_a_message_as_browsers_take_them() {
+        let server = IceServer {
+            urls: vec!["turn:a".into()],
+            username: Some("1:ada".into()),
+            credential: Some("x".into()),
+        };
+        let ice = Ice { ice_servers: vec![server], ice_ttl_ms: 1000 };
+        let list =
+            r#""ice_servers":[{"urls":["turn:a"],"username":"1:ada","credential":"x"}],"ice_ttl_ms":1000"#;
+        let session = |ice| ServerText::Session { session: "s".into(), key: "k".into(), ice };
+        for (message, json) in [
+            (session(None), r#"{"type":"session","session":"s","key":"k"}"#.to_owned()),
+            (session(Some(ice.clone())), format!(r#"{{"type":"session","session":"s","key":"k",{list}}}"#)),
+            (ServerText::IceServers(ice), format!(r#"{{"type":"ice_servers",{list}}}"#)),
+        ] {
+            assert_eq!(to_json(&message), json);
+            assert_eq!(serde_json::from_str::<ServerText>(&json).unwrap(), message);
+        }
+        assert_eq!(ClientText::parse(r#"{"type":"ice_servers"}"#).unwrap(), ClientText::IceServers {});
     }
 
     #[test]

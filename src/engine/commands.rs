@@ -18,7 +18,7 @@ use super::{
     peers::Outcome,
     sdp::{self, Offer},
     session::{Session, Via},
-    welcome,
+    welcome, welcome_back,
 };
 use crate::{names::SessionId, room::Action};
 
@@ -70,7 +70,8 @@ impl Shard {
         self.serial = self.serial.wrapping_add(1);
         let id = SessionId { shard: self.config.shard, slot, serial: self.serial };
         let key = format!("{:016x}{:016x}", (self.random)(), (self.random)());
-        let text = ServerText::Session { session: id.to_wire(), key: key.clone() };
+        let ice = self.config.ice(&owner.0, &owner.1, now);
+        let text = ServerText::Session { session: id.to_wire(), key: key.clone(), ice };
         let session = Session::new(id, owner, key.into(), self.config.sessions.clone(), now);
         let entry = Entry {
             session,
@@ -104,9 +105,10 @@ impl Shard {
             let refusal =
                 Refusal::new(None, Code::UnknownSession, "the session to resume is gone; join anew");
             outbox.push_text(message::to_json(&ServerText::Error(refusal)));
-            return outbox.push_text(message::to_json(&welcome(false, limits)));
+            return outbox.push_text(message::to_json(&welcome(limits)));
         };
-        outbox.push_text(message::to_json(&welcome(true, limits)));
+        let ice = self.config.ice(&entry.session.tenant, &entry.session.user, now);
+        outbox.push_text(message::to_json(&welcome_back(limits, ice)));
         entry.is_going = false;
         if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
             old.close(Code::Replaced);
@@ -121,6 +123,12 @@ impl Shard {
             self.mark_session(session.slot);
             self.schedule_session(session.slot, now);
         }
+    }
+
+    pub(super) fn tell_ice_servers(&mut self, slot: u32, now: Instant) {
+        let Some(entry) = self.sessions.get(slot as usize).and_then(Option::as_ref) else { return };
+        let ice = self.config.ice(&entry.session.tenant, &entry.session.user, now);
+        entry.text(&ServerText::IceServers(ice.unwrap_or_default()));
     }
 
     pub(super) fn offer(&mut self, slot: u32, offer: &Description, now: Instant) {

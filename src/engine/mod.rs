@@ -42,7 +42,7 @@ use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
     Code,
     limits::{Limits, VERSION},
-    message::{self, Description, Follow, Refusal, ServerText},
+    message::{self, Description, Follow, Ice, Refusal, ServerText},
 };
 
 use self::{
@@ -57,6 +57,7 @@ use self::{
     transmit::{Transmit, TransmitQueue},
 };
 use crate::{
+    ice_servers::IceServers,
     names::{RoomKey, SessionId, ShardId},
     room::{BackendAnswer, BackendError, BackendRequest, Grant, LogSettings, RoomLimits},
     router::{Letter, Router, Tally},
@@ -89,10 +90,20 @@ pub struct ShardConfig {
     pub rooms: RoomLimits,
     /// Of their logs.
     pub logs: Arc<LogSettings>,
+    /// What sessions are told of STUN and TURN; `None` if nothing.
+    pub ice_servers: Option<Arc<IceServers>>,
     /// Sessions on this shard at the same time.
     pub max_sessions: usize,
     /// Peers on this shard at the same time.
     pub max_peers: usize,
+}
+
+impl ShardConfig {
+    /// What a user is told of STUN and TURN.
+    fn ice(&self, tenant: &str, user: &str, now: Instant) -> Option<Ice> {
+        let servers = self.ice_servers.as_ref()?;
+        Some(servers.of_user(tenant, user, self.logs.clock.unix_ms(now) / 1000))
+    }
 }
 
 /// A WebSocket, numbered by the process.
@@ -139,6 +150,8 @@ pub enum Command {
     },
     /// An offer.
     Offer(SocketId, Description),
+    /// Fresh credentials for STUN and TURN.
+    IceServers(SocketId),
     /// A pipe message.
     Frames(SocketId, Bytes),
     /// There is room again in the socket's outbox.
@@ -307,6 +320,11 @@ impl Shard {
             Command::Offer(socket, offer) => {
                 if let Some(slot) = self.slot_of(socket, None) {
                     self.offer(slot, &offer, now);
+                }
+            }
+            Command::IceServers(socket) => {
+                if let Some(slot) = self.slot_of(socket, None) {
+                    self.tell_ice_servers(slot, now);
                 }
             }
             Command::Frames(socket, message) => {
@@ -618,7 +636,14 @@ impl Counts {
     }
 }
 
-/// The answer to `hello`.
-pub fn welcome(resumed: bool, limits: Limits) -> ServerText {
-    ServerText::Welcome { v: VERSION, resumed, limits, ping_interval_ms: PING_INTERVAL.as_millis() as u64 }
+/// The answer to `hello`, for who has no session.
+pub fn welcome(limits: Limits) -> ServerText {
+    let ping_interval_ms = PING_INTERVAL.as_millis() as u64;
+    ServerText::Welcome { v: VERSION, resumed: false, limits, ping_interval_ms, ice: None }
+}
+
+/// The answer to `hello`, for who has one.
+fn welcome_back(limits: Limits, ice: Option<Ice>) -> ServerText {
+    let ping_interval_ms = PING_INTERVAL.as_millis() as u64;
+    ServerText::Welcome { v: VERSION, resumed: true, limits, ping_interval_ms, ice }
 }

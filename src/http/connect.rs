@@ -399,6 +399,11 @@ impl Connection {
             }
             // ICE-lite: the client's checks come by themselves; where it expects them from does not matter.
             ClientText::Candidate { .. } => {}
+            ClientText::IceServers {} => {
+                if let Some(home) = self.session_shard() {
+                    self.app.shards.send(home, Command::IceServers(self.id)).await;
+                }
+            }
             ClientText::Ping { t } => self.say(&ServerText::Pong { t }),
             ClientText::Bye => match self.home {
                 Some(home) => {
@@ -420,12 +425,12 @@ impl Connection {
         }
         self.deadline = now + PATIENCE;
         let Some(resume) = resume else {
-            return self.say(&welcome(false, self.app.shards.limits().clone()));
+            return self.say(&welcome(self.app.shards.limits().clone()));
         };
         let session = SessionId::from_wire(&resume.session).filter(|id| id.shard.0 < self.app.shards.count());
         let Some(session) = session else {
             self.refuse(None, Code::UnknownSession, "the session to resume is gone; join anew");
-            return self.say(&welcome(false, self.app.shards.limits().clone()));
+            return self.say(&welcome(self.app.shards.limits().clone()));
         };
         self.home = Some(session.shard);
         let command =
@@ -517,6 +522,7 @@ fn kind_of(message: &ClientText) -> &'static str {
         ClientText::Join { .. } => "join",
         ClientText::Offer(_) => "offer",
         ClientText::Candidate { .. } => "candidate",
+        ClientText::IceServers {} => "ice_servers",
         ClientText::Ping { .. } => "ping",
         ClientText::Bye => "bye",
     }

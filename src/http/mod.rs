@@ -30,7 +30,8 @@ use serde::{Deserialize, Serialize};
 use switchyard_signaling::Code;
 use tokio::sync::watch;
 
-pub use self::serve::serve;
+use self::serve::Port;
+pub use self::serve::{Sources, serve};
 use crate::{
     config::{Config, DEVELOPMENT_KEY, Mode},
     io::Shards,
@@ -135,7 +136,11 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     "ready\n".into_response()
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
+/// For whoever reaches the port of HTTP: the world is told nothing.
+async fn metrics(State(app): State<Arc<App>>, request: Request) -> Response {
+    if request.extensions().get() == Some(&Port::Tls) {
+        return no_such_door().await;
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
         .into_response()
 }
@@ -144,6 +149,7 @@ async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     let door = match request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) {
         Some("/v1/connect") => Door::Connect,
         Some(path) if path.ends_with("/streams") => Door::Streams,
+        Some("/v1/ice-servers") => Door::Api,
         Some(path) if path.starts_with("/v1/rooms/") => Door::Api,
         Some("/metrics") => Door::Metrics,
         Some("/healthz" | "/readyz") => Door::Health,

@@ -1,14 +1,14 @@
-//! Accepting connections: a bound on how many there are, a bound on how long a client may take to ask for something,
-//! and an orderly end.
+//! Accepting connections, at the port of HTTP and from the relay's TLS port: a bound on how many there are, a bound on how
+//! long a client may take to ask for something, and an orderly end.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    net::TcpListener,
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
 use tower_service::Service as _;
@@ -20,8 +20,42 @@ const HEADERS: Duration = Duration::from_secs(10);
 /// Connections beyond those that WebSockets may take: pages, scripts, scrapers.
 const OTHERS: usize = 1024;
 
+/// Where connections come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// The port of HTTP.
+    pub listener: TcpListener,
+    /// The relay's TLS port, if it is shared: what speaks HTTP there.
+    pub https: Option<mpsc::Receiver<WireIo>>,
+}
+
+/// By which port a request came, as an extension of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Port {
+    /// That of HTTP.
+    Http,
+    /// The relay's TLS port, which is open to the world wherever it is shared.
+    Tls,
+}
+
+impl Sources {
+    async fn next(&mut self) -> io::Result<(WireIo, Port)> {
+        let Self { listener, https } = self;
+        let https = async {
+            match https {
+                Some(https) => https.recv().await,
+                None => None,
+            }
+        };
+        tokio::select! {
+            accepted = listener.accept() => accepted.map(|(stream, _)| (WireIo::new(stream), Port::Http)),
+            Some(connection) = https => Ok((connection, Port::Tls)),
+        }
+    }
+}
+
 /// Serves until `stop` changes, then until the requests under way are answered.
-pub async fn serve(listener: TcpListener, routes: Router, sockets: usize, mut stop: watch::Receiver<bool>) {
+pub async fn serve(mut sources: Sources, routes: Router, sockets: usize, mut stop: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(sockets + OTHERS));
     let mut connections = JoinSet::new();
     loop {
@@ -31,14 +65,14 @@ pub async fn serve(listener: TcpListener, routes: Router, sockets: usize, mut st
             accepted = async {
                 // Closed never: who finds no room waits in the kernel's queue.
                 let permit = room.clone().acquire_owned().await;
-                (listener.accept().await, permit)
+                (sources.next().await, permit)
             } => accepted,
         };
         match accepted {
-            (Ok((stream, _)), permit) => {
+            (Ok((io, port)), permit) => {
                 let (routes, stop) = (routes.clone(), stop.clone());
                 connections.spawn(async move {
-                    connection(stream, routes, stop).await;
+                    connection(io, port, routes, stop).await;
                     drop(permit);
                 });
             }
@@ -48,12 +82,13 @@ pub async fn serve(listener: TcpListener, routes: Router, sockets: usize, mut st
             }
         }
     }
-    drop(listener);
+    drop(sources);
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, routes: Router, mut stop: watch::Receiver<bool>) {
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+async fn connection(io: WireIo, port: Port, routes: Router, mut stop: watch::Receiver<bool>) {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(port);
         let mut routes = routes.clone();
         async move {
             Ok::<_, Infallible>(
@@ -64,7 +99,7 @@ async fn connection(stream: TcpStream, routes: Router, mut stop: watch::Receiver
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
-        .serve_connection(TokioIo::new(WireIo::new(stream)), service)
+        .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     tokio::pin!(connection);
     let stopped = async { stop.wait_for(|stop| *stop).await.map(drop) };

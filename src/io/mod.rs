@@ -7,6 +7,7 @@
 
 mod ice_tcp;
 mod listeners;
+pub mod proxy_protocol;
 mod shard;
 mod sockets;
 mod storage;
@@ -41,6 +42,7 @@ use crate::{
         Command, Shard, ShardConfig, SocketId, path::TcpId, peer::Identity, peers::Datagram,
         peers::PeerTimeouts, sdp::HostCandidate, session::SessionLimits,
     },
+    ice_servers::IceServers,
     metrics::Metrics,
     names::{RoomKey, ShardId, WallClock},
     room::{BackendAct, BackendAnswer, BackendError, LogSettings, RoomLimits},
@@ -97,6 +99,7 @@ pub struct Shards {
     pub ice_tcp: Option<IceTcp>,
     relay: Mutex<Option<turn::Relay>>,
     https: Mutex<Option<mpsc::Receiver<WireIo>>>,
+    ice_servers: Option<Arc<IceServers>>,
     turn: Turn,
     limits: Limits,
 }
@@ -120,6 +123,8 @@ impl Shards {
         }
         let (https, https_connections) = mpsc::channel(HTTPS);
         let relay = turn::Bound::bind(config, metrics, https)?;
+        let turn = relay.as_ref().map_or_else(|| config.turn.clone(), |relay| relay.settings().clone());
+        let ice_servers = IceServers::new(turn.clone(), unix_ms() / 1000).map(Arc::new);
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
         let logs = Arc::new(log_settings(config));
@@ -148,6 +153,7 @@ impl Shards {
                     topics: config.limits.topics_per_member as usize,
                 },
                 logs: logs.clone(),
+                ice_servers: ice_servers.clone(),
                 max_sessions: (config.limits.sessions_max as usize).div_ceil(count),
                 max_peers: (config.rtc.max_peers as usize).div_ceil(count),
             };
@@ -175,7 +181,6 @@ impl Shards {
             threads.push(running.context("cannot start a shard's thread")?);
             runtimes.push(told.recv().context("cannot start a shard's event loop")?);
         }
-        let turn = relay.as_ref().map_or_else(|| config.turn.clone(), |relay| relay.settings().clone());
         let relay = relay.map(|relay| relay.start(sfu, metrics)).transpose()?;
         Ok(Self {
             inputs,
@@ -187,9 +192,15 @@ impl Shards {
             ice_tcp,
             relay: Mutex::new(relay),
             https: Mutex::new(Some(https_connections)),
+            ice_servers,
             turn,
             limits: sessions.announced.clone(),
         })
+    }
+
+    /// What clients are told of STUN and TURN; `None` if nothing.
+    pub fn ice_servers(&self) -> Option<&IceServers> {
+        self.ice_servers.as_deref()
     }
 
     /// How clients reach a relay: as configured, with the addresses, ports and secret that were taken.
@@ -305,6 +316,14 @@ impl Shards {
             tracing::error!("a thread has panicked");
         }
     }
+}
+
+/// The TURN settings with the addresses that they leave to the machine.
+///
+/// # Errors
+/// If the machine does not tell its addresses.
+pub fn settled_turn(config: &Config) -> anyhow::Result<Turn> {
+    turn::settled(config)
 }
 
 /// A shard that panics has lost its sessions and would leave the server half alive: better all of it is started anew.

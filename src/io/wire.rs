@@ -6,10 +6,13 @@
 //! are frames: once the session has its home, the shard reads the connection (`sockets`), and [posts](Wire::post) to the
 //! task what is not for the session.
 //!
-//! A connection is watched by one runtime at a time, and [`Wire::move_to`] gives it to another one.
+//! A connection is watched by one runtime at a time, and [`Wire::move_to`] gives it to another one. It may be one over
+//! TLS ([`tls`]).
 //!
 //! Messages never mix because a write is all or nothing here: what the kernel does not take is kept, and nobody else
 //! writes before it has left. It never parses what it carries.
+
+mod tls;
 
 use std::{
     collections::VecDeque,
@@ -29,7 +32,9 @@ use tokio::{
     net::TcpStream,
     runtime::Handle,
 };
+use tokio_rustls::rustls::ServerConnection;
 
+use self::tls::Tls;
 use super::websocket::{self, Opcode};
 use crate::engine::outbox::{Direct, Taken};
 
@@ -43,7 +48,8 @@ pub struct Wire {
 #[derive(Debug)]
 struct Inner {
     stream: TcpStream,
-    /// What the kernel has not taken yet of a message that counts as written.
+    tls: Option<Box<Tls>>,
+    /// What the kernel has not taken yet of a message that counts as written, where there is no TLS.
     rest: BytesMut,
     /// When something was read last.
     heard: Instant,
@@ -99,7 +105,12 @@ impl Wire {
         buffer: &mut [u8],
         now: Instant,
     ) -> Poll<io::Result<usize>> {
-        let Inner { stream, heard, .. } = &mut *self.lock();
+        let Inner { stream, tls, heard, .. } = &mut *self.lock();
+        if let Some(tls) = tls {
+            let count = ready!(tls.poll_read(stream, cx, buffer))?;
+            *heard = now;
+            return Poll::Ready(Ok(count));
+        }
         let mut buffer = ReadBuf::new(buffer);
         // It leaves the socket unreadable when less came than there was room for: then nobody has to ask in vain.
         ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
@@ -109,7 +120,11 @@ impl Wire {
 
     /// Ready when [`poll_read`](Self::poll_read) may have something.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.lock().stream.poll_read_ready(cx).map(|_| ())
+        let Inner { stream, tls, .. } = &mut *self.lock();
+        match tls {
+            Some(tls) => tls.poll_readable(stream, cx),
+            None => stream.poll_read_ready(cx).map(drop),
+        }
     }
 
     /// When something was read last.
@@ -174,7 +189,7 @@ impl Wire {
     /// Nothing is written after this; what is on its way arrives.
     pub fn shut_down(&self) {
         // It may be gone already.
-        let _ = SockRef::from(&self.lock().stream).shutdown(Shutdown::Write);
+        let _ = self.lock().shut_down();
     }
 
     fn poll_write(&self, cx: &mut Context<'_>, parts: &[&[u8]]) -> Poll<io::Result<()>> {
@@ -188,13 +203,16 @@ impl Wire {
 
     /// Takes all of these bytes, or none if others have to leave first.
     fn take(&self, parts: &[&[u8]]) -> io::Result<Taken> {
-        let Inner { stream, rest, .. } = &mut *self.lock();
+        let Inner { stream, tls, rest, .. } = &mut *self.lock();
+        if let Some(tls) = tls {
+            return tls.take(stream, parts);
+        }
         if !rest.is_empty() {
             return Ok(Taken::Nothing);
         }
         let written = match write(stream, parts) {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) if would_block(&error) => 0,
             Err(error) => return Err(error),
         };
         let mut skip = written;
@@ -212,13 +230,16 @@ impl Wire {
     /// If the connection is broken.
     pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let Inner { stream, rest, .. } = &mut *self.lock();
+            let Inner { stream, tls, rest, .. } = &mut *self.lock();
+            if let Some(tls) = tls {
+                return tls.poll_drain(stream, cx);
+            }
             if rest.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             match stream.try_write(rest) {
                 Ok(count) => rest.advance(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if would_block(&error) => {
                     ready!(stream.poll_write_ready(cx))?;
                 }
                 Err(error) => {
@@ -239,6 +260,24 @@ impl Wire {
 
     fn mail(&self) -> MutexGuard<'_, Mail> {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn shut_down(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.say_goodbye(&self.stream);
+        }
+        SockRef::from(&self.stream).shutdown(Shutdown::Write)
+    }
+}
+
+impl Drop for Inner {
+    /// TCP says by itself that it ends; TLS takes an end without a goodbye for one that somebody has cut off.
+    fn drop(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.say_goodbye(&self.stream);
+        }
     }
 }
 
@@ -283,21 +322,36 @@ fn write(stream: &TcpStream, parts: &[&[u8]]) -> io::Result<usize> {
         let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
         socket.send_vectored(&slices)
     };
-    // Past the runtime, which need not know of a write that succeeds. One that does not is what it waits after.
+    noted(stream, written)
+}
+
+/// Writing goes past the runtime, which need not know of a write that succeeds. One that does not is what it waits after.
+fn noted(stream: &TcpStream, written: io::Result<usize>) -> io::Result<usize> {
     match written {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            stream.try_io(Interest::WRITABLE, || Err(error))
-        }
+        Err(error) if would_block(&error) => stream.try_io(Interest::WRITABLE, || Err(error)),
         written => written,
     }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
 impl WireIo {
     /// Takes the connection over.
     pub fn new(stream: TcpStream) -> Self {
+        Self::of(stream, None)
+    }
+
+    /// Takes a connection over that has agreed on TLS.
+    pub fn over_tls(stream: TcpStream, connection: ServerConnection) -> Self {
+        Self::of(stream, Some(Tls::new(connection).into()))
+    }
+
+    fn of(stream: TcpStream, tls: Option<Box<Tls>>) -> Self {
         // Frames are merged before they are written, and must not wait after that.
         let _ = stream.set_nodelay(true);
-        let inner = Inner { stream, rest: BytesMut::new(), heard: Instant::now() };
+        let inner = Inner { stream, tls, rest: BytesMut::new(), heard: Instant::now() };
         Self(Arc::new(Wire { inner: Mutex::new(inner), mail: Mutex::default() }))
     }
 
@@ -313,12 +367,21 @@ impl AsyncRead for WireIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.lock().stream).poll_read(cx, buffer)
+        let Inner { stream, tls, .. } = &mut *self.0.lock();
+        let Some(tls) = tls else {
+            return Pin::new(stream).poll_read(cx, buffer);
+        };
+        let count = ready!(tls.poll_read(stream, cx, buffer.initialize_unfilled()))?;
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for WireIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // What is encrypted is a copy: not of a whole file.
+        let is_secure = self.0.lock().tls.is_some();
+        let bytes = if is_secure { &bytes[..bytes.len().min(tls::CHUNK)] } else { bytes };
         self.0.poll_write(cx, &[bytes]).map_ok(|()| bytes.len())
     }
 
@@ -328,7 +391,7 @@ impl AsyncWrite for WireIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.0.poll_drain(cx))?;
-        Poll::Ready(SockRef::from(&self.0.lock().stream).shutdown(Shutdown::Write))
+        Poll::Ready(self.0.lock().shut_down())
     }
 }
 

@@ -98,8 +98,8 @@ describe('on a network of its own', { skip: NO_NAMESPACES }, () => {
     });
   });
 
-  test('with UDP blocked and no ICE-TCP, everything goes over the WebSocket', async () => {
-    const plain = await startServer({ SWITCHYARD__RTC__TCP_ENABLED: 'false' });
+  test('with UDP blocked, and neither ICE-TCP nor TURN, everything goes over the WebSocket', async () => {
+    const plain = await startServer({ SWITCHYARD__RTC__TCP_ENABLED: 'false', SWITCHYARD__TURN__MODE: 'off' });
     network.blockUdp();
     try {
       await together(
@@ -149,12 +149,20 @@ describe('on a network of its own', { skip: NO_NAMESPACES }, () => {
     });
   }
 
-  for (const tcp of [false, true]) {
-    test(`UDP dies half-way${tcp ? '' : ', ICE-TCP is off'}: nothing is lost, doubled or out of order`, async (context) => {
-      const at = await startServer({ SWITCHYARD__RTC__TCP_ENABLED: String(tcp) });
+  for (const { next, turn, tcp } of [
+    { next: 'websocket', turn: false, tcp: false },
+    { next: 'tcp', turn: true, tcp: true },
+    { next: 'relay', turn: true, tcp: false },
+  ]) {
+    const without = `${tcp ? '' : ', ICE-TCP is off'}${turn ? '' : ', so is TURN'}`;
+    test(`UDP dies half-way${without}: nothing is lost, doubled or out of order`, async (context) => {
+      const at = await startServer({
+        SWITCHYARD__RTC__TCP_ENABLED: String(tcp),
+        SWITCHYARD__TURN__MODE: turn ? 'embedded' : 'off',
+      });
       try {
         await together(
-          'udp-dies',
+          `udp-dies-${next}`,
           async (ann, ben) => {
             await Promise.all([ann.onRung('udp'), ben.onRung('udp')]);
             await Promise.all([ann.startCounting(), ben.startCounting()]);
@@ -164,13 +172,13 @@ describe('on a network of its own', { skip: NO_NAMESPACES }, () => {
             await Promise.all([ann, ben].map((each) => until('off UDP', async () => (await each.rung()) !== 'udp')));
             context.diagnostic(`off UDP after ${Date.now() - blocked} ms: ${await ann.rung()}, ${await ben.rung()}`);
             await exchangeMore(ann, ben);
-            if (tcp) {
-              await Promise.all([ann.onRung('tcp'), ben.onRung('tcp')]);
-              context.diagnostic(`on TCP after ${Date.now() - blocked} ms`);
+            if (next !== 'websocket') {
+              await Promise.all([ann.onRung(next), ben.onRung(next)]);
+              context.diagnostic(`on ${next} after ${Date.now() - blocked} ms`);
             }
             network.allowAll();
             const allowed = Date.now();
-            if (!tcp) {
+            if (next === 'websocket') {
               await Promise.all([ann.onRung('udp'), ben.onRung('udp')]);
               context.diagnostic(`back on UDP after ${Date.now() - allowed} ms`);
             }

@@ -18,8 +18,8 @@ struct Instruction<'a> {
 const SECRET: [&str; 4] = ["SECRET", "PASSWORD", "TOKEN", "CREDENTIAL"];
 /// What a build neither needs nor may copy into a layer.
 const NOT_CONTEXT: [&str; 5] = [".git", "**/node_modules", "target", "data", "tests"];
-/// The default ports of HTTP, ICE-TCP and the first shard.
-const PORTS: [&str; 3] = ["7880/tcp", "7881/tcp", "7882"];
+/// The default ports of HTTP, ICE-TCP, the first shard, and TURN.
+const PORTS: [&str; 6] = ["7880/tcp", "7881/tcp", "7882", "3478/udp", "3478/tcp", "5349/tcp"];
 
 fn instructions(text: &str) -> Vec<Instruction<'_>> {
     let mut found: Vec<Instruction<'_>> = Vec::new();

@@ -8,21 +8,22 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 16] = [
+const MODULES: [(&str, &[&str]); 17] = [
     ("names", &[]),
     ("bucket", &[]),
     ("health", &[]),
+    ("ice_servers", &[]),
     ("metrics", &[]),
     ("config", &[]),
     ("log", &["config"]),
     ("token", &["config", "room"]),
     ("tls", &["config", "metrics"]),
-    ("cli", &["config", "room", "token"]),
+    ("cli", &["config", "ice_servers", "room", "token"]),
     ("store", &["config", "metrics", "names"]),
     ("room", &["bucket", "names", "store"]),
     ("router", &["names", "room", "store"]),
-    ("engine", &["bucket", "names", "room", "router", "store"]),
-    ("io", &["config", "engine", "metrics", "names", "room", "router", "store", "tls"]),
+    ("engine", &["bucket", "ice_servers", "names", "room", "router", "store"]),
+    ("io", &["config", "engine", "ice_servers", "metrics", "names", "room", "router", "store", "tls"]),
     ("http", &["config", "engine", "io", "metrics", "names", "room", "store", "token"]),
     (
         "lib",

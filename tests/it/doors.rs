@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use switchyard::{Running, config::Config};
-use switchyard_loadtest::token;
+use switchyard_loadtest::{target::Io, token};
 use switchyard_signaling::{
     frame::{self, Frame, Frames, Kind, Reliable, Target},
     message::ServerControl,
@@ -17,7 +17,7 @@ use switchyard_signaling::{
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
+    net::TcpSocket,
     time::{sleep, timeout},
 };
 
@@ -26,8 +26,13 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A server with two tenants: `app`, and `else`, whose secret is one character longer.
 pub(crate) async fn server(folder: &TempDir) -> Running {
+    server_with(folder, "turn:\n  mode: off\n").await
+}
+
+/// The same, with these settings too.
+pub(crate) async fn server_with(folder: &TempDir, settings: &str) -> Running {
     let text = format!(
-        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\nturn:\n  mode: off\nkeys:\n  app:\n    secret: {SECRET}\n  else:\n    secret: {SECRET}2\n\
+        "mode: development\nhttp:\n  port: 0\nrtc:\n  enabled: false\n  shards: 2\n{settings}keys:\n  app:\n    secret: {SECRET}\n  else:\n    secret: {SECRET}2\n\
          store:\n  path: {}\n",
         folder.path().join("store.db").display()
     );
@@ -37,7 +42,7 @@ pub(crate) async fn server(folder: &TempDir) -> Running {
 
 /// A WebSocket, byte by byte.
 pub(crate) struct Raw {
-    stream: TcpStream,
+    stream: Box<dyn Io>,
     /// The number of its next reliable frame, and of the last one received.
     seq: u32,
     ack: u32,
@@ -60,8 +65,13 @@ impl Raw {
         if let Some(bytes) = receive_buffer {
             socket.set_recv_buffer_size(bytes).unwrap();
         }
-        let mut stream = socket.connect(server).await.unwrap();
+        let stream = socket.connect(server).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(Box::new(stream), server).await
+    }
+
+    /// Over a connection to this server.
+    pub(crate) async fn over(mut stream: Box<dyn Io>, server: SocketAddr) -> Self {
         let request = format!(
             "GET /v1/connect HTTP/1.1\r\nHost: {server}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -76,7 +86,7 @@ impl Raw {
     }
 
     /// Writes a frame with a mask of zeros. `Err` if the server has closed.
-    async fn write(&mut self, opcode: u8, payload: &[u8]) -> std::io::Result<()> {
+    pub(crate) async fn write(&mut self, opcode: u8, payload: &[u8]) -> std::io::Result<()> {
         let mut header = vec![0x80 | opcode];
         match payload.len() {
             length @ 0..126 => header.push(0x80 | length as u8),
@@ -104,14 +114,18 @@ impl Raw {
     }
 
     /// Joins as this user and waits until it is in; the handle is 1, since it is the first room.
-    async fn join(&mut self, room: &str, user: &str) {
+    pub(crate) async fn join(&mut self, room: &str, user: &str) {
         self.hello().await;
         self.join_greeted(room, user).await;
     }
 
-    async fn join_greeted(&mut self, room: &str, user: &str) {
+    pub(crate) async fn ask_to_join(&mut self, room: &str, user: &str) {
         let token = token::mint("app", SECRET, room, user, SystemTime::now());
         self.text(&format!(r#"{{"type":"join","id":1,"room":"{room}","token":"{token}"}}"#)).await;
+    }
+
+    async fn join_greeted(&mut self, room: &str, user: &str) {
+        self.ask_to_join(room, user).await;
         loop {
             match self.next().await {
                 Got::Binary(message) => {
@@ -125,7 +139,7 @@ impl Raw {
         }
     }
 
-    async fn send(&mut self, payload: &[u8]) -> std::io::Result<()> {
+    pub(crate) async fn send(&mut self, payload: &[u8]) -> std::io::Result<()> {
         let mut out = BytesMut::new();
         let first = Some((&Target::Room, payload.len()));
         frame::put_chunk(&mut out, Kind::Data, false, (self.seq, self.ack), 1, 0, 1, first, true, payload);
@@ -179,6 +193,13 @@ impl Raw {
                 return got;
             }
         }
+    }
+
+    /// What comes after the close.
+    pub(crate) async fn rest(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).await?;
+        Ok(rest)
     }
 
     pub(crate) fn reliable(&mut self, message: Bytes) -> Vec<Reliable> {

@@ -7,7 +7,9 @@
 //! - [`traps`]: what the WebRTC engine would get wrong if nobody looked after it;
 //! - [`hostile`]: floods and half-finished handshakes, and what bystanders notice of them;
 //! - [`doors`]: the real server on real sockets, and clients that misuse them;
-//! - [`api`]: the same server's door for an application's backend.
+//! - [`api`]: the same server's door for an application's backend;
+//! - [`https`]: the same server at one TLS port, which it shares with TURN;
+//! - [`ice_servers`]: what a server with TURN tells both of it.
 //!
 //! `SEEDS=n` runs n seeds of each world, `SEED=x` that one alone.
 
@@ -16,6 +18,8 @@
 mod api;
 mod doors;
 mod hostile;
+mod https;
+mod ice_servers;
 mod traps;
 mod world;
 mod worlds;

@@ -41,7 +41,24 @@ bounds:
   - lanes.reliable.doubled == 0
 ";
 
-async fn start(folder: &std::path::Path) -> Running {
+/// The same over TLS, with messages that fit into a record and such that do not.
+const SECURE: &str = "
+description: a test over TLS
+ramp: 1s
+settle: 1s
+hold: 4s
+drain: 2s
+groups:
+  - {name: small, users: 6, per_room: 3, transport: websocket, does: [{data: {rate: 50, size: 100}}]}
+  - {name: large, users: 6, per_room: 3, transport: websocket, does: [{data: {rate: 20, size: 40000}}]}
+bounds:
+  - connect.success_share == 1
+  - lanes.reliable.received >= 2500
+  - lanes.reliable.lost == 0
+  - lanes.reliable.doubled == 0
+";
+
+async fn start(folder: &std::path::Path, is_secure: bool) -> Running {
     let mut config = Config { mode: Some(Mode::Development), ..Config::default() };
     config.keys.insert(KEY.to_owned(), Key { secret: Secret::new(SECRET.to_owned()) });
     config.http.bind = Some(Ipv4Addr::LOCALHOST.into());
@@ -50,7 +67,14 @@ async fn start(folder: &std::path::Path) -> Running {
     config.rtc.advertise_addresses = config.rtc.bind.clone();
     config.rtc.udp_port = 0;
     config.rtc.tcp_enabled = false;
-    config.turn.mode = switchyard_turn_config::settings::Mode::Off;
+    if is_secure {
+        config.turn.listen.bind = vec![Ipv4Addr::LOCALHOST.into()];
+        (config.turn.listen.udp_enabled, config.turn.listen.tcp_enabled) = (false, false);
+        (config.turn.listen.tls_port, config.turn.listen.https) = (0, true);
+        config.turn.relay.bind_v4 = Some(Ipv4Addr::LOCALHOST);
+    } else {
+        config.turn.mode = switchyard_turn_config::settings::Mode::Off;
+    }
     config.store.path = folder.join("store.db");
     switchyard::start(config).await.unwrap()
 }
@@ -58,11 +82,19 @@ async fn start(folder: &std::path::Path) -> Running {
 /// What a run shows when this is wrong with the server.
 async fn report(fault: Option<Fault>) -> Report {
     let folder = tempfile::tempdir().unwrap();
-    let server = start(folder.path()).await;
+    let server = start(folder.path(), false).await;
+    let url = format!("http://{}", server.address);
     faults::plant(fault);
+    let report = load(SCENARIO, Target::open(&url, &Trust::System).await.unwrap()).await;
+    faults::plant(None);
+    server.drain().await.unwrap();
+    report
+}
+
+async fn load(scenario: &str, target: Target) -> Report {
     let setup = Setup {
-        scenario: Scenario::parse("test", SCENARIO).unwrap(),
-        target: Target::open(&format!("http://{}", server.address), &Trust::System).await.unwrap(),
+        scenario: Scenario::parse("test", scenario).unwrap(),
+        target,
         adapter: adapter::switchyard(),
         tokens: TokenSource::Key { key: KEY.to_owned(), secret: SECRET.to_owned() },
         seed: 1,
@@ -72,10 +104,7 @@ async fn report(fault: Option<Fault>) -> Report {
         own_server: None,
     };
     let (_interrupt, interrupted) = watch::channel(Interrupt::None);
-    let report = run(setup, interrupted, |_| {}).await.unwrap();
-    faults::plant(None);
-    server.drain().await.unwrap();
-    report
+    run(setup, interrupted, |_| {}).await.unwrap()
 }
 
 /// The only finding, once what a busy machine makes of the load program itself is set aside.
@@ -93,6 +122,13 @@ async fn what_is_wrong_with_the_server_is_found_and_named() {
     assert!(sound.findings.iter().all(|finding| finding.kind == "harness_behind"), "{:#?}", sound.findings);
 
     assert_eq!(sound.recovery.times.count, 0, "a goodbye is no loss: {:?}", sound.recovery);
+
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path(), true).await;
+    let url = format!("https://127.0.0.1:{}", server.turn().listen.tls_port);
+    let secure = load(SECURE, Target::open(&url, &Trust::Anything).await.unwrap()).await;
+    server.drain().await.unwrap();
+    assert!(secure.verdict.passed, "{:#?}", secure.verdict);
 
     let drops = report(Some(Fault::DropsOneIn(1000))).await;
     let found = finding(&drops);

@@ -10,6 +10,7 @@ pub mod values;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
@@ -168,6 +169,12 @@ impl Default for Relay {
 }
 
 impl Relay {
+    /// The relay's ports.
+    #[must_use]
+    pub fn range(&self) -> RangeInclusive<u16> {
+        self.min_port..=self.max_port
+    }
+
     /// The addresses that clients are told, IPv4 first.
     #[must_use]
     pub fn advertised(&self) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {

@@ -32,7 +32,7 @@ use switchyard_signaling::{
     frame::{self, Kind, LossyHeader, Target},
     lane::{Message, Overflow, Receiver, Sender},
     limits::{self, Limits},
-    message::{ClientControl, ClientText, Resume, ServerText, to_json},
+    message::{ClientControl, ClientText, Ice, Resume, ServerText, to_json},
 };
 
 pub use self::event::{BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput};
@@ -76,6 +76,7 @@ pub struct Browser {
     lossy_waiting: VecDeque<Bytes>,
     lossy_waiting_bytes: usize,
     lossy_dropped: u64,
+    ice: Option<Ice>,
     stalled: bool,
     inbox: VecDeque<FromSocket>,
     inbox_bytes: usize,
@@ -133,6 +134,7 @@ impl Browser {
             lossy_waiting: VecDeque::new(),
             lossy_waiting_bytes: 0,
             lossy_dropped: 0,
+            ice: None,
             stalled: false,
             inbox: VecDeque::new(),
             inbox_bytes: 0,
@@ -435,6 +437,11 @@ impl Browser {
         self.session.is_some()
     }
 
+    /// What the server said of STUN and TURN. Nothing is done with it.
+    pub fn ice(&self) -> Option<&Ice> {
+        self.ice.as_ref()
+    }
+
     /// The pipe that frames go over.
     pub fn attached(&self) -> Option<Pipe> {
         self.pipes.attached()
@@ -473,10 +480,12 @@ impl Browser {
             Err(error) => return self.violation(format!("text message: {error}")),
         };
         match message {
-            ServerText::Welcome { resumed, limits, ping_interval_ms, .. } => {
+            ServerText::Welcome { resumed, limits, ping_interval_ms, ice, .. } => {
+                self.ice = ice.or(self.ice.take());
                 self.welcome(now, resumed, limits, Duration::from_millis(ping_interval_ms));
             }
-            ServerText::Session { session, key } => {
+            ServerText::Session { session, key, ice } => {
+                self.ice = ice;
                 self.events.push_back(Event::Session(session.clone()));
                 self.session = Some(Resume { session, key });
                 self.first_joins.clear();
@@ -499,6 +508,7 @@ impl Browser {
                     self.offer(now);
                 }
             }
+            ServerText::IceServers(ice) => self.ice = Some(ice),
             ServerText::Pong { .. } => {}
             ServerText::Error(refusal) => {
                 match refusal.code {

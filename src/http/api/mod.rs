@@ -1,4 +1,4 @@
-//! The application backend's door, `/v1/rooms/…`: publish, stream, update and read by HTTP with an API key (MSG3, MSG5–MSG7).
+//! The application backend's door, `/v1/rooms/…` and `/v1/ice-servers`: publish, stream, update and read by HTTP with an API key (MSG3, MSG5–MSG7).
 //! The document for its users is `docs/http-api.md`.
 //!
 //! Whoever has the key and its secret is the tenant: may write in any user's name, in all rooms of the tenant and in no
@@ -6,8 +6,10 @@
 //! read is asked of the store, so that it is durable and no room has to be loaded for it.
 //!
 //! - this file: who may come in, how much at once, what is answered when something is wrong;
-//! - [`mod@write`]: events, one request each; [`stream`]: a message that grows; [`read`]: pages and replays.
+//! - [`mod@write`]: events, one request each; [`stream`]: a message that grows; [`read`]: pages and replays; [`ice`]: STUN
+//!   and TURN for a user.
 
+mod ice;
 mod read;
 mod stream;
 mod write;
@@ -154,6 +156,7 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/v1/rooms/{room}/messages/{seq}/reactions/{emoji}", put(write::react).delete(write::unreact))
         .route("/v1/rooms/{room}/events", post(write::custom).get(read::events))
         .route("/v1/rooms/{room}/fields", patch(write::fields).get(read::fields))
+        .route("/v1/ice-servers", post(ice::ice_servers))
         .layer(middleware::from_fn_with_state(app.clone(), one_of_many));
     let long = Router::new().route("/v1/rooms/{room}/streams", post(stream::stream));
     short.merge(long).layer(middleware::from_fn_with_state(app.clone(), authenticate))
@@ -246,13 +249,18 @@ impl Author {
         let user: Arc<str> = user.map_or_else(|| room.tenant.clone(), Into::into);
         let name = name.map_or_else(|| user.clone(), Into::into);
         for text in [&user, &name] {
-            if text.is_empty() || text.len() > limits::USER_BYTES || text.chars().any(char::is_control) {
+            if !is_name(text) {
                 let told = "`user` and `name` have 1 to 128 bytes and no control characters";
                 return Err(Failure::malformed(told));
             }
         }
         Ok(Self { user, name })
     }
+}
+
+/// Whether it can be a user's id or a display name.
+fn is_name(text: &str) -> bool {
+    (1..=limits::USER_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 /// What is said of a request that came to nothing: `{code, message}`.

@@ -7,16 +7,17 @@
 mod places;
 
 use std::{
-    io::{self, Read as _},
+    io::Read as _,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use switchyard_turn_config::{
+    peers::Cidr,
     server::{Link, Transport},
     settings::Listen,
 };
@@ -27,13 +28,13 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
-use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor as Hello, server::TlsStream};
 
 use self::places::Places;
 use super::{
     super::{
         WireIo,
         listeners::{Bound, listen},
+        proxy_protocol::{self, SIGNATURE},
     },
     Connected,
     mailbox::{Letter, Mailbox},
@@ -53,6 +54,8 @@ const LAST_OF_STUN: u8 = 0x3f;
 /// How long a client may take, and how many may be on their way in.
 #[derive(Clone, Debug)]
 pub(super) struct Patience {
+    /// For the PROXY header.
+    pub(super) header: Duration,
     /// For the TLS handshake.
     pub(super) handshake: Duration,
     /// From there, or from connecting, to the first byte.
@@ -69,10 +72,11 @@ impl Default for Patience {
     fn default() -> Self {
         let second = Duration::from_secs(1);
         Self {
+            header: 5 * second,
             handshake: 10 * second,
             first_byte: 10 * second,
             handing_over: second,
-            places: 4096,
+            places: 2048,
             places_of_network: 256,
         }
     }
@@ -107,6 +111,10 @@ struct Hall {
     patience: Patience,
     places: Arc<Places>,
     next: AtomicU64,
+    /// Networks of load balancers.
+    balancers: Vec<Cidr>,
+    /// The operator has been told of a balancer that does not say who its clients are.
+    has_complained: AtomicBool,
     has_http: bool,
     acceptor: Option<Acceptor>,
 }
@@ -221,15 +229,22 @@ impl Hall {
             within,
             patience,
             next: AtomicU64::new(1),
+            balancers: settings.proxy_protocol.clone(),
+            has_complained: AtomicBool::new(false),
             has_http,
             acceptor: certificates.map(|certificates| certificates.acceptor(&protocols)).transpose()?,
         }))
     }
 
     /// All the way of one connection. `Err` says why it led nowhere.
-    async fn admit(&self, stream: Stream, socket: TcpStream, source: SocketAddr) -> Result<Arrival, Arrival> {
+    async fn admit(
+        &self,
+        stream: Stream,
+        mut socket: TcpStream,
+        source: SocketAddr,
+    ) -> Result<Arrival, Arrival> {
         let _ = socket.set_nodelay(true);
-        let remote = source;
+        let remote = self.client(&mut socket, source).await?;
         let _place = self.places.of_network(remote.ip()).ok_or(Arrival::Crowded)?;
         let link = Link {
             transport: match stream {
@@ -246,20 +261,46 @@ impl Hall {
         }
     }
 
+    /// Who is there: whoever a load balancer names, else the other end.
+    async fn client(&self, socket: &mut TcpStream, source: SocketAddr) -> Result<SocketAddr, Arrival> {
+        if !self.balancers.iter().any(|network| network.contains(source.ip())) {
+            return Ok(source);
+        }
+        let reading = timeout(self.patience.header, proxy_protocol::read(socket));
+        match reading.await.map_err(|_| Arrival::Slow)? {
+            Ok(header) => Ok(header.client.unwrap_or(source)),
+            Err(error) => {
+                // Once: it is so for every client that comes by this balancer.
+                if self.has_complained.swap(true, Ordering::Relaxed) {
+                    tracing::debug!(balancer = %source, %error, "a connection through turn.listen.proxy_protocol");
+                } else {
+                    tracing::warn!(balancer = %source, %error, "a connection through turn.listen.proxy_protocol");
+                }
+                Err(Arrival::Proxy)
+            }
+        }
+    }
+
     async fn plain(&self, link: Link, socket: TcpStream) -> Result<Arrival, Arrival> {
-        let mut first = [0];
+        let mut first = [0; 4];
         let looking = timeout(self.patience.first_byte, socket.peek(&mut first));
-        match looking.await.map_err(|_| Arrival::Slow)? {
-            Ok(1) if first[0] <= LAST_OF_STUN => {}
-            Ok(1) => return Err(Arrival::Unknown),
-            _ => return Err(Arrival::Gone),
+        let length = looking.await.map_err(|_| Arrival::Slow)?.map_err(|_| Arrival::Gone)?;
+        match &first[..length] {
+            [] => return Err(Arrival::Gone),
+            // No message of STUN is of this type and length.
+            first if *first == SIGNATURE[..4] => {
+                tracing::debug!(remote = %link.remote, "a PROXY header, and not from turn.listen.proxy_protocol");
+                return Err(Arrival::Proxy);
+            }
+            [0..=LAST_OF_STUN, ..] => {}
+            _ => return Err(Arrival::Unknown),
         }
         let socket = socket.into_std().map_err(|_| Arrival::Gone)?;
         self.hand_over(Connected { link, socket, tls: None, read: Vec::new() })
     }
 
     async fn secure(&self, acceptor: &Acceptor, link: Link, socket: TcpStream) -> Result<Arrival, Arrival> {
-        let shaking = timeout(self.patience.handshake, shake_hands(acceptor, socket));
+        let shaking = timeout(self.patience.handshake, acceptor.accept(socket));
         let mut stream = shaking.await.map_err(|_| Arrival::Slow)?.map_err(|error| {
             tracing::debug!(remote = %link.remote, %error, "TLS was not agreed on");
             Arrival::Handshake
@@ -272,7 +313,11 @@ impl Hall {
         }
         let (socket, mut connection) = stream.into_inner();
         if !is_turn {
-            return Err(Arrival::Unknown);
+            let entering = self.within.http.send(WireIo::over_tls(socket, connection));
+            return match timeout(self.patience.handing_over, entering).await {
+                Ok(Ok(())) => Ok(Arrival::Http),
+                _ => Err(Arrival::Overloaded),
+            };
         }
         let mut read = Vec::new();
         // It ends with an error, when there is no more for now.
@@ -287,12 +332,6 @@ impl Hall {
             false => Err(Arrival::Overloaded),
         }
     }
-}
-
-async fn shake_hands(acceptor: &Acceptor, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-    let start = LazyConfigAcceptor::new(Hello::default(), socket).await?;
-    let config = acceptor.config(&start.client_hello());
-    start.into_stream(config).await
 }
 
 #[cfg(test)]

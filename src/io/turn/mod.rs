@@ -21,6 +21,7 @@ mod thread;
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    ops::RangeInclusive,
     sync::Arc,
     thread::JoinHandle,
     time::Instant,
@@ -48,6 +49,8 @@ use crate::{config::Config, metrics::Metrics, tls::Certificates};
 
 /// Connections beyond one for each allocation: those that have not asked for it yet.
 const NEWCOMERS: usize = 1024;
+/// Ports that the system offers before one of the relay's is taken.
+const TRIES: usize = 64;
 /// Nobody's, by which the machine says from where it would send there (RFC 5737, RFC 3849).
 const ELSEWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
@@ -109,7 +112,7 @@ impl Bound {
             return Ok(None);
         }
         let mut settings = settled(config)?;
-        let sockets = listen(&mut settings.listen)?;
+        let sockets = listen(&mut settings)?;
         let poll = Poll::new().context("cannot make the relay's event queue")?;
         let (mailbox, inbox) =
             mailbox(poll.registry(), BELL_TOKEN).context("cannot make the relay's event queue")?;
@@ -185,7 +188,7 @@ fn run_or_abort(thread: Thread) {
 }
 
 /// The configuration with what it leaves to the machine: addresses, and the secret.
-fn settled(config: &Config) -> anyhow::Result<Turn> {
+pub(super) fn settled(config: &Config) -> anyhow::Result<Turn> {
     let mut turn = config.turn.clone();
     if turn.credentials.secret.is_none() {
         let secret: [u8; 32] = random()?;
@@ -233,7 +236,9 @@ fn is_local(ip: IpAddr) -> bool {
 }
 
 /// Binds the UDP sockets that clients send to; the port that was taken is noted.
-fn listen(listen: &mut Listen) -> anyhow::Result<Vec<UdpSocket>> {
+fn listen(settings: &mut Turn) -> anyhow::Result<Vec<UdpSocket>> {
+    let relay = settings.relay.range();
+    let listen = &mut settings.listen;
     let mut sockets: Vec<UdpSocket> = Vec::new();
     if !listen.udp_enabled {
         return Ok(sockets);
@@ -241,7 +246,7 @@ fn listen(listen: &mut Listen) -> anyhow::Result<Vec<UdpSocket>> {
     let is_default = listen.bind == Listen::default().bind;
     for ip in listen.bind.clone() {
         let address = SocketAddr::new(ip, listen.udp_port);
-        match udp::bind_one(address) {
+        match bind_outside(address, &relay) {
             Ok(socket) => {
                 listen.udp_port = socket.local_addr().context("cannot ask for the relay's port")?.port();
                 sockets.push(socket);
@@ -256,6 +261,19 @@ fn listen(listen: &mut Listen) -> anyhow::Result<Vec<UdpSocket>> {
         }
     }
     Ok(sockets)
+}
+
+/// A socket whose port, where any will do, is none of the relay's.
+fn bind_outside(address: SocketAddr, relay: &RangeInclusive<u16>) -> io::Result<UdpSocket> {
+    // What is in the range is held until there is another one, so that it is not taken again.
+    let mut held = Vec::new();
+    loop {
+        let socket = udp::bind_one(address)?;
+        if address.port() != 0 || held.len() == TRIES || !relay.contains(&socket.local_addr()?.port()) {
+            return Ok(socket);
+        }
+        held.push(socket);
+    }
 }
 
 /// Opens TCP and TLS; the ports that were taken are noted, and whether there is TLS.
@@ -285,3 +303,6 @@ fn random() -> anyhow::Result<[u8; 32]> {
     SystemRandom::new().fill(&mut bytes).ok().context("the system has no random numbers")?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

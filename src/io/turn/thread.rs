@@ -152,7 +152,9 @@ impl Thread {
             }
             self.turn(&events);
         }
-        self.outward.streams.flush(Instant::now(), &mut Vec::new());
+        let now = Instant::now();
+        self.outward.streams.flush(now, &mut Vec::new());
+        self.publish(now);
         Ok(())
     }
 

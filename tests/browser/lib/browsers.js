@@ -18,8 +18,11 @@ const START_MS = 60_000;
 
 /** @typedef {import('puppeteer-core').Browser} Browser */
 
-/** @param {{ program?: string }} [options] @returns {Promise<Browser>} */
-export async function chromium({ program = CHROMIUM } = {}) {
+/**
+ * @param {{ program?: string, anyCertificate?: boolean }} [options] `anyCertificate`: those that nobody has signed too
+ * @returns {Promise<Browser>}
+ */
+export async function chromium({ program = CHROMIUM, anyCertificate = false } = {}) {
   return guarded({
     executablePath: program,
     headless: true,
@@ -33,6 +36,7 @@ export async function chromium({ program = CHROMIUM } = {}) {
       '--disable-background-networking',
       '--disable-component-update',
       '--disable-sync',
+      ...(anyCertificate ? ['--ignore-certificate-errors'] : []),
     ],
   });
 }
@@ -72,14 +76,15 @@ export function launch(name) {
 /**
  * Chromium in a namespace: the pipe by which it is driven crosses into it.
  * @param {string[]} inNamespace command that enters it
+ * @param {{ anyCertificate?: boolean }} [options]
  * @returns {Promise<Browser>}
  */
-export async function chromiumIn(inNamespace) {
+export async function chromiumIn(inNamespace, options = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'switchyard-chromium-'));
   const program = join(folder, 'chromium');
   writeFileSync(program, `#!/bin/sh\nexec ${inNamespace.join(' ')} ${CHROMIUM} "$@"\n`, { mode: 0o755 });
   try {
-    return await chromium({ program });
+    return await chromium({ program, ...options });
   } finally {
     rmSync(folder, { recursive: true });
   }
@@ -89,9 +94,10 @@ export async function chromiumIn(inNamespace) {
  * Firefox with its ordinary preferences in a namespace. It answers on the namespace's own loopback and only to its own
  * address and port, so its port is relayed under the same number here.
  * @param {string[]} inNamespace command that enters it
+ * @param {{ anyCertificate?: boolean }} [options]
  * @returns {Promise<Browser>} ends with `close`
  */
-export async function firefoxIn(inNamespace) {
+export async function firefoxIn(inNamespace, { anyCertificate = false } = {}) {
   const profile = mkdtempSync(join(tmpdir(), 'switchyard-firefox-'));
   const relay = await listen();
   const { port } = /** @type {import('node:net').AddressInfo} */ (relay.address());
@@ -129,6 +135,7 @@ export async function firefoxIn(inNamespace) {
     browser: 'firefox',
     protocol: 'webDriverBiDi',
     browserWSEndpoint: `ws://127.0.0.1:${port}/session`,
+    acceptInsecureCerts: anyCertificate,
   });
   const close = browser.close.bind(browser);
   browser.close = async () => {

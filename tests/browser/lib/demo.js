@@ -7,12 +7,12 @@ export class Demo extends Window {
   /**
    * Opens the demo in a window of its own and joins.
    * @param {import('puppeteer-core').Browser} browser
-   * @param {import('./server.js').Server} server
-   * @param {{ name: string, room: string, transport?: string, width?: number, height?: number, scale?: number }} options
+   * @param {{ url: string }} server
+   * @param {{ name: string, room: string, transport?: string, hash?: string, width?: number, height?: number, scale?: number }} options
    */
-  static async join(browser, server, { name, room, transport, ...view }) {
+  static async join(browser, server, { name, room, transport, hash = '', ...view }) {
     const query = transport ? `?transport=${transport}` : '';
-    const demo = /** @type {Demo} */ (await Demo.open(browser, `${server.url}/${query}`, view));
+    const demo = /** @type {Demo} */ (await Demo.open(browser, `${server.url}/${query}${hash}`, view));
     await demo.enter({ name, room });
     return demo;
   }

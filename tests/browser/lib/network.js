@@ -8,7 +8,7 @@
  */
 
 import { execFileSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 
 import { atExit } from './cleanup.js';
 
@@ -27,8 +27,11 @@ export class Network {
   serverIp;
   #clientIp;
 
-  /** @param {{ client?: boolean }} [options] `client`: with a namespace for a browser */
-  constructor({ client = false } = {}) {
+  /**
+   * @param {{ client?: boolean, serverName?: string }} [options] `client`: with a namespace for a browser, which finds the
+   *   server by `serverName` too
+   */
+  constructor({ client = false, serverName } = {}) {
     removeLeftovers();
     count += 1;
     const name = `${PREFIX}${process.pid}-${count}`;
@@ -41,7 +44,18 @@ export class Network {
     const router = `${name}r`;
     const server = `${name}s`;
     const namespaces = [router, server, ...(client ? [`${name}c`] : [])];
-    this.#remove = atExit(() => namespaces.forEach((each) => tolerate('ip', ['netns', 'del', each])));
+    // `ip netns exec` puts them in the place of those in /etc. Nobody answers there, which is told at once: what hosts does
+    // not say, such as an IPv6 address, is not waited for.
+    const etc = `/etc/netns/${name}c`;
+    this.#remove = atExit(() => {
+      namespaces.forEach((each) => tolerate('ip', ['netns', 'del', each]));
+      rmSync(etc, { recursive: true, force: true });
+    });
+    if (serverName) {
+      mkdirSync(etc, { recursive: true });
+      writeFileSync(`${etc}/resolv.conf`, 'nameserver 127.0.0.1\n');
+      writeFileSync(`${etc}/hosts`, `127.0.0.1 localhost\n${this.serverIp} ${serverName} ${serverName}.\n`);
+    }
     for (const each of namespaces) {
       run('ip', ['netns', 'add', each]);
       run('ip', ['-n', each, 'link', 'set', 'lo', 'up']);
@@ -72,6 +86,12 @@ export class Network {
   /** UDP vanishes, both ways. */
   blockUdp() {
     this.#rules('meta l4proto udp drop');
+  }
+
+  /** Nothing gets from the client and back but connections to this TCP port. @param {number} port */
+  allowTcpOnly(port) {
+    const client = this.#clientIp;
+    this.#rules(`ip saddr ${client} tcp dport ${port} accept\n    ip daddr ${client} tcp sport ${port} accept\n    ip saddr ${client} drop\n    ip daddr ${client} drop`);
   }
 
   /** Connections to this TCP port are reset, those that are open too. @param {number} port */
@@ -130,7 +150,9 @@ function removeLeftovers() {
   }
   for (const name of names) {
     const [, pid] = new RegExp(`^${PREFIX}(\\d+)-\\d+[rsc]$`).exec(name) ?? [];
-    if (pid && !isAlive(Number(pid))) tolerate('ip', ['netns', 'del', name]);
+    if (!pid || isAlive(Number(pid))) continue;
+    tolerate('ip', ['netns', 'del', name]);
+    rmSync(`/etc/netns/${name}`, { recursive: true, force: true });
   }
 }
 

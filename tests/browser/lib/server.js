@@ -62,6 +62,9 @@ export class Server {
       SWITCHYARD__RTC__UDP_PORT: '0',
       SWITCHYARD__RTC__TCP_PORT: '0',
       SWITCHYARD__RTC__SHARDS: '2',
+      SWITCHYARD__TURN__LISTEN__UDP_PORT: '0',
+      SWITCHYARD__TURN__LISTEN__TCP_PORT: '0',
+      SWITCHYARD__TURN__LISTEN__TLS_PORT: '0',
       SWITCHYARD__LOG__FORMAT: 'json',
       SWITCHYARD__STORE__PATH: join(this.#folder, 'store.db'),
     };

@@ -10,6 +10,7 @@ pub mod dtls;
 pub mod frames;
 pub mod ice;
 pub mod offer;
+pub mod proxy_protocol;
 pub mod records;
 pub mod stun;
 pub mod text;
@@ -21,13 +22,14 @@ pub mod websocket;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("control", control::target),
     ("dtls_engine", dtls::engine),
     ("dtls_guard", dtls::guard),
     ("frames", frames::target),
     ("ice", ice::target),
     ("offer", offer::target),
+    ("proxy_protocol", proxy_protocol::target),
     ("records", records::target),
     ("stun", stun::target),
     ("text", text::target),

@@ -30,6 +30,7 @@ use switchyard::{
         sdp::HostCandidate,
         session::SessionLimits,
     },
+    ice_servers::IceServers,
     names::{RoomKey, ShardId, WallClock},
     room::{LogSettings, Plant, RoomLimits},
     router::Letter,
@@ -40,6 +41,7 @@ use switchyard_loadtest::{
     rng::Rng,
 };
 use switchyard_signaling::{frame::Target, limits::Limits, message::ClientControl};
+use switchyard_turn_config::settings::{Secret, Turn};
 
 use self::{
     checker::{Sent, SentKey, Verdict},
@@ -113,6 +115,7 @@ pub(crate) struct Kind {
 struct Server {
     identity: Option<Identity>,
     logs: Arc<LogSettings>,
+    ice_servers: Option<Arc<IceServers>>,
     starts: u64,
     plant: Option<Plant>,
 }
@@ -128,6 +131,7 @@ impl Server {
             sessions: Arc::new(setup.limits.clone()),
             rooms: setup.rooms,
             logs: self.logs.clone(),
+            ice_servers: self.ice_servers.clone(),
             max_sessions: 5000,
             max_peers: 5000,
         };
@@ -207,6 +211,13 @@ pub(crate) fn shard_address(shard: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 7882 + shard as u16))
 }
 
+/// Nobody is there: clients are told and go their own way.
+fn turn_settings() -> Turn {
+    let mut turn = Turn { host: Some("turn.example.com".to_owned()), ..Turn::default() };
+    turn.credentials.secret = Some(Secret::new("a secret of twenty characters and more"));
+    turn
+}
+
 impl World {
     pub(crate) fn new(setup: Setup) -> Self {
         let start = Instant::now();
@@ -216,6 +227,7 @@ impl World {
         let server = Server {
             identity: setup.webrtc.then(|| Identity::generate().unwrap()),
             logs: Arc::new(logs),
+            ice_servers: IceServers::new(turn_settings(), 1_700_000_000).map(Arc::new),
             starts: 0,
             plant: None,
         };

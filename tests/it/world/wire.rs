@@ -272,7 +272,7 @@ impl Wire {
         };
         let announced = setup.limits.announced.clone();
         match (ClientText::parse(&text).unwrap(), self.home) {
-            (ClientText::Hello { resume: None, .. }, _) => self.say(&welcome(false, announced)),
+            (ClientText::Hello { resume: None, .. }, _) => self.say(&welcome(announced)),
             (ClientText::Hello { resume: Some(resume), .. }, _) => {
                 let session = SessionId::from_wire(&resume.session).unwrap();
                 self.home = Some(session.shard);
@@ -299,7 +299,10 @@ impl Wire {
             (ClientText::Candidate { .. }, _) => {}
             (ClientText::Offer(offer), Some(home)) => commands.push((home, Command::Offer(self.id, offer))),
             (ClientText::Bye, Some(home)) => commands.push((home, Command::Bye(self.id))),
-            (ClientText::Offer(_) | ClientText::Bye, None) => self.refuse(Code::JoinFirst),
+            (ClientText::IceServers {}, Some(home)) => commands.push((home, Command::IceServers(self.id))),
+            (ClientText::Offer(_) | ClientText::IceServers {} | ClientText::Bye, None) => {
+                self.refuse(Code::JoinFirst)
+            }
         }
     }
 

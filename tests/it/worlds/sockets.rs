@@ -84,6 +84,27 @@ fn websockets_that_break_and_resume_at_random_lose_and_double_nothing() {
 }
 
 #[test]
+fn a_session_is_told_credentials_of_the_hour_when_it_is_made_and_when_it_resumes() {
+    let expiry = |world: &World| {
+        let ice = world.clients[0].browser.ice().expect("servers were told");
+        let (expiry, user) = ice.ice_servers[1].username.as_ref().unwrap().split_once(':').unwrap();
+        assert_eq!((user, ice.ice_ttl_ms), ("tenant:u0", 3_600_000));
+        expiry.parse::<u64>().unwrap() - 3600
+    };
+    let mut world = World::new(Setup { webrtc: false, ..Setup::new(1) });
+    let client = world.add_client(&Kind::default());
+    world.join(client, "room");
+    world.run_to(SECOND, "the client is in the room", |world| world.all_joined("room"));
+    assert_eq!(expiry(&world), 1_700_000_000);
+    world.run(1000 * SECOND);
+    world.cut(client, SECOND);
+    world.run(2 * SECOND);
+    world.open(client);
+    world.run(SECOND);
+    assert!((1_700_001_000..1_700_001_010).contains(&expiry(&world)), "{}", expiry(&world));
+}
+
+#[test]
 fn a_world_of_modelled_pipes_is_a_function_of_its_seed() {
     let tell = |seed| {
         let world = restless(seed);

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{Mode, Secret, Turn, units::write_duration};
+use super::{Listen, Mode, Secret, Turn, units::write_duration};
 
 /// Bytes of a secret: as many as the HMAC's output.
 const MIN_SECRET: usize = 20;
@@ -151,19 +151,13 @@ impl Turn {
                 format!("leave at least {MIN_PORTS} ports from turn.relay.min_port ({}) on", relay.min_port),
             ));
         }
-        let listen = &self.listen;
-        for (field, is_enabled, port) in [
-            ("turn.listen.udp_port", listen.udp_enabled, listen.udp_port),
-            ("turn.listen.tcp_port", listen.tcp_enabled, listen.tcp_port),
-            ("turn.listen.tls_port", listen.tls_enabled, listen.tls_port),
-        ] {
-            if is_enabled && (relay.min_port..=relay.max_port).contains(&port) {
-                found.push(problem(
-                    field,
-                    port,
-                    format!("it is one of the relay's, {} to {}; move one", relay.min_port, relay.max_port),
-                ));
-            }
+        let Listen { udp_enabled, udp_port, .. } = self.listen;
+        if udp_enabled && relay.range().contains(&udp_port) {
+            found.push(problem(
+                "turn.listen.udp_port",
+                udp_port,
+                format!("it is one of the relay's, {} to {}; move one", relay.min_port, relay.max_port),
+            ));
         }
     }
 

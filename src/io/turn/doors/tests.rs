@@ -1,7 +1,7 @@
 //! The doors on real sockets, with the test in the TURN thread's place.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::Ipv4Addr,
 };
 
@@ -9,16 +9,18 @@ use mio::{Events, Poll, Token};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{
     TlsConnector, client,
-    rustls::{
-        ClientConfig, RootCertStore, ServerConnection, crypto::ring::default_provider, pki_types::ServerName,
-    },
+    rustls::{ServerConnection, pki_types::ServerName},
 };
 
 use super::{
     super::mailbox::{Inbox, mailbox},
     *,
 };
-use crate::config::{Config, Mode};
+use crate::{
+    config::{Config, Mode},
+    io::proxy_protocol::tests::{header, of_client},
+    tls::testing,
+};
 
 /// Longer than anything takes here that comes at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -32,13 +34,13 @@ struct House {
     metrics: Arc<Metrics>,
     poll: Poll,
     inbox: Inbox,
-    _http: mpsc::Receiver<WireIo>,
+    http: mpsc::Receiver<WireIo>,
 }
 
 fn house(patience: Patience, change: impl FnOnce(&mut Listen)) -> House {
     let poll = Poll::new().unwrap();
     let (turn, inbox) = mailbox(poll.registry(), Token(0)).unwrap();
-    let (http, _http) = mpsc::channel(1);
+    let (sender, http) = mpsc::channel(1);
     let mut config = Config { mode: Some(Mode::Development), ..Config::default() };
     let listen = &mut config.turn.listen;
     listen.bind = vec![Ipv4Addr::LOCALHOST.into()];
@@ -46,9 +48,9 @@ fn house(patience: Patience, change: impl FnOnce(&mut Listen)) -> House {
     change(listen);
     let certificates = Arc::new(Certificates::open(&config, &[]).unwrap().unwrap());
     let metrics = Arc::new(Metrics::new());
-    let within = Within { turn, http, metrics: metrics.clone() };
+    let within = Within { turn, http: sender, metrics: metrics.clone() };
     let doors = Doors::start(&config.turn.listen, Some(certificates.clone()), within, patience).unwrap();
-    House { doors, certificates, metrics, poll, inbox, _http }
+    House { doors, certificates, metrics, poll, inbox, http }
 }
 
 impl House {
@@ -58,16 +60,16 @@ impl House {
 
     /// With these protocols offered.
     async fn tls(&self, protocols: &[&[u8]]) -> io::Result<client::TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificates.certificate()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        let socket = TcpStream::connect(self.doors.tls[0]).await?;
-        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), socket).await
+        self.tls_over(TcpStream::connect(self.doors.tls[0]).await?, protocols).await
+    }
+
+    async fn tls_over(
+        &self,
+        socket: TcpStream,
+        protocols: &[&[u8]],
+    ) -> io::Result<client::TlsStream<TcpStream>> {
+        let config = testing::client(self.certificates.certificate(), protocols);
+        TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), socket).await
     }
 
     /// What the TURN thread is given next.
@@ -201,10 +203,52 @@ async fn what_is_no_turn_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn http_and_turn_share_the_tls_port_if_they_are_to() {
+    let patience = Patience { handing_over: Duration::from_secs(1), ..Patience::default() };
+    let mut house = house(patience, |listen| listen.https = true);
+    // A browser offers both, and speaks what is agreed on.
+    let mut browser = house.tls(&[b"h2", b"http/1.1"]).await.unwrap();
+    assert_eq!(browser.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    browser.write_all(b"GET /").await.unwrap();
+    browser.write_all(b" HTTP/1.1\r\n").await.unwrap();
+    let mut connection = timeout(LONG, house.http.recv()).await.expect("HTTP gets it").unwrap();
+    let mut request = [0; 16];
+    connection.read_exact(&mut request).await.unwrap();
+    assert_eq!(&request, b"GET / HTTP/1.1\r\n");
+    connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    connection.shutdown().await.unwrap();
+    let mut answer = String::new();
+    browser.read_to_string(&mut answer).await.expect("TLS is closed in order");
+    assert_eq!(answer, "HTTP/1.1 200 OK\r\n\r\n");
+    // What is agreed on does not matter, but what is spoken.
+    let mut client = house.tls(&[b"http/1.1"]).await.unwrap();
+    client.write_all(&BINDING).await.unwrap();
+    assert_eq!(house.connected().read, BINDING);
+    house.counted(Stream::Tls, Arrival::Http, 1).await;
+    house.counted(Stream::Tls, Arrival::Turn, 1).await;
+    // TCP is for TURN alone.
+    let mut plain = house.tcp().await;
+    plain.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    ends(&mut plain).await;
+    house.counted(Stream::Tcp, Arrival::Unknown, 1).await;
+    // Whom HTTP has no time for is let go.
+    for _ in 0..2 {
+        let mut browser = house.tls(&[]).await.unwrap();
+        browser.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        if house.metrics.turn_doors.count(Stream::Tls, Arrival::Http) > 1 {
+            ends(&mut browser).await;
+        } else {
+            house.counted(Stream::Tls, Arrival::Http, 2).await;
+        }
+    }
+    house.counted(Stream::Tls, Arrival::Overloaded, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_takes_too_long_is_ended_and_leaves_its_place() {
     let patience = Patience {
-        handshake: Duration::from_millis(300),
-        first_byte: Duration::from_millis(300),
+        handshake: Duration::from_secs(1),
+        first_byte: Duration::from_secs(1),
         places: 1,
         ..Patience::default()
     };
@@ -260,4 +304,83 @@ async fn a_drain_lets_in_who_has_connected_and_nobody_else() {
     }
     on_its_way.write_all(&BINDING).await.unwrap();
     assert_eq!(house.connected().read, BINDING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_names_the_client() {
+    let loopback = vec!["127.0.0.0/8".parse().unwrap()];
+    let patience =
+        Patience { header: Duration::from_secs(1), places: 1, places_of_network: 1, ..Patience::default() };
+    let mut house = house(patience, |listen| (listen.proxy_protocol, listen.tls_enabled) = (loopback, false));
+    let mut client = house.tcp().await;
+    client.write_all(&of_client([203, 0, 113, 7], 51_000)).await.unwrap();
+    client.write_all(&BINDING).await.unwrap();
+    let Connected { link, mut socket, .. } = house.connected();
+    assert_eq!((link.remote, link.local), ("203.0.113.7:51000".parse().unwrap(), house.doors.tcp[0]));
+    let mut all = [0; 64];
+    socket.set_nonblocking(false).unwrap();
+    assert_eq!(socket.read(&mut all).unwrap(), BINDING.len(), "the header is not the client's");
+    // The balancer's own connections are its own.
+    let mut own = house.tcp().await;
+    own.write_all(&[&header(0x20, 0, &[])[..], &BINDING].concat()).await.unwrap();
+    assert_eq!(house.connected().link.remote, own.local_addr().unwrap());
+    // Without a header, and with one of version 1.
+    for (number, first) in [(1, &BINDING[..]), (2, b"PROXY TCP4 203.0.113.7 192.0.2.1 51000 443\r\n")] {
+        let mut client = house.tcp().await;
+        client.write_all(first).await.unwrap();
+        ends(&mut client).await;
+        house.counted(Stream::Tcp, Arrival::Proxy, number).await;
+    }
+    // A header that never ends holds the one place for so long and no longer.
+    let mut slow = house.tcp().await;
+    slow.write_all(&of_client([203, 0, 113, 7], 51_000)[..20]).await.unwrap();
+    let mut next = house.tcp().await;
+    next.write_all(&[&of_client([203, 0, 113, 8], 1), &BINDING[..]].concat()).await.unwrap();
+    ends(&mut slow).await;
+    house.counted(Stream::Tcp, Arrival::Slow, 1).await;
+    assert_eq!(house.connected().link.remote.to_string(), "203.0.113.8:1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_stands_before_tls_too() {
+    let loopback = vec!["127.0.0.0/8".parse().unwrap()];
+    let mut house = house(Patience::default(), |listen| listen.proxy_protocol = loopback);
+    let mut socket = TcpStream::connect(house.doors.tls[0]).await.unwrap();
+    socket.write_all(&of_client([203, 0, 113, 7], 51_000)).await.unwrap();
+    let mut client = house.tls_over(socket, &[]).await.unwrap();
+    client.write_all(&BINDING).await.unwrap();
+    let Connected { link, read, .. } = house.connected();
+    assert_eq!((link.remote, &read[..]), ("203.0.113.7:51000".parse().unwrap(), &BINDING[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_those_of_the_network_that_the_balancer_names() {
+    let loopback = vec!["127.0.0.0/8".parse().unwrap()];
+    let patience = Patience { places_of_network: 1, ..Patience::default() };
+    let mut house = house(patience, |listen| listen.proxy_protocol = loopback);
+    let mut waiting = house.tcp().await;
+    waiting.write_all(&of_client([203, 0, 113, 7], 1)).await.unwrap();
+    let mut same = house.tcp().await;
+    same.write_all(&of_client([203, 0, 113, 8], 2)).await.unwrap();
+    let mut other = house.tcp().await;
+    other.write_all(&[&of_client([203, 0, 114, 7], 3), &BINDING[..]].concat()).await.unwrap();
+    assert_eq!(house.connected().link.remote.to_string(), "203.0.114.7:3");
+    house.counted(Stream::Tcp, Arrival::Crowded, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_may_say_who_they_are() {
+    let elsewhere = vec!["10.0.0.0/8".parse().unwrap()];
+    let mut house = house(Patience::default(), |listen| listen.proxy_protocol = elsewhere);
+    let mut forged = house.tcp().await;
+    forged.write_all(&[&of_client([203, 0, 113, 7], 1), &BINDING[..]].concat()).await.unwrap();
+    ends(&mut forged).await;
+    house.counted(Stream::Tcp, Arrival::Proxy, 1).await;
+    let mut forged = TcpStream::connect(house.doors.tls[0]).await.unwrap();
+    forged.write_all(&of_client([203, 0, 113, 7], 1)).await.unwrap();
+    ends(&mut forged).await;
+    house.counted(Stream::Tls, Arrival::Handshake, 1).await;
+    let mut client = house.tcp().await;
+    client.write_all(&BINDING).await.unwrap();
+    assert_eq!(house.connected().link.remote, client.local_addr().unwrap());
 }

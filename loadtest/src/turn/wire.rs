@@ -214,6 +214,7 @@ mod tests {
         send(&mut wire, &datagrams(8));
         let (mut bytes, mut metas) = (vec![0; 1 << 16], [RecvMeta::default()]);
         receiver.set_nonblocking(false).unwrap();
+        receiver.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         let slices = &mut [IoSliceMut::new(&mut bytes)];
         assert_eq!(state.recv((&receiver).into(), slices, &mut metas).unwrap(), 1);
         assert_eq!((metas[0].len, metas[0].stride), (8 * 1400, 1400));
@@ -233,7 +234,9 @@ mod tests {
                 assert_eq!(datagram.len(), 1400);
                 arrived.extend_from_slice(datagram);
             };
-            poll_fn(|cx| receiver.poll_read(cx, &mut buffer, &mut take)).await.unwrap();
+            let reading = poll_fn(|cx| receiver.poll_read(cx, &mut buffer, &mut take));
+            let read = tokio::time::timeout(std::time::Duration::from_secs(5), reading).await;
+            read.expect("not all datagrams come").unwrap();
         }
         assert_eq!(arrived, datagrams(60));
     }

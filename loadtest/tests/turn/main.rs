@@ -119,6 +119,8 @@ async fn what_is_lost_doubled_or_altered_on_the_way_is_counted_so() {
         assert_eq!(round.doubled, doubled, "{what}");
         assert_eq!(round.altered, altered, "{what}");
         assert_eq!(round.lost(), lost + altered, "{what}");
+        let indications = proxy.done.indications.load(Ordering::Relaxed);
+        assert_eq!(indications, if channels { 0 } else { round.sent }, "{what}");
         assert_eq!(round.sent, if direction == Direction::Both { 1600 } else { 800 }, "{what}");
     }
 }

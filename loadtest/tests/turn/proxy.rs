@@ -27,6 +27,8 @@ pub(crate) struct Done {
     pub(crate) lost: AtomicU64,
     pub(crate) doubled: AtomicU64,
     pub(crate) altered: AtomicU64,
+    /// Datagrams with data that came in indications and not as channel data.
+    pub(crate) indications: AtomicU64,
 }
 
 pub(crate) struct Proxy {
@@ -52,6 +54,7 @@ impl Hop {
     fn pass(&mut self, datagram: &mut [u8], mut send: impl FnMut(&[u8])) {
         if is_data(datagram) {
             self.data += 1;
+            self.done.indications.fetch_add((datagram[0] == 0).into(), Ordering::Relaxed);
             match self.data % 10 {
                 1 if self.faults.lose => {
                     self.done.lost.fetch_add(1, Ordering::Relaxed);

@@ -57,7 +57,8 @@ const DRAIN_MS = 5;
  * @property {() => boolean} unacknowledged whether frames wait for acknowledgement
  * @property {(state: LinkState) => void} state
  * @property {(rung: Rung) => void} rung
- * @property {(rtt: number) => void} rtt
+ * @property {(rtt: number, answer: import('./quality.js').Answer) => void} rtt smoothed, and the answer as it was
+ * @property {(now: number) => void} tick four times a second, while there is to be a connection
  * @property {(code: string, message: string) => void} closed for good, not by `close`
  * @property {(limits: import('./limits.js').Limits) => void} limits
  */
@@ -89,6 +90,8 @@ export class Link {
   #rung = null;
   /** Of the rung `relay`. @type {import('./peer.js').Way['relay']} */
   #relay = null;
+  /** @type {import('./peer.js').Way['bitrate']} */
+  #bitrate = null;
   #ice;
   #socketBackoff;
   #peerBackoff;
@@ -136,6 +139,18 @@ export class Link {
   /** Smoothed round-trip time on the attached pipe, in milliseconds. */
   get rtt() {
     return this.#pipe?.probe.rtt ?? null;
+  }
+
+  /** What the score is made of. @param {number} now @returns {import('./quality.js').Health} */
+  health(now) {
+    const { waitingMs, silentMs } = this.#pipe?.probe.wait(now) ?? { waitingMs: 0, silentMs: 0 };
+    const connected = this.#state === 'connected';
+    return { connected, rung: this.#rung, waitingMs, silentMs, bufferAgeMs: this.#pipe?.bufferAgeMs(now) ?? 0, bitrate: this.#bitrate };
+  }
+
+  /** Bytes of the pipe in use that the browser has not sent. */
+  get queued() {
+    return this.#pipe ? this.#pipe.buffered + this.#pipe.lossyBuffered : 0;
   }
 
   /** Whether the server takes a join now. */
@@ -611,7 +626,7 @@ export class Link {
       case 'ping':
         return this.#sendFrames(pipe, [encodeFrame({ kind: 'pong', nonce: frame.nonce })]);
       case 'pong':
-        if (pipe.probe.pong(frame.nonce, now) && pipe === this.#pipe) this.#owner.rtt(pipe.probe.rtt ?? 0);
+        if (pipe.probe.pong(frame.nonce, now) && pipe === this.#pipe) this.#owner.rtt(pipe.probe.rtt ?? 0, pipe.probe.latest);
         return undefined;
       case 'attached':
         if (this.#pending?.pipe !== pipe || this.#pending.gen !== frame.gen) return undefined;
@@ -716,6 +731,7 @@ export class Link {
     this.#tickPeer(now);
     if (this.#pending && now - this.#pending.since > ATTACH_MS) this.#broken(this.#pending.pipe);
     if (this.#pipe?.kind === 'datachannel' && now - this.#lastRungLook > 5_000) this.#lookAtRung();
+    this.#owner.tick(now);
   }
 
   /** @param {number} now */
@@ -775,6 +791,7 @@ export class Link {
     const guess = this.#rung && this.#rung !== 'websocket' ? this.#rung : 'udp';
     const known = pipe.kind === 'websocket' ? 'websocket' : (way?.rung ?? guess);
     if (way) this.#relay = way.relay;
+    this.#bitrate = way?.bitrate ?? null;
     if (known === this.#rung) return;
     this.#rung = known;
     this.#owner.rung(known);

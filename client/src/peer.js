@@ -13,6 +13,7 @@ const LOW_WATER_BYTES = 32_768;
  * @typedef {object} Way what the packets go over
  * @property {ChannelRung} rung
  * @property {'udp' | 'tcp' | 'tls' | null} relay of a relay: the transport to it, where the browser says
+ * @property {number | null} bitrate bits per second that the browser believes it can send
  *
  * @typedef {object} PeerHandlers
  * @property {() => void} opened the reliable channel is open
@@ -169,8 +170,10 @@ export function wayOf(report) {
   }
   const local = pair && stats.get(pair.localCandidateId);
   if (!local) return null;
+  const bitrate = pair.availableOutgoingBitrate ?? null;
   if (local.candidateType === 'relay') {
-    return { rung: 'relay', relay: ['udp', 'tcp', 'tls'].includes(local.relayProtocol) ? local.relayProtocol : null };
+    const relay = ['udp', 'tcp', 'tls'].includes(local.relayProtocol) ? local.relayProtocol : null;
+    return { rung: 'relay', relay, bitrate };
   }
-  return { rung: local.protocol === 'tcp' ? 'tcp' : 'udp', relay: null };
+  return { rung: local.protocol === 'tcp' ? 'tcp' : 'udp', relay: null, bitrate };
 }

@@ -35,20 +35,23 @@ export class World {
     this.server = new FakeServer(this.clock);
   }
 
-  /** The environment of one page, of a browser profile if what it stores is to outlive it. */
-  browser(profile) {
+  /**
+   * The environment of one page, of a browser profile if what it stores is to outlive it, on a link of its own if what it
+   * sends is to share one.
+   */
+  browser(profile, link = null) {
     const world = this;
     const page = new Page(this, profile);
     return {
       WebSocket: class extends FakeWebSocket {
         constructor(url, protocols) {
-          super(world, url, protocols);
+          super(world, url, protocols, link);
           page.sockets.push(this);
         }
       },
       RTCPeerConnection: class extends FakePeerConnection {
         constructor(configuration) {
-          super(world, configuration);
+          super(world, configuration, link);
         }
       },
       now: () => this.clock.now,
@@ -77,30 +80,61 @@ export class World {
   }
 }
 
+/** What all that a page sends has to pass: one packet after the other, at a rate, and some are lost. */
+export class SharedLink {
+  /** Bytes per millisecond. */
+  rate = Infinity;
+  /** Of a packet, beyond what is sent: IP, UDP, DTLS and SCTP. */
+  overhead = 85;
+  /** Milliseconds besides the world's latency. */
+  delay = 0;
+  loss = 0;
+  freeAt = 0;
+}
+
+/** How long a reliable transport waits before it repeats what was lost: the least of SCTP. */
+const REPEAT_MS = 1_000;
+
 /** A direction of a connection with a rate: counts what has not left yet. */
 class Uplink {
   #world;
+  #link;
+  #isReliable;
   #freeAt = 0;
   #arrivesAt = 0;
   buffered = 0;
   highest = 0;
 
-  constructor(world) {
+  constructor(world, link = null, isReliable = true) {
     this.#world = world;
+    this.#link = link;
+    this.#isReliable = isReliable;
   }
 
   send(size, deliver, drained = () => {}) {
-    const { clock, rate, latency } = this.#world;
+    const { clock, latency } = this.#world;
     this.buffered += size;
     this.highest = Math.max(this.highest, this.buffered);
-    this.#freeAt = Math.max(this.#freeAt, clock.now) + size / rate;
+    const leavesAt = this.#leave(size);
     clock.setTimeout(() => {
       this.buffered -= size;
       drained();
-    }, this.#freeAt - clock.now);
-    // A latency that falls lets nothing overtake.
-    this.#arrivesAt = Math.max(this.#arrivesAt, this.#freeAt + latency);
-    clock.setTimeout(deliver, this.#arrivesAt - clock.now);
+    }, leavesAt - clock.now);
+    let arrivesAt = leavesAt + latency + (this.#link?.delay ?? 0);
+    if (this.#link?.loss > 0 && this.#world.random() < this.#link.loss) {
+      if (!this.#isReliable) return;
+      arrivesAt += REPEAT_MS;
+    }
+    // A latency that falls lets nothing overtake, and what is repeated holds up what follows.
+    if (this.#isReliable) arrivesAt = this.#arrivesAt = Math.max(this.#arrivesAt, arrivesAt);
+    clock.setTimeout(deliver, arrivesAt - clock.now);
+  }
+
+  #leave(size) {
+    const { clock, rate } = this.#world;
+    const link = this.#link;
+    if (link) return (link.freeAt = Math.max(link.freeAt, clock.now) + (size + link.overhead) / link.rate);
+    return (this.#freeAt = Math.max(this.#freeAt, clock.now) + size / rate);
   }
 }
 
@@ -153,9 +187,9 @@ class FakeWebSocket {
   #down;
   sent = [];
 
-  constructor(world, url, protocols) {
+  constructor(world, url, protocols, link) {
     this.#world = world;
-    this.#uplink = new Uplink(world);
+    this.#uplink = new Uplink(world, link);
     this.#up = new Ordered(world, () => world.socketsSilent);
     this.#down = new Ordered(world, () => world.socketsSilent);
     this.url = url;
@@ -236,8 +270,9 @@ class FakePeerConnection {
   /** As at the last offer: what is set later counts from the next ICE restart on. */
   #gathered = {};
 
-  constructor(world, configuration) {
+  constructor(world, configuration, link) {
     this.#world = world;
+    this.link = link;
     this.configuration = configuration;
     this.id = world.peers.push(this);
   }
@@ -336,7 +371,7 @@ class FakeChannel {
   constructor(world, peer, label, options) {
     this.#world = world;
     this.#peer = peer;
-    this.#uplink = new Uplink(world);
+    this.#uplink = new Uplink(world, peer.link, options.ordered);
     this.#up = new Ordered(world, () => peer.silent);
     this.#down = new Ordered(world, () => peer.silent);
     this.label = label;

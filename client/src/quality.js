@@ -33,8 +33,8 @@
  * @property {number | null} jitter milliseconds: smoothed difference of successive round trips
  * @property {number | null} loss share of probes late or unanswered in the last 15 s, or of lossy messages missing if more
  * @property {number} bufferAgeMs age of the oldest byte in the browser's queue, known to a quarter of a second
- * @property {number | null} bitrate bits per second that the browser believes it can send. Chromium says 300,000 until
- *   media has taught it better; Firefox says nothing
+ * @property {number | null} bitrate bits per second that the browser believes it can send; null where it does not tell:
+ *   Firefox never, Chromium not while there is nothing but data
  * @property {import('./link.js').Rung | null} rung
  *
  * @typedef {object} Health what the link can say at any time

@@ -10,7 +10,7 @@
 //! - [`doors`]: on the runtime's workers, what is slow or may be waited for: accepting, PROXY protocol, TLS handshakes;
 //! - [`thread`] takes over connections that stand ([`stream`]), and from then on nobody else touches them;
 //! - [`sockets`]: UDP, of the relay and of its allocations;
-//! - [`mailbox`]: how other threads reach this one.
+//! - [`mod@mailbox`]: how other threads reach this one.
 
 mod doors;
 mod mailbox;

@@ -140,15 +140,14 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// The configuration to serve with. A development server without keys gets one made of `random`, and a TURN server
-    /// without a secret one of the rest of it.
+    /// The configuration to serve with. A development server without keys gets one made of `random`.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn configuration(
         &self,
         environment: Vec<(OsString, OsString)>,
-        random: &[[u8; 32]; 2],
+        random: &[u8; 32],
     ) -> Result<Config, ConfigError> {
         let flags = [
             ("--bind", "http.bind", &self.bind),
@@ -160,8 +159,7 @@ impl Serve {
             .filter_map(|(name, key, value)| Some(Flag { name, key, value: value.clone()? }))
             .collect();
         let mut config = Config::load(&Sources { file: self.config.clone(), environment, flags })?;
-        config.add_development_key(&random[0]);
-        config.add_turn_secret(&random[1]);
+        config.add_development_key(random);
         Ok(config)
     }
 }
@@ -385,7 +383,7 @@ mod tests {
 
     fn serve(line: &str) -> Result<Config, ConfigError> {
         match parse(line) {
-            Command::Serve(serve) => serve.configuration(Vec::new(), &[[7; 32], [8; 32]]),
+            Command::Serve(serve) => serve.configuration(Vec::new(), &[7; 32]),
             other => panic!("{other:?}"),
         }
     }

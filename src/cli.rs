@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use switchyard_signaling::Features;
 
 use crate::config::{Config, ConfigError, Flag, Mode, Sources, parse_duration};
 use crate::room::permission::{Overrides, Role};
@@ -289,6 +290,7 @@ impl Token {
             room: self.room.clone(),
             role: self.role,
             overrides: Overrides::default(),
+            features: Features::default(),
             expires_at: now.saturating_add(self.ttl.as_secs().max(1)),
             not_before: Some(now),
             id: Some(random.iter().map(|byte| format!("{byte:02x}")).collect()),

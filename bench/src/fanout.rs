@@ -178,7 +178,7 @@ struct Cost {
 }
 
 /// As many as `ROUNDS` says, to watch one row for long, as a profiler does.
-fn rounds(depth: Depth) -> usize {
+pub(crate) fn rounds(depth: Depth) -> usize {
     let asked = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     asked.unwrap_or(if depth == Depth::Full { 7 } else { 1 })
 }

@@ -1,10 +1,10 @@
 //! Benchmarks of Switchyard, run by `make bench`: what a delivery, a peer, an idle session and a join cost the server,
-//! as ratios to two other programs doing the same work in the same run.
+//! as ratios to other programs doing the same work in the same run.
 //!
 //! - [`arm`]: what is measured, each in a process of its own: the server itself, the bare engine, and the floor;
 //! - [`client`]: those who talk to the arms, all in this process;
 //! - [`fanout`], [`idle`], [`join`] and [`log`]: the measurements; [`disk`]: what logs are written to;
-//! - [`turn`]: the TURN server's state machine, in this process;
+//! - [`turn`]: the relay beside coturn, and its state machine in this process;
 //! - [`report`]: table and JSON.
 //!
 //! What the rows mean is written in `docs/benchmarks.md`. Absolute times drift from machine to machine and from
@@ -59,10 +59,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether an environment variable asks for something.
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty() && value != "0")
+}
+
 /// Runs the measurements whose rows begin with one of the given names, or all.
 fn measure(only: &[String]) -> anyhow::Result<()> {
-    let quick = std::env::var_os("QUICK").is_some_and(|value| !value.is_empty() && value != "0");
-    let depth = if quick { Depth::Quick } else { Depth::Full };
+    let depth = if is_set("QUICK") { Depth::Quick } else { Depth::Full };
     // Both ways: a row's name selects its group, a group's name its rows.
     let wanted = |name: &str| {
         only.is_empty() || only.iter().any(|only| name.starts_with(only.as_str()) || only.starts_with(name))
@@ -86,7 +90,7 @@ fn measure(only: &[String]) -> anyhow::Result<()> {
             log::measure(depth, &wanted, &mut report).await.context("log")?;
         }
         if wanted("turn") {
-            turn::measure(depth, &mut report).context("turn")?;
+            turn::measure(depth, &wanted, &mut report).await.context("turn")?;
         }
         anyhow::Ok(())
     })?;

@@ -31,7 +31,10 @@ pub(crate) struct Report {
 impl Report {
     /// An empty one; prints the table's head.
     pub(crate) fn new() -> Self {
-        println!("{:<46} {:>10} {:<14} {:>8} {:>8}", "", "value", "unit", "× floor", "× engine");
+        println!(
+            "{:<46} {:>10} {:<14} {:>8} {:>8} {:>8}",
+            "", "value", "unit", "× floor", "× engine", "× peer"
+        );
         Self { rows: Vec::new() }
     }
 
@@ -39,12 +42,13 @@ impl Report {
     pub(crate) fn add(&mut self, row: Row) {
         let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
         println!(
-            "{:<46} {:>10.2} {:<14} {:>8} {:>8}",
+            "{:<46} {:>10.2} {:<14} {:>8} {:>8} {:>8}",
             row.name,
             row.value,
             row.unit,
             ratio(row.floor_ratio),
-            ratio(row.engine_ratio)
+            ratio(row.engine_ratio),
+            ratio(row.peer_ratio)
         );
         self.rows.push(row);
     }

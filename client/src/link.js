@@ -40,6 +40,7 @@ const DRAIN_MS = 5;
  * @typedef {import('./pipe.js').Pipe} Pipe
  * @typedef {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} LinkState
  * @typedef {'websocket' | import('./peer.js').ChannelRung} Rung
+ * @typedef {{ webrtc: boolean, relay: boolean }} Features what the server, the rooms and their tokens leave on
  *
  * @typedef {object} LinkOwner what the link asks of the session
  * @property {(offer: { pc: number, sdp: string } | null) => void} ready the WebSocket is welcomed and there is no
@@ -61,12 +62,14 @@ const DRAIN_MS = 5;
  * @property {(now: number) => void} tick four times a second, while there is to be a connection
  * @property {(code: string, message: string) => void} closed for good, not by `close`
  * @property {(limits: import('./limits.js').Limits) => void} limits
+ * @property {(features: Features) => void} features
  */
 
 export class Link {
   #env;
   #url;
   #owner;
+  #wantsWebRtc;
   #useWebRtc;
   /** @type {Socket | null} */
   #socket = null;
@@ -118,7 +121,8 @@ export class Link {
     this.#url = url;
     this.#owner = owner;
     this.#ice = new Ice(env, ice, () => this.#askForIce());
-    this.#useWebRtc = webRtc && Boolean(env.RTCPeerConnection);
+    this.#wantsWebRtc = webRtc && Boolean(env.RTCPeerConnection);
+    this.#useWebRtc = this.#wantsWebRtc;
     this.#socketBackoff = new Backoff({ first: 200, most: 20_000, random: env.random });
     this.#peerBackoff = new Backoff({ least: 2_000, first: 4_000, most: 60_000, random: env.random });
   }
@@ -279,6 +283,8 @@ export class Link {
         return this.#renegotiate();
       case 'ice_servers':
         return this.#takeIce(message);
+      case 'features':
+        return this.#takeFeatures(message);
       case 'draining':
         this.#drainingMs = typeof message.retry_after_ms === 'number' ? message.retry_after_ms : 5_000;
         return undefined;
@@ -303,6 +309,7 @@ export class Link {
     this.#owner.limits(readLimits(message.limits));
     if (!this.#identity) return this.#begin(socket);
     if (message.resumed !== true) return this.#sessionLost(socket);
+    this.#takeFeatures(message);
     this.#takeIce(message);
     if (!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') this.#attach(socket.pipe);
     this.#owner.resumed();
@@ -333,6 +340,7 @@ export class Link {
     this.#identity = { session, key };
     this.#generation = 1;
     this.#attached(socket.pipe);
+    this.#takeFeatures(message);
     if (this.#peer) this.#sendOffer(this.#peer);
     this.#takeIce(message);
   }
@@ -555,6 +563,16 @@ export class Link {
     } else if (hadNone && !this.#timers.has('relays')) {
       this.#addRelays(peer);
     }
+  }
+
+  /** What is on in this session; the next one may be told otherwise. @param {Record<string, unknown>} message */
+  #takeFeatures({ features }) {
+    const told = /** @type {Partial<Features>} */ (features ?? {});
+    const { webrtc, relay } = { webrtc: told.webrtc !== false, relay: told.relay !== false };
+    this.#useWebRtc = this.#wantsWebRtc && webrtc;
+    this.#owner.features({ webrtc, relay });
+    if (!webrtc) this.peerRefused(true);
+    if (!relay) this.#ice.take({});
   }
 
   // --- which pipe ------------------------------------------------------------------------------------------------

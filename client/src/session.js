@@ -23,6 +23,7 @@ import { identityIn } from './token.js';
 /**
  * @typedef {import('./link.js').LinkState} SessionState
  * @typedef {import('./link.js').Rung} Rung
+ * @typedef {import('./link.js').Features} Features
  *
  * @typedef {object} SessionOptions
  * @property {string | URL} [url] of the server: `wss://host`, or with a path of its own. By default the page's host.
@@ -40,6 +41,7 @@ import { identityIn } from './token.js';
  * @property {Rung} rung
  * @property {number} rtt milliseconds, smoothed
  * @property {import('./quality.js').QualityReport} quality the score or the level is another
+ * @property {Features} features what the server, the rooms and their tokens leave on has changed
  * @property {SwitchyardError} error a refusal that belongs to no request, or the reason of the end
  *
  * @typedef {object} JoinOptions
@@ -87,6 +89,8 @@ export class Session extends Emitter {
   #getToken;
   #link;
   #limits = DEFAULT_LIMITS;
+  /** @type {Features | null} */
+  #features = null;
   /** @type {Lane<Delivery>} */
   #lane;
   #assembly = new Assembly(DEFAULT_LIMITS.max_message_bytes);
@@ -159,6 +163,14 @@ export class Session extends Emitter {
   /** The limits the server has stated. */
   get limits() {
     return this.#limits;
+  }
+
+  /**
+   * What the server, the rooms and their tokens leave on: data channels (`webrtc`), being told STUN and TURN servers
+   * (`relay`). Null before there is a session.
+   */
+  get features() {
+    return this.#features;
   }
 
   /**
@@ -426,6 +438,12 @@ export class Session extends Emitter {
         this.#limits = limits;
         this.#assembly.limit = limits.max_message_bytes;
         this.#lane.limit = limits.replay_limit_bytes;
+      },
+      features: (features) => {
+        const { webrtc, relay } = this.#features ?? {};
+        if (webrtc === features.webrtc && relay === features.relay) return;
+        this.#features = features;
+        this.emit('features', features);
       },
     };
   }

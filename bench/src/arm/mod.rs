@@ -4,6 +4,7 @@
 //! output, and ends when its input does.
 
 mod appends;
+mod coturn;
 mod engine;
 mod floor;
 mod server;
@@ -12,6 +13,7 @@ use std::{
     ffi::OsString,
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    net::Ipv4Addr,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
@@ -21,16 +23,25 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub(crate) use appends::{EVENT_BYTES, HEAD_BYTES, SUBMIT_BYTES, SUBMIT_HEAD_BYTES};
+pub(crate) use coturn::Coturn;
 pub(crate) use server::{KEY, SECRET};
 
 /// The first argument of a child.
 pub(crate) const SUBCOMMAND: &str = "arm";
+
+/// Where peers outside are, for [`Kind::Turn`] and [`Coturn`]: on loopback, and not where those are.
+pub(crate) const PEERS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
+/// Their relay ports: below those that the kernel gives to clients, and apart from each other's.
+const OUR_PORTS: (u16, u16) = (10_000, 20_999);
+const COTURNS_PORTS: (u16, u16) = (21_000, 31_999);
 
 /// Which program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Switchyard itself.
     Switchyard,
+    /// Switchyard itself, for its relay.
+    Turn,
     /// The engine and a socket: no rooms, sessions, lanes or frames.
     Engine,
     /// A datagram sealed and sent for each receiver, without any protocol.
@@ -45,6 +56,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Switchyard => "switchyard",
+            Self::Turn => "turn",
             Self::Engine => "engine",
             Self::Datagrams => "datagrams",
             Self::Writes => "writes",
@@ -89,6 +101,7 @@ pub(crate) struct Register {
 pub(crate) fn run(kind: &str, store: Option<&Path>) -> anyhow::Result<()> {
     match kind {
         "switchyard" => server::run(store),
+        "turn" => server::run_turn(),
         "engine" => engine::run(),
         "datagrams" => floor::datagrams(),
         "writes" => floor::writes(),
@@ -148,10 +161,12 @@ impl Arm {
 
     /// Bytes of memory that are resident.
     pub(crate) fn resident(&self) -> anyhow::Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kilobytes = line.trim().trim_end_matches(" kB").parse::<u64>()?;
-        Ok(kilobytes * 1024)
+        resident_of(self.child.id())
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
     }
 
     fn answer<A: DeserializeOwned>(&mut self) -> anyhow::Result<A> {
@@ -181,7 +196,8 @@ pub(crate) fn own_cpu() -> anyhow::Result<Duration> {
     cpu_of(std::process::id())
 }
 
-fn cpu_of(process: u32) -> anyhow::Result<Duration> {
+/// CPU time of all threads of a process so far.
+pub(crate) fn cpu_of(process: u32) -> anyhow::Result<Duration> {
     let mut nanoseconds = 0;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let text = fs::read_to_string(task?.path().join("schedstat"))?;
@@ -189,6 +205,14 @@ fn cpu_of(process: u32) -> anyhow::Result<Duration> {
         nanoseconds += first.parse::<u64>().context("schedstat")?;
     }
     Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// Bytes of memory of a process that are resident.
+pub(crate) fn resident_of(process: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kilobytes = line.trim().trim_end_matches(" kB").parse::<u64>()?;
+    Ok(kilobytes * 1024)
 }
 
 /// Says a line to whoever started this arm.

@@ -1,11 +1,16 @@
 //! Switchyard as it is shipped, but for limits that would refuse the load; its shard count is one, so that the work
 //! of a delivery is in one thread, as it is for the bare engine.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{
+    net::{Ipv4Addr, TcpListener, UdpSocket},
+    path::Path,
+};
 
+use anyhow::Context as _;
 use switchyard::config::{Config, Key, Mode, Secret};
+use switchyard_turn_config::{peers::Cidr, settings};
 
-use super::{Up, hear, say};
+use super::{OUR_PORTS, PEERS, Up, hear, say};
 
 /// The API key for the clients' tokens.
 pub(crate) const KEY: &str = "bench";
@@ -23,6 +28,43 @@ pub(super) fn run(store: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// With a relay whose port is told, and which relays to [`PEERS`].
+pub(super) fn run_turn() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let folder = tempfile::tempdir()?;
+    let mut config = config();
+    config.store.path = folder.path().join("store.db");
+    let port = free_port()?;
+    let turn = &mut config.turn;
+    turn.mode = settings::Mode::Embedded;
+    turn.listen.bind = vec![Ipv4Addr::LOCALHOST.into()];
+    (turn.listen.udp_port, turn.listen.tcp_port, turn.listen.tls_enabled) = (port, port, false);
+    turn.credentials.secret = Some(settings::Secret::new(SECRET));
+    turn.relay.bind_v4 = Some(Ipv4Addr::LOCALHOST);
+    (turn.relay.min_port, turn.relay.max_port) = OUR_PORTS;
+    turn.allow = vec![format!("{PEERS}/32").parse::<Cidr>().map_err(anyhow::Error::msg)?];
+    let quotas = &mut turn.quotas;
+    quotas.allocations_per_user = quotas.allocations;
+    quotas.bytes_per_second = 0;
+    (quotas.answers_per_second, quotas.answers_burst) = (1_000_000, 1_000_000);
+    let _running = runtime.block_on(switchyard::start(config))?;
+    say(&Up { port })?;
+    while hear::<()>()?.is_some() {}
+    Ok(())
+}
+
+/// Of UDP and TCP.
+pub(super) fn free_port() -> anyhow::Result<u16> {
+    for _ in 0..100 {
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = tcp.local_addr()?.port();
+        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(anyhow::anyhow!("hundred ports of TCP are none of UDP")).context("a free port")
+}
+
 fn config() -> Config {
     let mut config = Config { mode: Some(Mode::Development), ..Config::default() };
     let key = Key { secret: Secret::new(SECRET.to_owned()) };
@@ -33,7 +75,7 @@ fn config() -> Config {
     config.rtc.advertise_addresses = config.rtc.bind.clone();
     config.rtc.udp_port = 0;
     config.rtc.tcp_enabled = false;
-    config.turn.mode = switchyard_turn_config::settings::Mode::Off;
+    config.turn.mode = settings::Mode::Off;
     config.rtc.shards = Some(1);
     config.limits.participants_per_room = 1000;
     config.limits.messages_per_second = 0;

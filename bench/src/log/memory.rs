@@ -10,7 +10,7 @@ const WINDOW: usize = 64;
 
 /// Resident memory when a tenth, half and all of the log is there. `FULL=1` makes it a million events.
 pub(super) async fn measure(depth: Depth, report: &mut Report) -> anyhow::Result<()> {
-    let is_full = std::env::var_os("FULL").is_some_and(|value| !value.is_empty() && value != "0");
+    let is_full = crate::is_set("FULL");
     let events = match depth {
         _ if is_full => 1_000_000,
         Depth::Full => 200_000,

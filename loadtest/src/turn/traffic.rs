@@ -88,11 +88,11 @@ pub struct Round {
 }
 
 /// What has not come so long after the last was sent will not come.
-const DRAIN: Duration = Duration::from_millis(700);
+const DRAIN: Duration = Duration::from_secs(2);
 /// Bursts that are sent before others have a turn.
 const BATCH: u32 = 16;
 /// With nothing arriving for so long, what is on its way has been lost.
-const LOST: Duration = Duration::from_millis(20);
+const LOST: Duration = Duration::from_millis(50);
 
 /// One end that sends.
 type Lane = (Rc<RefCell<Pair>>, usize);

@@ -32,9 +32,8 @@ const DATAGRAMS: usize = 20_000;
 const ROUNDS: usize = 100;
 
 /// Nanoseconds for each datagram, and for each request of an allocation's life.
-pub(crate) fn measure(depth: Depth, report: &mut Report) -> anyhow::Result<()> {
-    let counts: &[usize] = if depth == Depth::Full { &[1, 100, 10_000] } else { &[100] };
-    for &count in counts {
+pub(super) fn measure(depth: Depth, report: &mut Report) -> anyhow::Result<()> {
+    for &count in counts(depth) {
         let mut bench = Bench::new(count)?;
         let mut row = |name: &str, nanoseconds: f64, unit| {
             report.add(Row {
@@ -92,6 +91,18 @@ pub(crate) fn measure(depth: Depth, report: &mut Report) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// What the names of the rows begin with.
+pub(super) fn names(depth: Depth) -> impl Iterator<Item = String> {
+    counts(depth).iter().map(|count| format!("turn/{count}"))
+}
+
+fn counts(depth: Depth) -> &'static [usize] {
+    match depth {
+        Depth::Full => &[1, 100, 10_000],
+        Depth::Quick => &[100],
+    }
 }
 
 struct Client {

@@ -6,7 +6,9 @@
  * It never looks into rooms or messages: frames to send are pulled from its owner, frames received are handed to it.
  */
 
+import { Attempts } from './attempts.js';
 import { Backoff } from './backoff.js';
+import { diagnosisOf } from './diagnosis.js';
 import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from './frame.js';
 import { Ice } from './ice.js';
 import { readLimits } from './limits.js';
@@ -60,6 +62,7 @@ const DRAIN_MS = 5;
  * @property {(rtt: number) => void} rtt
  * @property {(code: string, message: string) => void} closed for good, not by `close`
  * @property {(limits: import('./limits.js').Limits) => void} limits
+ * @property {(attempt: import('./attempts.js').Attempt) => void} attempt one has ended
  */
 
 export class Link {
@@ -90,6 +93,9 @@ export class Link {
   /** Of the rung `relay`. @type {import('./peer.js').Way['relay']} */
   #relay = null;
   #ice;
+  #attempts;
+  /** @type {import('./diagnosis.js').Surroundings['webRtc']} */
+  #webRtc;
   #socketBackoff;
   #peerBackoff;
   #pingIntervalMs = 15_000;
@@ -116,6 +122,8 @@ export class Link {
     this.#owner = owner;
     this.#ice = new Ice(env, ice, () => this.#askForIce());
     this.#useWebRtc = webRtc && Boolean(env.RTCPeerConnection);
+    this.#webRtc = !webRtc ? 'off' : !env.RTCPeerConnection ? 'absent' : ice.policy === 'relay' ? 'relay' : 'on';
+    this.#attempts = new Attempts(env, (attempt) => owner.attempt(attempt));
     this.#socketBackoff = new Backoff({ first: 200, most: 20_000, random: env.random });
     this.#peerBackoff = new Backoff({ least: 2_000, first: 4_000, most: 60_000, random: env.random });
   }
@@ -150,6 +158,14 @@ export class Link {
       reliable: this.#peer?.pipe.buffered ?? 0,
       lossy: this.#peer?.pipe.lossyBuffered ?? 0,
     };
+  }
+
+  /** What has been tried, and what that means. */
+  async diagnose() {
+    await Promise.all([this.#attempts.look(this.#url), this.#peer?.attempt.look()]);
+    const now = { state: this.#state, rung: this.#rung, relay: this.relay, rtt: this.rtt };
+    const attempts = this.#attempts.list();
+    return { now, attempts, ...diagnosisOf(now, attempts, { online: this.#env.online(), webRtc: this.#webRtc }) };
   }
 
   /** Begins to connect; nothing if it has begun. */
@@ -196,7 +212,7 @@ export class Link {
   /** The server cannot or does not want WebRTC with this offer. @param {boolean} ever */
   peerRefused(ever) {
     if (ever) this.#useWebRtc = false;
-    if (this.#peer) this.#peerFailed(this.#peer);
+    if (this.#peer) this.#peerFailed(this.#peer, 'refused');
   }
 
   /** The server refused an ATTACH: with a newer generation, if it is still wanted. */
@@ -237,7 +253,7 @@ export class Link {
   #openSocket() {
     this.#cancel('reconnect');
     if (this.#socket || this.#state === 'closed' || this.#state === 'idle') return;
-    const socket = new Socket(this.#env, this.#url, {
+    const socket = new Socket(this.#env, this.#url, this.#attempts.socket(), {
       opened: () => {
         /** @type {Record<string, unknown>} */
         const hello = { type: 'hello', v: 1, client: 'switchyard-client/0.1' };
@@ -331,7 +347,7 @@ export class Link {
     this.#generation = 0;
     this.#pipe = null;
     this.#pending = null;
-    this.#dropPeer();
+    this.#dropPeer('replaced');
     this.#ice.forget();
     this.#setState('reconnecting');
     this.#owner.lost();
@@ -375,10 +391,11 @@ export class Link {
     // There will be one when the server has named a relay.
     if (!configuration) return;
     this.#peerNumber += 1;
+    const attempt = this.#attempts.peer(configuration);
     /** @type {Peer} */
     let peer;
     try {
-      peer = new Peer(this.#env, this.#peerNumber, configuration, {
+      peer = new Peer(this.#env, this.#peerNumber, configuration, attempt, {
         opened: () => this.#attach(peer.pipe),
         message: (message) => this.#pipeMessage(peer.pipe, message),
         drained: () => this.#pipe === peer.pipe && this.wake(),
@@ -386,10 +403,11 @@ export class Link {
         candidate: (candidate) => {
           if (this.#identity) this.sendText({ type: 'candidate', pc: peer.number, candidate });
         },
-        closed: () => this.#peerFailed(peer),
+        closed: () => this.#peerFailed(peer, 'channel_closed'),
       });
     } catch {
       // The browser forbids it, by policy or because too many are open.
+      attempt.end('forbidden', true);
       this.#peerLater();
       return;
     }
@@ -403,7 +421,7 @@ export class Link {
     try {
       await peer.offer({ iceRestart });
     } catch {
-      this.#peerFailed(peer);
+      this.#peerFailed(peer, 'browser');
       return;
     }
     if (this.#peer !== peer) return;
@@ -431,14 +449,14 @@ export class Link {
     try {
       await peer.answer(sdp);
     } catch {
-      this.#peerFailed(peer);
+      this.#peerFailed(peer, 'browser');
       return;
     }
     if (this.#peer === peer && !peer.pipe.open) this.#after('relays', RELAYS_MS, () => this.#addRelays(peer));
   }
 
   #renegotiate() {
-    if (this.#peer) this.#dropPeer();
+    if (this.#peer) this.#dropPeer('replaced');
     if (this.#pipe?.kind !== 'websocket') this.#fallBack();
     this.#openPeer();
   }
@@ -458,7 +476,7 @@ export class Link {
   #peerTroubled(peer, leave) {
     const used = this.#pipe === peer.pipe || this.#pending?.pipe === peer.pipe;
     if (!used && !peer.repair) {
-      if (!this.#addRelays(peer)) this.#peerFailed(peer);
+      if (!this.#addRelays(peer)) this.#peerFailed(peer, 'ice');
       return;
     }
     peer.repair ??= { since: this.#env.now(), restarted: false };
@@ -486,7 +504,7 @@ export class Link {
     if (peer.configure(configuration)) {
       this.#makeOffer(peer, true);
     } else {
-      this.#dropPeer();
+      this.#dropPeer('replaced');
       this.#openPeer();
     }
     return true;
@@ -501,21 +519,22 @@ export class Link {
     }
   }
 
-  /** @param {Peer} peer */
-  #peerFailed(peer) {
+  /** @param {Peer} peer @param {import('./attempts.js').Cause} cause */
+  #peerFailed(peer, cause) {
     if (this.#peer !== peer) return;
-    this.#dropPeer();
+    this.#dropPeer(cause);
     this.#leave(peer.pipe);
     this.#peerLater();
     if (this.#timers.has('offer') && this.#socket) this.#begin(this.#socket);
   }
 
-  #dropPeer() {
+  /** @param {import('./attempts.js').Cause} cause @param {{ atOnce?: boolean }} [options] */
+  #dropPeer(cause, options) {
     const peer = this.#peer;
     this.#peer = null;
     this.#cancel('peer');
     this.#cancel('relays');
-    peer?.close();
+    peer?.close(cause, options);
   }
 
   #peerLater() {
@@ -562,6 +581,7 @@ export class Link {
     if (pipe.kind === 'datachannel') {
       this.#channelSince = this.#env.now();
       if (this.#peer) this.#peer.repair = null;
+      this.#peer?.attempt.connected();
     }
     this.#setState('connected');
     this.#lookAtRung();
@@ -633,7 +653,7 @@ export class Link {
 
   /** What came over `pipe` cannot be: leave it. @param {Pipe} pipe */
   #broken(pipe) {
-    if (this.#peer?.pipe === pipe) this.#peerFailed(this.#peer);
+    if (this.#peer?.pipe === pipe) this.#peerFailed(this.#peer, 'broken');
     else if (this.#socket?.pipe === pipe) this.#socket.abort('broken pipe');
   }
 
@@ -759,9 +779,9 @@ export class Link {
       const limit = peer.repair.restarted ? REPAIR_MS : 2 * REPAIR_MS;
       if (now - peer.repair.since <= limit) return;
       if (peer.state === 'connected' && this.#pipe === peer.pipe) peer.repair = null;
-      else this.#peerFailed(peer);
+      else this.#peerFailed(peer, 'repair');
     } else if (peer.pipe !== this.#pipe && peer.offered && now - this.#peerOfferedAt > PEER_MS) {
-      this.#peerFailed(peer);
+      this.#peerFailed(peer, 'timeout');
     }
   }
 
@@ -814,7 +834,7 @@ export class Link {
       if (tell && this.#identity) socket.sendText({ type: 'bye' });
       socket.close(1000, 'bye');
     }
-    this.#dropPeer();
+    this.#dropPeer('page', { atOnce: true });
     this.#ice.forget();
     this.#identity = null;
     this.#generation = 0;

@@ -38,6 +38,7 @@ import { identityIn } from './token.js';
  * @property {SessionState} state
  * @property {Rung} rung
  * @property {number} rtt milliseconds, smoothed
+ * @property {import('./attempts.js').Attempt} attempt an attempt to connect has ended: a WebSocket, or a peer connection
  * @property {SwitchyardError} error a refusal that belongs to no request, or the reason of the end
  *
  * @typedef {object} JoinOptions
@@ -206,6 +207,14 @@ export class Session extends Emitter {
    */
   iceServers() {
     return this.#link.iceServers();
+  }
+
+  /**
+   * Why the connection is as it is: the last attempts to connect, a code and a sentence with the evidence. It holds no
+   * addresses and no tokens.
+   */
+  diagnose() {
+    return this.#link.diagnose();
   }
 
   /** What the connection is doing, for display. */
@@ -400,6 +409,7 @@ export class Session extends Emitter {
       },
       rung: (rung) => this.emit('rung', rung),
       rtt: (rtt) => this.emit('rtt', rtt),
+      attempt: (attempt) => this.emit('attempt', attempt),
       closed: (code, message) => {
         this.#page.abort();
         this.#endAll(code, message);

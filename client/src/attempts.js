@@ -13,7 +13,7 @@ const STATES_MOST = 40;
 const STATES_FIRST = 12;
 const ERRORS_MOST = 16;
 const TEXT_MOST = 120;
-/** How long stats may take before a peer connection is closed without them. */
+/** How long stats may take before it goes on without them. */
 const STATS_MS = 200;
 
 /**
@@ -82,7 +82,7 @@ export class Attempts {
 
   /** Asks what a WebSocket that never opened does not tell: whether the server answers HTTP. @param {string} url */
   async look(url) {
-    const last = this.#attempts.findLast((attempt) => attempt instanceof SocketAttempt && attempt.over);
+    const last = this.#attempts.findLast((attempt) => attempt instanceof SocketAttempt && attempt.settled);
     if (last instanceof SocketAttempt) await last.ask(url);
   }
 
@@ -179,6 +179,11 @@ export class SocketAttempt extends Recorder {
     Object.assign(this.data, { opened: false, close: null, http: null });
   }
 
+  /** Whether it has opened, or will not. */
+  get settled() {
+    return this.over || this.data.opened === true;
+  }
+
   opened() {
     this.data.opened = true;
     this.changed('websocket', 'open');
@@ -264,14 +269,13 @@ export class PeerAttempt extends Recorder {
     if (!this.over) this.data.observedMs = this.ms;
   }
 
-  /** Reads the stats, where that can be done. */
+  /** Reads the stats, where that can be done, and soon. */
   async look() {
-    try {
-      const report = await this.#connection?.getStats();
-      if (report) this.read(report);
-    } catch {
-      // What is known has to do.
-    }
+    /** @type {unknown} */
+    let timer;
+    const late = new Promise((resolve) => (timer = this.#env.setTimeout(() => resolve(undefined), STATS_MS)));
+    await Promise.race([this.#readStats(), late]);
+    this.#env.clearTimeout(timer);
   }
 
   /**
@@ -282,15 +286,20 @@ export class PeerAttempt extends Recorder {
   async end(cause, atOnce = false) {
     if (!this.finish(cause)) return;
     if (!atOnce) {
-      /** @type {unknown} */
-      let timer;
-      const late = new Promise((resolve) => (timer = this.#env.setTimeout(() => resolve(undefined), STATS_MS)));
-      await Promise.race([this.look(), late]);
-      this.#env.clearTimeout(timer);
+      await this.look();
       this.data.observedMs = this.data.endedMs;
     }
     this.#connection = null;
     this.tell();
+  }
+
+  async #readStats() {
+    try {
+      const report = await this.#connection?.getStats();
+      if (report) this.read(report);
+    } catch {
+      // What is known has to do.
+    }
   }
 
   /** @param {RTCPeerConnectionIceErrorEvent} event */

@@ -79,7 +79,11 @@ test('stats that never come keep nothing: the connection is closed, and the next
   for (const statsHang of [false, true]) {
     const world = new World();
     Object.assign(world, { peersSilent: true, statsHang });
-    const { ended } = open(world);
+    const { session, ended } = open(world);
+    await world.clock.advance(1_000);
+    const before = world.clock.now;
+    assert.equal((await settled(world, session.diagnose())).verdict, 'connected');
+    assert.ok(world.clock.now - before < 300);
     await world.clock.until(() => world.peers.length === 2, 30_000);
     const second = world.clock.now;
     await world.clock.until(() => world.peers[0].connectionState === 'closed' && by(ended, 'webrtc').length === 1, 500);
@@ -135,8 +139,11 @@ test('a WebSocket that is refused, or lost, says how', async () => {
   const { session, ended } = open(world, { session: { transport: 'websocket' } });
   await world.clock.advance(3_000);
   assert.equal((await settled(world, session.diagnose())).verdict, 'websocket_refused', 'HTTP is answered');
+  await world.clock.advance(10_000);
   world.refuseSockets = false;
   await world.clock.until(() => session.state === 'connected');
+  await settled(world, session.diagnose());
+  assert.equal(world.reached, 1, 'what has failed before is not asked about');
   ended.length = 0;
   world.breakSockets();
   assert.deepEqual([ended[0].verdict, ended[0].close], ['websocket_lost', { code: 1006, reason: '' }]);

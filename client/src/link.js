@@ -6,7 +6,9 @@
  * It never looks into rooms or messages: frames to send are pulled from its owner, frames received are handed to it.
  */
 
+import { Attempts } from './attempts.js';
 import { Backoff } from './backoff.js';
+import { diagnosisOf } from './diagnosis.js';
 import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from './frame.js';
 import { Ice } from './ice.js';
 import { readLimits } from './limits.js';
@@ -63,6 +65,7 @@ const DRAIN_MS = 5;
  * @property {(code: string, message: string) => void} closed for good, not by `close`
  * @property {(limits: import('./limits.js').Limits) => void} limits
  * @property {(features: Features) => void} features
+ * @property {(attempt: import('./attempts.js').Attempt) => void} attempt one has ended
  */
 
 export class Link {
@@ -96,6 +99,9 @@ export class Link {
   /** @type {import('./peer.js').Way['bitrate']} */
   #bitrate = null;
   #ice;
+  #attempts;
+  /** @type {import('./diagnosis.js').Surroundings['webRtc']} */
+  #webRtc;
   #socketBackoff;
   #peerBackoff;
   #pingIntervalMs = 15_000;
@@ -123,6 +129,8 @@ export class Link {
     this.#ice = new Ice(env, ice, () => this.#askForIce());
     this.#wantsWebRtc = webRtc && Boolean(env.RTCPeerConnection);
     this.#useWebRtc = this.#wantsWebRtc;
+    this.#webRtc = !webRtc ? 'off' : !env.RTCPeerConnection ? 'absent' : ice.policy === 'relay' ? 'relay' : 'on';
+    this.#attempts = new Attempts(env, (attempt) => owner.attempt(attempt));
     this.#socketBackoff = new Backoff({ first: 200, most: 20_000, random: env.random });
     this.#peerBackoff = new Backoff({ least: 2_000, first: 4_000, most: 60_000, random: env.random });
   }
@@ -171,6 +179,14 @@ export class Link {
     };
   }
 
+  /** What has been tried, and what that means. */
+  async diagnose() {
+    await Promise.all([this.#attempts.look(this.#url), this.#peer?.attempt.look()]);
+    const now = { state: this.#state, rung: this.#rung, relay: this.relay, rtt: this.rtt };
+    const attempts = this.#attempts.list();
+    return { now, attempts, ...diagnosisOf(now, attempts, { online: this.#env.online(), webRtc: this.#webRtc }) };
+  }
+
   /** Begins to connect; nothing if it has begun. */
   start() {
     if (this.#state !== 'idle') return;
@@ -215,7 +231,7 @@ export class Link {
   /** The server cannot or does not want WebRTC with this offer. @param {boolean} ever */
   peerRefused(ever) {
     if (ever) this.#useWebRtc = false;
-    if (this.#peer) this.#peerFailed(this.#peer);
+    if (this.#peer) this.#peerFailed(this.#peer, 'refused');
   }
 
   /** The server refused an ATTACH: with a newer generation, if it is still wanted. */
@@ -256,7 +272,7 @@ export class Link {
   #openSocket() {
     this.#cancel('reconnect');
     if (this.#socket || this.#state === 'closed' || this.#state === 'idle') return;
-    const socket = new Socket(this.#env, this.#url, {
+    const socket = new Socket(this.#env, this.#url, this.#attempts.socket(), {
       opened: () => {
         /** @type {Record<string, unknown>} */
         const hello = { type: 'hello', v: 1, client: 'switchyard-client/0.1' };
@@ -354,7 +370,7 @@ export class Link {
     this.#generation = 0;
     this.#pipe = null;
     this.#pending = null;
-    this.#dropPeer();
+    this.#dropPeer('replaced');
     this.#ice.forget();
     this.#setState('reconnecting');
     this.#owner.lost();
@@ -398,10 +414,11 @@ export class Link {
     // There will be one when the server has named a relay.
     if (!configuration) return;
     this.#peerNumber += 1;
+    const attempt = this.#attempts.peer(configuration);
     /** @type {Peer} */
     let peer;
     try {
-      peer = new Peer(this.#env, this.#peerNumber, configuration, {
+      peer = new Peer(this.#env, this.#peerNumber, configuration, attempt, {
         opened: () => this.#attach(peer.pipe),
         message: (message) => this.#pipeMessage(peer.pipe, message),
         drained: () => this.#pipe === peer.pipe && this.wake(),
@@ -409,10 +426,11 @@ export class Link {
         candidate: (candidate) => {
           if (this.#identity) this.sendText({ type: 'candidate', pc: peer.number, candidate });
         },
-        closed: () => this.#peerFailed(peer),
+        closed: () => this.#peerFailed(peer, 'channel_closed'),
       });
     } catch {
       // The browser forbids it, by policy or because too many are open.
+      attempt.end('forbidden', true);
       this.#peerLater();
       return;
     }
@@ -426,7 +444,7 @@ export class Link {
     try {
       await peer.offer({ iceRestart });
     } catch {
-      this.#peerFailed(peer);
+      this.#peerFailed(peer, 'browser');
       return;
     }
     if (this.#peer !== peer) return;
@@ -454,14 +472,14 @@ export class Link {
     try {
       await peer.answer(sdp);
     } catch {
-      this.#peerFailed(peer);
+      this.#peerFailed(peer, 'browser');
       return;
     }
     if (this.#peer === peer && !peer.pipe.open) this.#after('relays', RELAYS_MS, () => this.#addRelays(peer));
   }
 
   #renegotiate() {
-    if (this.#peer) this.#dropPeer();
+    if (this.#peer) this.#dropPeer('replaced');
     if (this.#pipe?.kind !== 'websocket') this.#fallBack();
     this.#openPeer();
   }
@@ -481,7 +499,7 @@ export class Link {
   #peerTroubled(peer, leave) {
     const used = this.#pipe === peer.pipe || this.#pending?.pipe === peer.pipe;
     if (!used && !peer.repair) {
-      if (!this.#addRelays(peer)) this.#peerFailed(peer);
+      if (!this.#addRelays(peer)) this.#peerFailed(peer, 'ice');
       return;
     }
     peer.repair ??= { since: this.#env.now(), restarted: false };
@@ -509,7 +527,7 @@ export class Link {
     if (peer.configure(configuration)) {
       this.#makeOffer(peer, true);
     } else {
-      this.#dropPeer();
+      this.#dropPeer('replaced');
       this.#openPeer();
     }
     return true;
@@ -524,21 +542,22 @@ export class Link {
     }
   }
 
-  /** @param {Peer} peer */
-  #peerFailed(peer) {
+  /** @param {Peer} peer @param {import('./attempts.js').Cause} cause */
+  #peerFailed(peer, cause) {
     if (this.#peer !== peer) return;
-    this.#dropPeer();
+    this.#dropPeer(cause);
     this.#leave(peer.pipe);
     this.#peerLater();
     if (this.#timers.has('offer') && this.#socket) this.#begin(this.#socket);
   }
 
-  #dropPeer() {
+  /** @param {import('./attempts.js').Cause} cause @param {{ atOnce?: boolean }} [options] */
+  #dropPeer(cause, options) {
     const peer = this.#peer;
     this.#peer = null;
     this.#cancel('peer');
     this.#cancel('relays');
-    peer?.close();
+    peer?.close(cause, options);
   }
 
   #peerLater() {
@@ -595,6 +614,7 @@ export class Link {
     if (pipe.kind === 'datachannel') {
       this.#channelSince = this.#env.now();
       if (this.#peer) this.#peer.repair = null;
+      this.#peer?.attempt.connected();
     }
     this.#setState('connected');
     this.#lookAtRung();
@@ -666,7 +686,7 @@ export class Link {
 
   /** What came over `pipe` cannot be: leave it. @param {Pipe} pipe */
   #broken(pipe) {
-    if (this.#peer?.pipe === pipe) this.#peerFailed(this.#peer);
+    if (this.#peer?.pipe === pipe) this.#peerFailed(this.#peer, 'broken');
     else if (this.#socket?.pipe === pipe) this.#socket.abort('broken pipe');
   }
 
@@ -793,9 +813,9 @@ export class Link {
       const limit = peer.repair.restarted ? REPAIR_MS : 2 * REPAIR_MS;
       if (now - peer.repair.since <= limit) return;
       if (peer.state === 'connected' && this.#pipe === peer.pipe) peer.repair = null;
-      else this.#peerFailed(peer);
+      else this.#peerFailed(peer, 'repair');
     } else if (peer.pipe !== this.#pipe && peer.offered && now - this.#peerOfferedAt > PEER_MS) {
-      this.#peerFailed(peer);
+      this.#peerFailed(peer, 'timeout');
     }
   }
 
@@ -849,7 +869,7 @@ export class Link {
       if (tell && this.#identity) socket.sendText({ type: 'bye' });
       socket.close(1000, 'bye');
     }
-    this.#dropPeer();
+    this.#dropPeer('page', { atOnce: true });
     this.#ice.forget();
     this.#identity = null;
     this.#generation = 0;

@@ -33,14 +33,16 @@ export class Peer {
    * @param {import('./environment.js').Environment} env
    * @param {number} number of this peer connection in the session
    * @param {RTCConfiguration} configuration
+   * @param {import('./attempts.js').PeerAttempt} attempt records what becomes of it
    * @param {PeerHandlers} handlers
    */
-  constructor(env, number, configuration, handlers) {
+  constructor(env, number, configuration, attempt, handlers) {
     const Constructor = /** @type {NonNullable<typeof env.RTCPeerConnection>} */ (env.RTCPeerConnection);
     const connection = new Constructor(configuration);
     this.#connection = connection;
     this.#handlers = handlers;
     this.number = number;
+    this.attempt = attempt;
     /** As last given. */
     this.configuration = configuration;
     /** Whether the server has been sent the newest offer. */
@@ -55,6 +57,7 @@ export class Peer {
       ordered: false,
       maxRetransmits: 0,
     });
+    attempt.watch(connection, reliable);
     this.pipe = new ChannelPipe(reliable, lossy, env.now());
     reliable.bufferedAmountLowThreshold = LOW_WATER_BYTES;
     reliable.onopen = () => this.#unlessEnded(() => handlers.opened());
@@ -106,6 +109,7 @@ export class Peer {
       return false;
     }
     this.configuration = configuration;
+    this.attempt.configured(configuration);
     return true;
   }
 
@@ -115,6 +119,7 @@ export class Peer {
    */
   async offer({ iceRestart = false } = {}) {
     this.offered = false;
+    if (iceRestart) this.attempt.restarted();
     await this.#connection.setLocalDescription(await this.#connection.createOffer({ iceRestart }));
   }
 
@@ -122,6 +127,7 @@ export class Peer {
   async answer(sdp) {
     if (this.#connection.signalingState !== 'have-local-offer') return;
     await this.#connection.setRemoteDescription({ type: 'answer', sdp });
+    this.attempt.answered();
   }
 
   /**
@@ -130,17 +136,31 @@ export class Peer {
    */
   async way() {
     if (this.#ended) return null;
-    return wayOf(await this.#connection.getStats());
+    const report = await this.#connection.getStats();
+    this.attempt.read(report);
+    const way = wayOf(report);
+    if (way) this.attempt.reached(way);
+    return way;
   }
 
-  close() {
+  /**
+   * It is not used any more. The browser closes it when its stats have been read, a moment later; `atOnce` where the page
+   * may have no such moment.
+   * @param {import('./attempts.js').Cause} cause
+   * @param {{ atOnce?: boolean }} [options]
+   */
+  close(cause, { atOnce = false } = {}) {
+    if (this.#ended) return;
     this.#ended = true;
-    this.#connection.close();
+    this.pipe.end();
+    const recorded = this.attempt.end(cause, atOnce);
+    if (atOnce) this.#connection.close();
+    else recorded.finally(() => this.#connection.close());
   }
 
   #lost() {
     if (this.#ended) return;
-    this.close();
+    this.close('channel_closed');
     this.#handlers.closed();
   }
 

@@ -72,6 +72,7 @@ export class ChannelPipe {
   #lossy;
   #age = new QueueAge();
   #lossyAge = new QueueAge();
+  #ended = false;
 
   /** @param {RTCDataChannel} reliable @param {RTCDataChannel} lossy @param {number} now */
   constructor(reliable, lossy, now) {
@@ -81,11 +82,16 @@ export class ChannelPipe {
   }
 
   get open() {
-    return this.#reliable.readyState === 'open';
+    return this.#reliable.readyState === 'open' && !this.#ended;
   }
 
   get buffered() {
     return this.#reliable.bufferedAmount;
+  }
+
+  /** It is not to be used any more, whatever the channels say. */
+  end() {
+    this.#ended = true;
   }
 
   get lossyBuffered() {
@@ -103,7 +109,7 @@ export class ChannelPipe {
   }
 
   lossyRoom() {
-    if (this.#lossy.readyState !== 'open' || this.#lossy.bufferedAmount > LOSSY_QUEUE_BYTES) return 0;
+    if (this.#ended || this.#lossy.readyState !== 'open' || this.#lossy.bufferedAmount > LOSSY_QUEUE_BYTES) return 0;
     return CHANNEL_MESSAGE_BYTES;
   }
 

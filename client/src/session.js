@@ -42,6 +42,7 @@ import { identityIn } from './token.js';
  * @property {number} rtt milliseconds, smoothed
  * @property {import('./quality.js').QualityReport} quality the score or the level is another
  * @property {Features} features what the server, the rooms and their tokens leave on has changed
+ * @property {import('./attempts.js').Attempt} attempt an attempt to connect has ended: a WebSocket, or a peer connection
  * @property {SwitchyardError} error a refusal that belongs to no request, or the reason of the end
  *
  * @typedef {object} JoinOptions
@@ -230,6 +231,14 @@ export class Session extends Emitter {
    */
   iceServers() {
     return this.#link.iceServers();
+  }
+
+  /**
+   * Why the connection is as it is: the last attempts to connect, a code and a sentence with the evidence. It holds no
+   * addresses and no tokens.
+   */
+  diagnose() {
+    return this.#link.diagnose();
   }
 
   /** What the connection is doing, for display. */
@@ -429,6 +438,7 @@ export class Session extends Emitter {
         this.#judged(this.#quality.answered(this.#env.now(), answer));
       },
       tick: (now) => this.#judged(this.#quality.tick(now, this.#link.health(now))),
+      attempt: (attempt) => this.emit('attempt', attempt),
       closed: (code, message) => {
         this.#page.abort();
         this.#endAll(code, message);

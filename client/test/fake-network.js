@@ -25,6 +25,15 @@ export class World {
   relayProtocol = 'udp';
   /** The network lets nothing through but what goes over a relay. */
   onlyRelays = false;
+  /** What the browser says of the network. */
+  online = true;
+  /** Whether the server answers HTTP, and how often it was asked. */
+  http = true;
+  reached = 0;
+  /** Entries of stats beyond those of the pair in use. */
+  stats = [];
+  /** Stats never come. */
+  statsHang = false;
   /** The browser cannot change the servers of a peer connection. */
   configurable = true;
   sockets = [];
@@ -62,6 +71,11 @@ export class World {
       setTimeout: (call, ms) => this.clock.setTimeout(() => page.alive && call(), ms),
       clearTimeout: (timer) => this.clock.clearTimeout(timer),
       random: this.random,
+      online: () => this.online,
+      reach: async () => {
+        this.reached += 1;
+        return this.http;
+      },
     };
   }
 
@@ -254,13 +268,28 @@ class FakeWebSocket {
   }
 }
 
-class FakePeerConnection {
+/** Calls `on…` first, and then who listens. */
+class Listened {
+  #listeners = new Map();
+
+  addEventListener(type, call) {
+    this.#listeners.set(type, [...(this.#listeners.get(type) ?? []), call]);
+  }
+
+  say(type, event = {}) {
+    this[`on${type}`]?.(event);
+    for (const call of this.#listeners.get(type) ?? []) call(event);
+  }
+}
+
+class FakePeerConnection extends Listened {
   connectionState = 'new';
   iceConnectionState = 'new';
   signalingState = 'stable';
   localDescription = null;
   onconnectionstatechange = null;
   onicecandidate = null;
+  onicecandidateerror = null;
   #world;
   #restarts = 0;
   #healed = false;
@@ -271,6 +300,7 @@ class FakePeerConnection {
   #gathered = {};
 
   constructor(world, configuration, link) {
+    super();
     this.#world = world;
     this.link = link;
     this.configuration = configuration;
@@ -318,11 +348,17 @@ class FakePeerConnection {
   }
 
   async getStats() {
+    if (this.#world.statsHang) return new Promise(() => {});
+    await null;
+    // Asked for before it was closed, and not ready then: it does not come.
+    if (this.connectionState === 'closed') throw new Error('InvalidStateError');
     const relayed = this.#relays && (this.#world.onlyRelays || this.#gathered.iceTransportPolicy === 'relay');
     const local = relayed
       ? { candidateType: 'relay', protocol: 'udp', relayProtocol: this.#world.relayProtocol }
       : { candidateType: 'host', protocol: 'udp' };
+    if (this.iceConnectionState === 'new') return new Map(this.#world.stats.map((entry) => [entry.id, entry]));
     return new Map([
+      ...this.#world.stats.map((entry) => [entry.id, entry]),
       ['T', { id: 'T', type: 'transport', selectedCandidatePairId: 'P' }],
       ['P', { id: 'P', type: 'candidate-pair', localCandidateId: 'L' }],
       ['L', { id: 'L', type: 'local-candidate', ...local }],
@@ -337,7 +373,7 @@ class FakePeerConnection {
   become(state) {
     if (this.connectionState === 'closed' || this.connectionState === state) return;
     this.connectionState = state;
-    this.onconnectionstatechange?.({});
+    this.say('connectionstatechange');
   }
 
   #connected() {
@@ -346,6 +382,7 @@ class FakePeerConnection {
       send: (id, message) => this.channels.get(id)?.deliver(message),
     });
     this.iceConnectionState = 'connected';
+    this.say('iceconnectionstatechange');
     this.#world.clock.setTimeout(() => {
       this.become('connected');
       for (const channel of this.channels.values()) channel.open();
@@ -353,7 +390,7 @@ class FakePeerConnection {
   }
 }
 
-class FakeChannel {
+class FakeChannel extends Listened {
   readyState = 'connecting';
   binaryType = 'arraybuffer';
   bufferedAmountLowThreshold = 0;
@@ -369,6 +406,7 @@ class FakeChannel {
   sent = [];
 
   constructor(world, peer, label, options) {
+    super();
     this.#world = world;
     this.#peer = peer;
     this.#uplink = new Uplink(world, peer.link, options.ordered);
@@ -389,7 +427,7 @@ class FakeChannel {
   open() {
     if (this.readyState !== 'connecting') return;
     this.readyState = 'open';
-    this.onopen?.({});
+    this.say('open');
   }
 
   send(data) {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use switchyard_signaling::Features;
 
 use crate::config::{Config, ConfigError, Flag, Mode, Sources, parse_duration};
 use crate::room::permission::{Overrides, Role};
@@ -140,15 +141,14 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// The configuration to serve with. A development server without keys gets one made of `random`, and a TURN server
-    /// without a secret one of the rest of it.
+    /// The configuration to serve with. A development server without keys gets one made of `random`.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn configuration(
         &self,
         environment: Vec<(OsString, OsString)>,
-        random: &[[u8; 32]; 2],
+        random: &[u8; 32],
     ) -> Result<Config, ConfigError> {
         let flags = [
             ("--bind", "http.bind", &self.bind),
@@ -160,8 +160,7 @@ impl Serve {
             .filter_map(|(name, key, value)| Some(Flag { name, key, value: value.clone()? }))
             .collect();
         let mut config = Config::load(&Sources { file: self.config.clone(), environment, flags })?;
-        config.add_development_key(&random[0]);
-        config.add_turn_secret(&random[1]);
+        config.add_development_key(random);
         Ok(config)
     }
 }
@@ -291,6 +290,7 @@ impl Token {
             room: self.room.clone(),
             role: self.role,
             overrides: Overrides::default(),
+            features: Features::default(),
             expires_at: now.saturating_add(self.ttl.as_secs().max(1)),
             not_before: Some(now),
             id: Some(random.iter().map(|byte| format!("{byte:02x}")).collect()),
@@ -385,7 +385,7 @@ mod tests {
 
     fn serve(line: &str) -> Result<Config, ConfigError> {
         match parse(line) {
-            Command::Serve(serve) => serve.configuration(Vec::new(), &[[7; 32], [8; 32]]),
+            Command::Serve(serve) => serve.configuration(Vec::new(), &[7; 32]),
             other => panic!("{other:?}"),
         }
     }

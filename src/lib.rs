@@ -28,6 +28,7 @@ pub mod token;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use switchyard_signaling::Features;
 use switchyard_turn_config::settings::Turn;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 
@@ -59,6 +60,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let running = start(config).await?;
     let app = &running.app;
     tracing::info!(address = %running.address, shards = app.shards.count(), "{}", cli::describe(&app.config));
+    let Features { webrtc, relay } = app.config.features;
+    if !(webrtc && relay) {
+        tracing::warn!(webrtc, relay, "features are switched off (section `features` of the configuration)");
+    }
     if app.config.mode() == Mode::Development && app.config.log.format == LogFormat::Text {
         // For whoever has just typed `cargo run`; an operator's log collector asks for JSON.
         println!("\n  Switchyard is up: open http://{}/ in two browser windows.\n", running.address);

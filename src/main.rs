@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &Serve) -> anyhow::Result<()> {
-    let config = args.configuration(std::env::vars_os().collect(), &[random()?, random()?])?;
+    let config = args.configuration(std::env::vars_os().collect(), &random()?)?;
     switchyard::log::start(&config.log)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async { switchyard::run(config, signal()?).await })

@@ -15,12 +15,14 @@
 //!
 //! ```json
 //! "room": { "name": "design-review", "role": "commenter",
-//!           "permissions": { "allow": ["publish_media"], "deny": ["react"] } }
+//!           "permissions": { "allow": ["publish_media"], "deny": ["react"] },
+//!           "features": { "webrtc": false } }
 //! ```
 //!
 //! `role` is one of viewer, commenter, editor and admin; `permissions`, which may be absent, adds to it and
-//! takes from it ([`crate::room::permission`]). An unknown key in `room` is refused, because a misspelt
-//! restriction that is passed over would be none.
+//! takes from it ([`crate::room::permission`]); `features`, which may be absent too, switches off what the server
+//! offers. An unknown key in `room` is refused, because a misspelt restriction that is passed over would be none.
+//! An unknown feature is not: the application may mint tokens for newer servers as well.
 //!
 //! A token without `room` may instead carry the grants of LiveKit, which applications already mint:
 //! `"video": { "room": …, "roomJoin": true, "canPublish", "canPublishData", "canSubscribe", "roomAdmin" }`.
@@ -43,7 +45,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use switchyard_signaling::{Code, limits};
+use switchyard_signaling::{Code, Features, limits};
 
 use crate::config::Config;
 use crate::room::permission::{Overrides, Permission, Permissions, Role};
@@ -72,6 +74,8 @@ pub struct Verified {
     pub role: Role,
     /// What the token adds to the role and takes from it.
     pub overrides: Overrides,
+    /// What the token leaves on.
+    pub features: Features,
     /// From this second on (since 1970) the session has no right to be there. The leeway is included.
     pub expires_at: u64,
     /// The token's own id.
@@ -216,6 +220,8 @@ pub struct Grant {
     pub role: Role,
     /// What is added to the role and taken from it.
     pub overrides: Overrides,
+    /// What is left on; a token cannot switch on what the server has off.
+    pub features: Features,
     /// When the token ends, in seconds since 1970.
     pub expires_at: u64,
     /// When it begins.
@@ -242,7 +248,12 @@ pub fn mint(keys: &Keys, key: &str, grant: &Grant) -> Result<String, TokenError>
         exp: grant.expires_at,
         nbf: grant.not_before,
         jti: grant.id.as_deref(),
-        room: RoomGrant { name: grant.room.clone(), role: grant.role, permissions: grant.overrides },
+        room: RoomGrant {
+            name: grant.room.clone(),
+            role: grant.role,
+            permissions: grant.overrides,
+            features: grant.features,
+        },
     };
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &pair.encoding)
         .map_err(|error| TokenError::Claims(error.to_string()))
@@ -318,6 +329,8 @@ struct RoomGrant {
     role: Role,
     #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     permissions: Overrides,
+    #[serde(default, skip_serializing_if = "Features::is_all")]
+    features: Features,
 }
 
 /// The part of LiveKit's grants that concerns taking part in a room.
@@ -414,6 +427,7 @@ fn admit(claims: Claims, tenant: &Arc<str>, room: &str, now: u64) -> Result<Veri
         room: grant.name.into(),
         role: grant.role,
         overrides: grant.permissions,
+        features: grant.features,
         expires_at,
         id: claims.jti,
     })
@@ -443,7 +457,8 @@ impl VideoGrant {
         if !self.can_subscribe.unwrap_or(true) {
             deny = deny | Permission::Read;
         }
-        Ok(RoomGrant { name, role, permissions: Overrides { allow: Permissions::NONE, deny } })
+        let permissions = Overrides { allow: Permissions::NONE, deny };
+        Ok(RoomGrant { name, role, permissions, features: Features::default() })
     }
 }
 

@@ -13,6 +13,7 @@ import { Chat } from './chat.js';
 import { byId } from './dom.js';
 import { showConnection } from './panel.js';
 import { showPeople } from './people.js';
+import { showWhy } from './why.js';
 import { Streams, newId, readMessage } from './wire.js';
 
 const SLOW_MS = 4_000;
@@ -120,6 +121,7 @@ function showRoom(session, room, self) {
   arrived();
   const chat = new Chat(room, signal);
   showConnection(session, room, signal);
+  showWhy(session, signal);
   chat.notice(room.active ? `You joined ${room.name}.` : `Joining ${room.name} …`);
   chat.focus();
   room.on('joined', arrived, { signal });

@@ -1,4 +1,4 @@
-/** The connection panel and the badge in the bar: figures of `session.stats()`, twice a second. */
+/** The connection panel and the badge in the bar: figures of `session.stats()` and `session.quality`, twice a second. */
 
 import { byId } from './dom.js';
 
@@ -25,6 +25,16 @@ const STATES = {
   closed: 'Closed',
 };
 
+/** @type {Record<string, string>} */
+const SCORES = { excellent: 'Excellent', good: 'Good', poor: 'Poor', lost: 'Lost' };
+/** What the link bears. @type {Record<string, string>} */
+const LEVELS = {
+  all: '',
+  'no-video': 'enough for text and speech, not for video',
+  essential: 'enough for what you write, and little more',
+  offline: 'what you write is kept and sent later',
+};
+
 /**
  * @param {import('/client/session.js').Session} session
  * @param {import('/client/room.js').Room} room
@@ -37,9 +47,13 @@ export function showConnection(session, room, signal) {
   const update = () => {
     const stats = session.stats();
     const rtt = stats.rtt === null ? '–' : `${stats.rtt < 10 ? stats.rtt.toFixed(1) : Math.round(stats.rtt)} ms`;
-    // The badge is a live region: it changes with the path only, the figures move below it.
+    // The badge is a live region: it changes with the path and a poor score only, the figures move below it.
     badge.dataset.state = stats.state;
-    set('badge-text', stats.state === 'connected' && stats.rung ? `Connected, ${SHORT[stats.rung]}` : STATES[stats.state]);
+    const isPoor = session.quality.score === 'poor';
+    badge.dataset.score = session.quality.score;
+    const connected = isPoor ? 'Poor connection' : 'Connected';
+    set('badge-text', stats.state === 'connected' && stats.rung ? `${connected}, ${SHORT[stats.rung]}` : STATES[stats.state]);
+    showQuality(session.quality, stats.state);
     set('stat-state', STATES[stats.state]);
     const over = stats.relay ? ` over ${RELAYS[stats.relay]}` : '';
     set('stat-rung', stats.rung ? RUNGS[stats.rung] + over : '–');
@@ -50,6 +64,7 @@ export function showConnection(session, room, signal) {
     const { websocket, reliable, lossy } = stats.buffered;
     set('stat-buffered', size(websocket + reliable + lossy));
     set('stat-lossy', `${stats.counters.lossyDropped}, ${room.counters.lossyMissing}`);
+    set('stat-coalesced', String(stats.counters.lossyCoalesced));
     set('stat-gaps', String(room.counters.gaps));
     set('stat-changes', `${stats.counters.pipeChanges}, ${stats.counters.reconnects}`);
     if (stats.rtt !== null) samples.push(stats.rtt);
@@ -60,7 +75,17 @@ export function showConnection(session, room, signal) {
   const timer = setInterval(update, EVERY_MS);
   session.on('state', update, { signal });
   session.on('rung', update, { signal });
+  session.on('quality', update, { signal });
   signal.addEventListener('abort', () => clearInterval(timer));
+}
+
+/** @param {import('/client/quality.js').QualityReport} quality @param {string} state */
+function showQuality({ score, level, rtt, jitter, loss }, state) {
+  const isMeasuring = score === 'lost' && rtt === null && state !== 'closed';
+  byId('quality', HTMLElement).dataset.score = isMeasuring ? '' : score;
+  set('quality-score', isMeasuring ? 'Measuring …' : SCORES[score]);
+  set('quality-level', isMeasuring || !LEVELS[level] ? '' : `– ${LEVELS[level]}`);
+  set('stat-jitter', jitter === null || loss === null ? '–' : `${jitter.toFixed(1)} ms, ${(100 * loss).toFixed(loss < 0.1 ? 1 : 0)} %`);
 }
 
 /** @param {string} id @param {string} text */

@@ -12,6 +12,8 @@ import { browserStorage } from './store.js';
  * @property {(callback: () => void, ms: number) => unknown} setTimeout
  * @property {(timer: any) => void} clearTimeout
  * @property {() => number} random in [0, 1)
+ * @property {() => boolean} online false if the browser says that there is no network
+ * @property {(url: string) => Promise<boolean>} reach whether anything answers HTTP there
  * @property {(bytes: Uint8Array) => Promise<Uint8Array>} inflate raw DEFLATE
  * @property {() => Promise<import('./store.js').Storage | null>} storage where messages wait that are not sent; null: in
  *   memory
@@ -30,10 +32,24 @@ export function environment(given = {}) {
     setTimeout: (callback, ms) => globalThis.setTimeout(callback, ms),
     clearTimeout: (timer) => globalThis.clearTimeout(timer),
     random: () => Math.random(),
+    online: () => globalThis.navigator?.onLine !== false,
+    reach,
     inflate,
     storage: browserStorage,
     ...given,
   };
+}
+
+const REACH_MS = 3_000;
+
+/** Any answer will do, and nothing of it is read. @param {string} url */
+async function reach(url) {
+  try {
+    await fetch(url, { mode: 'no-cors', cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(REACH_MS) });
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** @param {Uint8Array} bytes */

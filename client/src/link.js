@@ -6,7 +6,9 @@
  * It never looks into rooms or messages: frames to send are pulled from its owner, frames received are handed to it.
  */
 
+import { Attempts } from './attempts.js';
 import { Backoff } from './backoff.js';
+import { diagnosisOf } from './diagnosis.js';
 import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from './frame.js';
 import { Ice } from './ice.js';
 import { readLimits } from './limits.js';
@@ -40,6 +42,7 @@ const DRAIN_MS = 5;
  * @typedef {import('./pipe.js').Pipe} Pipe
  * @typedef {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} LinkState
  * @typedef {'websocket' | import('./peer.js').ChannelRung} Rung
+ * @typedef {{ webrtc: boolean, relay: boolean }} Features what the server, the rooms and their tokens leave on
  *
  * @typedef {object} LinkOwner what the link asks of the session
  * @property {(offer: { pc: number, sdp: string } | null) => void} ready the WebSocket is welcomed and there is no
@@ -57,15 +60,19 @@ const DRAIN_MS = 5;
  * @property {() => boolean} unacknowledged whether frames wait for acknowledgement
  * @property {(state: LinkState) => void} state
  * @property {(rung: Rung) => void} rung
- * @property {(rtt: number) => void} rtt
+ * @property {(rtt: number, answer: import('./quality.js').Answer) => void} rtt smoothed, and the answer as it was
+ * @property {(now: number) => void} tick four times a second, while there is to be a connection
  * @property {(code: string, message: string) => void} closed for good, not by `close`
  * @property {(limits: import('./limits.js').Limits) => void} limits
+ * @property {(features: Features) => void} features
+ * @property {(attempt: import('./attempts.js').Attempt) => void} attempt one has ended
  */
 
 export class Link {
   #env;
   #url;
   #owner;
+  #wantsWebRtc;
   #useWebRtc;
   /** @type {Socket | null} */
   #socket = null;
@@ -89,7 +96,12 @@ export class Link {
   #rung = null;
   /** Of the rung `relay`. @type {import('./peer.js').Way['relay']} */
   #relay = null;
+  /** @type {import('./peer.js').Way['bitrate']} */
+  #bitrate = null;
   #ice;
+  #attempts;
+  /** @type {import('./diagnosis.js').Surroundings['webRtc']} */
+  #webRtc;
   #socketBackoff;
   #peerBackoff;
   #pingIntervalMs = 15_000;
@@ -115,7 +127,10 @@ export class Link {
     this.#url = url;
     this.#owner = owner;
     this.#ice = new Ice(env, ice, () => this.#askForIce());
-    this.#useWebRtc = webRtc && Boolean(env.RTCPeerConnection);
+    this.#wantsWebRtc = webRtc && Boolean(env.RTCPeerConnection);
+    this.#useWebRtc = this.#wantsWebRtc;
+    this.#webRtc = !webRtc ? 'off' : !env.RTCPeerConnection ? 'absent' : ice.policy === 'relay' ? 'relay' : 'on';
+    this.#attempts = new Attempts(env, (attempt) => owner.attempt(attempt));
     this.#socketBackoff = new Backoff({ first: 200, most: 20_000, random: env.random });
     this.#peerBackoff = new Backoff({ least: 2_000, first: 4_000, most: 60_000, random: env.random });
   }
@@ -138,6 +153,18 @@ export class Link {
     return this.#pipe?.probe.rtt ?? null;
   }
 
+  /** What the score is made of. @param {number} now @returns {import('./quality.js').Health} */
+  health(now) {
+    const { waitingMs, silentMs } = this.#pipe?.probe.wait(now) ?? { waitingMs: 0, silentMs: 0 };
+    const connected = this.#state === 'connected';
+    return { connected, rung: this.#rung, waitingMs, silentMs, bufferAgeMs: this.#pipe?.bufferAgeMs(now) ?? 0, bitrate: this.#bitrate };
+  }
+
+  /** Bytes of the pipe in use that the browser has not sent. */
+  get queued() {
+    return this.#pipe ? this.#pipe.buffered + this.#pipe.lossyBuffered : 0;
+  }
+
   /** Whether the server takes a join now. */
   get takesJoins() {
     return this.#socket?.ready === true && (this.#identity !== null || this.#socket.begun);
@@ -150,6 +177,14 @@ export class Link {
       reliable: this.#peer?.pipe.buffered ?? 0,
       lossy: this.#peer?.pipe.lossyBuffered ?? 0,
     };
+  }
+
+  /** What has been tried, and what that means. */
+  async diagnose() {
+    await Promise.all([this.#attempts.look(this.#url), this.#peer?.attempt.look()]);
+    const now = { state: this.#state, rung: this.#rung, relay: this.relay, rtt: this.rtt };
+    const attempts = this.#attempts.list();
+    return { now, attempts, ...diagnosisOf(now, attempts, { online: this.#env.online(), webRtc: this.#webRtc }) };
   }
 
   /** Begins to connect; nothing if it has begun. */
@@ -196,7 +231,7 @@ export class Link {
   /** The server cannot or does not want WebRTC with this offer. @param {boolean} ever */
   peerRefused(ever) {
     if (ever) this.#useWebRtc = false;
-    if (this.#peer) this.#peerFailed(this.#peer);
+    if (this.#peer) this.#peerFailed(this.#peer, 'refused');
   }
 
   /** The server refused an ATTACH: with a newer generation, if it is still wanted. */
@@ -237,7 +272,7 @@ export class Link {
   #openSocket() {
     this.#cancel('reconnect');
     if (this.#socket || this.#state === 'closed' || this.#state === 'idle') return;
-    const socket = new Socket(this.#env, this.#url, {
+    const socket = new Socket(this.#env, this.#url, this.#attempts.socket(), {
       opened: () => {
         /** @type {Record<string, unknown>} */
         const hello = { type: 'hello', v: 1, client: 'switchyard-client/0.1' };
@@ -264,6 +299,8 @@ export class Link {
         return this.#renegotiate();
       case 'ice_servers':
         return this.#takeIce(message);
+      case 'features':
+        return this.#takeFeatures(message);
       case 'draining':
         this.#drainingMs = typeof message.retry_after_ms === 'number' ? message.retry_after_ms : 5_000;
         return undefined;
@@ -288,6 +325,7 @@ export class Link {
     this.#owner.limits(readLimits(message.limits));
     if (!this.#identity) return this.#begin(socket);
     if (message.resumed !== true) return this.#sessionLost(socket);
+    this.#takeFeatures(message);
     this.#takeIce(message);
     if (!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') this.#attach(socket.pipe);
     this.#owner.resumed();
@@ -318,6 +356,7 @@ export class Link {
     this.#identity = { session, key };
     this.#generation = 1;
     this.#attached(socket.pipe);
+    this.#takeFeatures(message);
     if (this.#peer) this.#sendOffer(this.#peer);
     this.#takeIce(message);
   }
@@ -331,7 +370,7 @@ export class Link {
     this.#generation = 0;
     this.#pipe = null;
     this.#pending = null;
-    this.#dropPeer();
+    this.#dropPeer('replaced');
     this.#ice.forget();
     this.#setState('reconnecting');
     this.#owner.lost();
@@ -375,10 +414,11 @@ export class Link {
     // There will be one when the server has named a relay.
     if (!configuration) return;
     this.#peerNumber += 1;
+    const attempt = this.#attempts.peer(configuration);
     /** @type {Peer} */
     let peer;
     try {
-      peer = new Peer(this.#env, this.#peerNumber, configuration, {
+      peer = new Peer(this.#env, this.#peerNumber, configuration, attempt, {
         opened: () => this.#attach(peer.pipe),
         message: (message) => this.#pipeMessage(peer.pipe, message),
         drained: () => this.#pipe === peer.pipe && this.wake(),
@@ -386,10 +426,11 @@ export class Link {
         candidate: (candidate) => {
           if (this.#identity) this.sendText({ type: 'candidate', pc: peer.number, candidate });
         },
-        closed: () => this.#peerFailed(peer),
+        closed: () => this.#peerFailed(peer, 'channel_closed'),
       });
     } catch {
       // The browser forbids it, by policy or because too many are open.
+      attempt.end('forbidden', true);
       this.#peerLater();
       return;
     }
@@ -403,7 +444,7 @@ export class Link {
     try {
       await peer.offer({ iceRestart });
     } catch {
-      this.#peerFailed(peer);
+      this.#peerFailed(peer, 'browser');
       return;
     }
     if (this.#peer !== peer) return;
@@ -431,14 +472,14 @@ export class Link {
     try {
       await peer.answer(sdp);
     } catch {
-      this.#peerFailed(peer);
+      this.#peerFailed(peer, 'browser');
       return;
     }
     if (this.#peer === peer && !peer.pipe.open) this.#after('relays', RELAYS_MS, () => this.#addRelays(peer));
   }
 
   #renegotiate() {
-    if (this.#peer) this.#dropPeer();
+    if (this.#peer) this.#dropPeer('replaced');
     if (this.#pipe?.kind !== 'websocket') this.#fallBack();
     this.#openPeer();
   }
@@ -458,7 +499,7 @@ export class Link {
   #peerTroubled(peer, leave) {
     const used = this.#pipe === peer.pipe || this.#pending?.pipe === peer.pipe;
     if (!used && !peer.repair) {
-      if (!this.#addRelays(peer)) this.#peerFailed(peer);
+      if (!this.#addRelays(peer)) this.#peerFailed(peer, 'ice');
       return;
     }
     peer.repair ??= { since: this.#env.now(), restarted: false };
@@ -486,7 +527,7 @@ export class Link {
     if (peer.configure(configuration)) {
       this.#makeOffer(peer, true);
     } else {
-      this.#dropPeer();
+      this.#dropPeer('replaced');
       this.#openPeer();
     }
     return true;
@@ -501,21 +542,22 @@ export class Link {
     }
   }
 
-  /** @param {Peer} peer */
-  #peerFailed(peer) {
+  /** @param {Peer} peer @param {import('./attempts.js').Cause} cause */
+  #peerFailed(peer, cause) {
     if (this.#peer !== peer) return;
-    this.#dropPeer();
+    this.#dropPeer(cause);
     this.#leave(peer.pipe);
     this.#peerLater();
     if (this.#timers.has('offer') && this.#socket) this.#begin(this.#socket);
   }
 
-  #dropPeer() {
+  /** @param {import('./attempts.js').Cause} cause @param {{ atOnce?: boolean }} [options] */
+  #dropPeer(cause, options) {
     const peer = this.#peer;
     this.#peer = null;
     this.#cancel('peer');
     this.#cancel('relays');
-    peer?.close();
+    peer?.close(cause, options);
   }
 
   #peerLater() {
@@ -542,6 +584,16 @@ export class Link {
     }
   }
 
+  /** What is on in this session; the next one may be told otherwise. @param {Record<string, unknown>} message */
+  #takeFeatures({ features }) {
+    const told = /** @type {Partial<Features>} */ (features ?? {});
+    const { webrtc, relay } = { webrtc: told.webrtc !== false, relay: told.relay !== false };
+    this.#useWebRtc = this.#wantsWebRtc && webrtc;
+    this.#owner.features({ webrtc, relay });
+    if (!webrtc) this.peerRefused(true);
+    if (!relay) this.#ice.take({});
+  }
+
   // --- which pipe ------------------------------------------------------------------------------------------------
 
   /** Asks the server to move to `pipe`. @param {Pipe} pipe */
@@ -562,6 +614,7 @@ export class Link {
     if (pipe.kind === 'datachannel') {
       this.#channelSince = this.#env.now();
       if (this.#peer) this.#peer.repair = null;
+      this.#peer?.attempt.connected();
     }
     this.#setState('connected');
     this.#lookAtRung();
@@ -611,7 +664,7 @@ export class Link {
       case 'ping':
         return this.#sendFrames(pipe, [encodeFrame({ kind: 'pong', nonce: frame.nonce })]);
       case 'pong':
-        if (pipe.probe.pong(frame.nonce, now) && pipe === this.#pipe) this.#owner.rtt(pipe.probe.rtt ?? 0);
+        if (pipe.probe.pong(frame.nonce, now) && pipe === this.#pipe) this.#owner.rtt(pipe.probe.rtt ?? 0, pipe.probe.latest);
         return undefined;
       case 'attached':
         if (this.#pending?.pipe !== pipe || this.#pending.gen !== frame.gen) return undefined;
@@ -633,7 +686,7 @@ export class Link {
 
   /** What came over `pipe` cannot be: leave it. @param {Pipe} pipe */
   #broken(pipe) {
-    if (this.#peer?.pipe === pipe) this.#peerFailed(this.#peer);
+    if (this.#peer?.pipe === pipe) this.#peerFailed(this.#peer, 'broken');
     else if (this.#socket?.pipe === pipe) this.#socket.abort('broken pipe');
   }
 
@@ -716,6 +769,7 @@ export class Link {
     this.#tickPeer(now);
     if (this.#pending && now - this.#pending.since > ATTACH_MS) this.#broken(this.#pending.pipe);
     if (this.#pipe?.kind === 'datachannel' && now - this.#lastRungLook > 5_000) this.#lookAtRung();
+    this.#owner.tick(now);
   }
 
   /** @param {number} now */
@@ -759,9 +813,9 @@ export class Link {
       const limit = peer.repair.restarted ? REPAIR_MS : 2 * REPAIR_MS;
       if (now - peer.repair.since <= limit) return;
       if (peer.state === 'connected' && this.#pipe === peer.pipe) peer.repair = null;
-      else this.#peerFailed(peer);
+      else this.#peerFailed(peer, 'repair');
     } else if (peer.pipe !== this.#pipe && peer.offered && now - this.#peerOfferedAt > PEER_MS) {
-      this.#peerFailed(peer);
+      this.#peerFailed(peer, 'timeout');
     }
   }
 
@@ -775,6 +829,7 @@ export class Link {
     const guess = this.#rung && this.#rung !== 'websocket' ? this.#rung : 'udp';
     const known = pipe.kind === 'websocket' ? 'websocket' : (way?.rung ?? guess);
     if (way) this.#relay = way.relay;
+    this.#bitrate = way?.bitrate ?? null;
     if (known === this.#rung) return;
     this.#rung = known;
     this.#owner.rung(known);
@@ -814,7 +869,7 @@ export class Link {
       if (tell && this.#identity) socket.sendText({ type: 'bye' });
       socket.close(1000, 'bye');
     }
-    this.#dropPeer();
+    this.#dropPeer('page', { atOnce: true });
     this.#ice.forget();
     this.#identity = null;
     this.#generation = 0;

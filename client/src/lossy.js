@@ -1,51 +1,199 @@
 /**
  * Lossy frames that wait for a pipe with room. Short on purpose: what is old is worth less than what is new, so the
- * oldest goes first when it is full. Pure.
+ * oldest goes first when it is full.
+ *
+ * On a poor link there is a pace. Messages of one kind (room, stream and target) are then coalesced: the newest takes the
+ * place of the one that waits, and one goes out per interval. The last is sent again after a while, as a message of its own,
+ * because nothing else would set right what the network lost. Pure; `now` is an argument.
  */
-import { Queue } from './queue.js';
+import { encodeFrame } from './frame.js';
 
 const FRAMES = 64;
 const BYTES = 65_536;
+/** After that the last message of a kind is sent again. */
+const REPEAT_MS = 1_000;
+/** Reliable messages may keep lossy ones away for so long; then one goes between them. */
+const STARVED_MS = 2_000;
+/** Kinds whose last time is remembered. */
+const KINDS = 256;
+
+/**
+ * @typedef {Omit<import('./frame.js').LossyFrame, 'kind' | 'sender' | 'seq'>} LossyMessage
+ *
+ * @typedef {object} Entry
+ * @property {LossyMessage} message
+ * @property {string | null} kind of messages that replace each other; null where they do not, or there is no pace yet
+ * @property {boolean} coalesce
+ * @property {boolean} again whether it was sent before
+ * @property {number} seq
+ * @property {Uint8Array} frame
+ */
 
 export class LossyQueue {
-  /** @type {Queue<Uint8Array>} */
-  #frames = new Queue();
+  /** Oldest first. @type {Entry[]} */
+  #entries = [];
   #bytes = 0;
+  #paceMs = 0;
+  /** Last seq given, by room handle and stream. @type {Map<number, number>} */
+  #seqs = new Map();
+  /** When one of a kind may go next. @type {Map<string, number>} */
+  #allowedAt = new Map();
+  /** What was sent last of a kind, and when it goes again. @type {Map<string, { message: LossyMessage, at: number }>} */
+  #repeats = new Map();
+  #sentAt = -Infinity;
   /** Frames given up since the beginning. */
   dropped = 0;
+  /** Messages replaced by newer ones. */
+  coalesced = 0;
 
   get length() {
-    return this.#frames.length;
+    return this.#entries.length;
   }
 
   /** Whether another frame may push one out. */
   get full() {
-    return this.#frames.length >= FRAMES || this.#bytes >= BYTES / 2;
+    return this.#entries.length >= FRAMES || this.#bytes >= BYTES / 2;
   }
 
-  /** @param {Uint8Array} frame */
-  push(frame) {
-    this.#frames.push(frame);
-    this.#bytes += frame.length;
-    while (this.#frames.length > FRAMES || this.#bytes > BYTES) this.#drop();
+  /** Milliseconds between messages of one kind; 0: all go at once. */
+  get paceMs() {
+    return this.#paceMs;
   }
 
-  /** The oldest if it has at most `room` bytes. @param {number} room */
-  next(room) {
-    const frame = this.#frames.peek();
-    if (!frame || frame.length > room) return null;
-    this.#frames.shift();
-    this.#bytes -= frame.length;
-    return frame;
+  /** @param {number} paceMs */
+  set paceMs(paceMs) {
+    const begins = this.#paceMs === 0 && paceMs > 0;
+    this.#paceMs = paceMs;
+    if (begins) this.#coalesceAll();
+    if (paceMs === 0) this.#allowedAt.clear();
   }
 
-  /** Gives all of it up. */
+  /**
+   * @param {LossyMessage} message
+   * @param {{ coalesce?: boolean }} [options] false: no other message of its kind takes its place
+   */
+  push(message, { coalesce = true } = {}) {
+    const kind = coalesce && this.#paceMs > 0 ? kindOf(message) : null;
+    if (kind !== null) this.#repeats.delete(kind);
+    const older = kind === null ? undefined : this.#entries.find((entry) => entry.kind === kind);
+    if (older) {
+      this.coalesced += 1;
+      this.#bytes -= older.frame.length;
+      // The number was not used: nobody misses the message that had it.
+      Object.assign(older, { message, again: false, frame: encode(message, older.seq) });
+      this.#bytes += older.frame.length;
+    } else {
+      this.#add({ message, kind, coalesce, again: false });
+    }
+    while (this.#entries.length > FRAMES || this.#bytes > BYTES) this.#drop();
+  }
+
+  /**
+   * The oldest that is due, if it has at most `room` bytes. On a poor link none while reliable messages have work for
+   * the pipe.
+   * @param {number} room
+   * @param {number} now
+   * @param {boolean} isBusy
+   */
+  next(room, now, isBusy) {
+    if (this.#paceMs > 0 && isBusy && now - this.#sentAt < STARVED_MS) return null;
+    this.#repeat(now);
+    const at = this.#entries.findIndex((entry) => this.#dueAt(entry) <= now);
+    const entry = this.#entries[at];
+    if (!entry || entry.frame.length > room) return null;
+    this.#entries.splice(at, 1);
+    this.#bytes -= entry.frame.length;
+    this.#sentAt = now;
+    if (entry.kind !== null && this.#paceMs > 0) this.#sent(entry, entry.kind, now);
+    return entry.frame;
+  }
+
+  /** When `next` may have something; null if never. @returns {number | null} */
+  get dueAt() {
+    let due = Infinity;
+    for (const entry of this.#entries) due = Math.min(due, this.#dueAt(entry));
+    for (const { at } of this.#repeats.values()) due = Math.min(due, at);
+    return due === Infinity ? null : due;
+  }
+
+  /** Gives all of it up, numbers included: the session is another. */
   clear() {
-    while (this.#frames.length > 0) this.#drop();
+    while (this.#entries.length > 0) this.#drop();
+    this.#seqs.clear();
+    this.#allowedAt.clear();
+    this.#repeats.clear();
+  }
+
+  /** @param {Omit<Entry, 'seq' | 'frame'>} entry */
+  #add(entry) {
+    const { room, stream } = entry.message;
+    const key = room * 65_536 + stream;
+    const seq = ((this.#seqs.get(key) ?? 0) + 1) >>> 0;
+    this.#seqs.set(key, seq);
+    const frame = encode(entry.message, seq);
+    this.#entries.push({ ...entry, seq, frame });
+    this.#bytes += frame.length;
+  }
+
+  /** @param {Entry} entry */
+  #dueAt({ kind }) {
+    return kind === null || this.#paceMs === 0 ? -Infinity : (this.#allowedAt.get(kind) ?? -Infinity);
+  }
+
+  /** @param {Entry} entry @param {string} kind @param {number} now */
+  #sent({ message, again }, kind, now) {
+    remember(this.#allowedAt, kind, now + this.#paceMs);
+    if (!again) remember(this.#repeats, kind, { message, at: now + Math.max(REPEAT_MS, this.#paceMs) });
+  }
+
+  /** What was sent last takes its place in line again. @param {number} now */
+  #repeat(now) {
+    for (const [kind, { message, at }] of this.#repeats) {
+      if (at > now) continue;
+      this.#repeats.delete(kind);
+      this.#add({ message, kind, coalesce: true, again: true });
+    }
+  }
+
+  /** The pace begins: of what waits already the newest of each kind is enough. */
+  #coalesceAll() {
+    /** @type {Map<string, Entry>} */
+    const newest = new Map();
+    for (const entry of this.#entries) {
+      if (!entry.coalesce) continue;
+      entry.kind = kindOf(entry.message);
+      newest.set(entry.kind, entry);
+    }
+    const kept = this.#entries.filter((entry) => entry.kind === null || newest.get(entry.kind) === entry);
+    this.coalesced += this.#entries.length - kept.length;
+    this.#entries = kept;
+    this.#bytes = kept.reduce((sum, { frame }) => sum + frame.length, 0);
   }
 
   #drop() {
-    this.#bytes -= this.#frames.shift()?.length ?? 0;
+    this.#bytes -= this.#entries.shift()?.frame.length ?? 0;
     this.dropped += 1;
   }
+}
+
+/** @param {LossyMessage} message @param {number} seq */
+function encode(message, seq) {
+  return encodeFrame({ kind: 'lossy', sender: 0, seq, ...message });
+}
+
+/** @param {LossyMessage} message */
+function kindOf({ room, stream, target }) {
+  return JSON.stringify([room, stream, target]);
+}
+
+/**
+ * @template T
+ * @param {Map<string, T>} map
+ * @param {string} kind
+ * @param {T} value
+ */
+function remember(map, kind, value) {
+  map.delete(kind);
+  map.set(kind, value);
+  if (map.size > KINDS) map.delete(map.keys().next().value ?? '');
 }

@@ -13,6 +13,7 @@ const LOW_WATER_BYTES = 32_768;
  * @typedef {object} Way what the packets go over
  * @property {ChannelRung} rung
  * @property {'udp' | 'tcp' | 'tls' | null} relay of a relay: the transport to it, where the browser says
+ * @property {number | null} bitrate bits per second that the browser believes it can send
  *
  * @typedef {object} PeerHandlers
  * @property {() => void} opened the reliable channel is open
@@ -32,14 +33,16 @@ export class Peer {
    * @param {import('./environment.js').Environment} env
    * @param {number} number of this peer connection in the session
    * @param {RTCConfiguration} configuration
+   * @param {import('./attempts.js').PeerAttempt} attempt records what becomes of it
    * @param {PeerHandlers} handlers
    */
-  constructor(env, number, configuration, handlers) {
+  constructor(env, number, configuration, attempt, handlers) {
     const Constructor = /** @type {NonNullable<typeof env.RTCPeerConnection>} */ (env.RTCPeerConnection);
     const connection = new Constructor(configuration);
     this.#connection = connection;
     this.#handlers = handlers;
     this.number = number;
+    this.attempt = attempt;
     /** As last given. */
     this.configuration = configuration;
     /** Whether the server has been sent the newest offer. */
@@ -54,6 +57,7 @@ export class Peer {
       ordered: false,
       maxRetransmits: 0,
     });
+    attempt.watch(connection, reliable);
     this.pipe = new ChannelPipe(reliable, lossy, env.now());
     reliable.bufferedAmountLowThreshold = LOW_WATER_BYTES;
     reliable.onopen = () => this.#unlessEnded(() => handlers.opened());
@@ -105,6 +109,7 @@ export class Peer {
       return false;
     }
     this.configuration = configuration;
+    this.attempt.configured(configuration);
     return true;
   }
 
@@ -114,6 +119,7 @@ export class Peer {
    */
   async offer({ iceRestart = false } = {}) {
     this.offered = false;
+    if (iceRestart) this.attempt.restarted();
     await this.#connection.setLocalDescription(await this.#connection.createOffer({ iceRestart }));
   }
 
@@ -121,6 +127,7 @@ export class Peer {
   async answer(sdp) {
     if (this.#connection.signalingState !== 'have-local-offer') return;
     await this.#connection.setRemoteDescription({ type: 'answer', sdp });
+    this.attempt.answered();
   }
 
   /**
@@ -129,17 +136,31 @@ export class Peer {
    */
   async way() {
     if (this.#ended) return null;
-    return wayOf(await this.#connection.getStats());
+    const report = await this.#connection.getStats();
+    this.attempt.read(report);
+    const way = wayOf(report);
+    if (way) this.attempt.reached(way);
+    return way;
   }
 
-  close() {
+  /**
+   * It is not used any more. The browser closes it when its stats have been read, a moment later; `atOnce` where the page
+   * may have no such moment.
+   * @param {import('./attempts.js').Cause} cause
+   * @param {{ atOnce?: boolean }} [options]
+   */
+  close(cause, { atOnce = false } = {}) {
+    if (this.#ended) return;
     this.#ended = true;
-    this.#connection.close();
+    this.pipe.end();
+    const recorded = this.attempt.end(cause, atOnce);
+    if (atOnce) this.#connection.close();
+    else recorded.finally(() => this.#connection.close());
   }
 
   #lost() {
     if (this.#ended) return;
-    this.close();
+    this.close('channel_closed');
     this.#handlers.closed();
   }
 
@@ -169,8 +190,10 @@ export function wayOf(report) {
   }
   const local = pair && stats.get(pair.localCandidateId);
   if (!local) return null;
+  const bitrate = pair.availableOutgoingBitrate ?? null;
   if (local.candidateType === 'relay') {
-    return { rung: 'relay', relay: ['udp', 'tcp', 'tls'].includes(local.relayProtocol) ? local.relayProtocol : null };
+    const relay = ['udp', 'tcp', 'tls'].includes(local.relayProtocol) ? local.relayProtocol : null;
+    return { rung: 'relay', relay, bitrate };
   }
-  return { rung: local.protocol === 'tcp' ? 'tcp' : 'udp', relay: null };
+  return { rung: local.protocol === 'tcp' ? 'tcp' : 'udp', relay: null, bitrate };
 }

@@ -5,6 +5,7 @@
 
 import { CHANNEL_MESSAGE_BYTES, PIPE_QUEUE_BYTES, SOCKET_MESSAGE_BYTES } from './limits.js';
 import { Probe } from './probe.js';
+import { QueueAge } from './queue-age.js';
 
 /** Lossy frames may lie in the browser's queue up to here; what comes later waits where it can still be replaced. */
 const LOSSY_QUEUE_BYTES = 16_384;
@@ -16,6 +17,7 @@ const SOCKET_BATCH_BYTES = SOCKET_MESSAGE_BYTES / 2;
 export class SocketPipe {
   kind = /** @type {const} */ ('websocket');
   #socket;
+  #age = new QueueAge();
 
   /** @param {WebSocket} socket @param {number} now */
   constructor(socket, now) {
@@ -32,6 +34,15 @@ export class SocketPipe {
     return this.#socket.bufferedAmount;
   }
 
+  get lossyBuffered() {
+    return 0;
+  }
+
+  /** How long the oldest byte has been in the browser's queue, as far as the times of the calls tell. @param {number} now */
+  bufferAgeMs(now) {
+    return this.#age.look(now, this.#socket.bufferedAmount);
+  }
+
   /** Bytes the next pipe message may have. */
   room() {
     return Math.min(SOCKET_BATCH_BYTES, PIPE_QUEUE_BYTES - this.#socket.bufferedAmount);
@@ -45,11 +56,13 @@ export class SocketPipe {
   /** @param {Uint8Array<ArrayBuffer>} message */
   send(message) {
     this.#socket.send(message);
+    this.#age.given(message.length);
   }
 
   /** @param {Uint8Array<ArrayBuffer>} message */
   sendLossy(message) {
     this.#socket.send(message);
+    this.#age.given(message.length);
   }
 }
 
@@ -57,6 +70,9 @@ export class ChannelPipe {
   kind = /** @type {const} */ ('datachannel');
   #reliable;
   #lossy;
+  #age = new QueueAge();
+  #lossyAge = new QueueAge();
+  #ended = false;
 
   /** @param {RTCDataChannel} reliable @param {RTCDataChannel} lossy @param {number} now */
   constructor(reliable, lossy, now) {
@@ -66,15 +82,26 @@ export class ChannelPipe {
   }
 
   get open() {
-    return this.#reliable.readyState === 'open';
+    return this.#reliable.readyState === 'open' && !this.#ended;
   }
 
   get buffered() {
     return this.#reliable.bufferedAmount;
   }
 
+  /** It is not to be used any more, whatever the channels say. */
+  end() {
+    this.#ended = true;
+  }
+
   get lossyBuffered() {
     return this.#lossy.bufferedAmount;
+  }
+
+  /** @param {number} now */
+  bufferAgeMs(now) {
+    const ages = [this.#age.look(now, this.#reliable.bufferedAmount), this.#lossyAge.look(now, this.#lossy.bufferedAmount)];
+    return Math.max(...ages);
   }
 
   room() {
@@ -82,17 +109,19 @@ export class ChannelPipe {
   }
 
   lossyRoom() {
-    if (this.#lossy.readyState !== 'open' || this.#lossy.bufferedAmount > LOSSY_QUEUE_BYTES) return 0;
+    if (this.#ended || this.#lossy.readyState !== 'open' || this.#lossy.bufferedAmount > LOSSY_QUEUE_BYTES) return 0;
     return CHANNEL_MESSAGE_BYTES;
   }
 
   /** @param {Uint8Array<ArrayBuffer>} message */
   send(message) {
     this.#reliable.send(message);
+    this.#age.given(message.length);
   }
 
   /** @param {Uint8Array<ArrayBuffer>} message */
   sendLossy(message) {
     this.#lossy.send(message);
+    this.#lossyAge.given(message.length);
   }
 }

@@ -9,6 +9,8 @@ export class Probe {
   #outstanding = new Map();
   /** Smoothed, in milliseconds; null before the first answer. @type {number | null} */
   rtt = null;
+  /** The last answer as it was. @type {import('./quality.js').Answer} */
+  latest = { rtt: 0, skipped: 0 };
 
   /** @param {number} now */
   constructor(now) {
@@ -42,8 +44,10 @@ export class Probe {
   pong(nonce, now) {
     const sentAt = this.#outstanding.get(nonce);
     if (sentAt === undefined) return false;
+    const before = this.#outstanding.size;
     for (const [old, at] of this.#outstanding) if (at <= sentAt) this.#outstanding.delete(old);
     const sample = now - sentAt;
+    this.latest = { rtt: sample, skipped: before - this.#outstanding.size - 1 };
     this.rtt = this.rtt === null ? sample : this.rtt + (sample - this.rtt) / 4;
     return true;
   }
@@ -62,6 +66,12 @@ export class Probe {
   silent(now, ms) {
     const [oldest] = this.#outstanding.values();
     return oldest !== undefined && now - Math.max(oldest, this.#heardAt) >= ms;
+  }
+
+  /** How long the oldest PING has waited for its answer, and how long nothing has come meanwhile. @param {number} now */
+  wait(now) {
+    const [oldest = now] = this.#outstanding.values();
+    return { waitingMs: now - oldest, silentMs: now - Math.max(oldest, Math.min(now, this.#heardAt)) };
   }
 
   /** The page slept: silence before `now` says nothing. @param {number} now */

@@ -56,8 +56,9 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @typedef {object} RoomCore what a room asks of its session
  * @property {(room: Room, payload: Uint8Array, text: boolean, stream: number, target: import('./frame.js').Target) =>
  *   Promise<void>} send
- * @property {(room: Room, payload: Uint8Array, text: boolean, stream: number, target: import('./frame.js').Target) =>
- *   void} sendLossy
+ * @property {(room: Room, payload: Uint8Array, text: boolean, stream: number, target: import('./frame.js').Target,
+ *   coalesce: boolean) => void} sendLossy
+ * @property {(sender: string, missing: number) => void} lossyReceived
  * @property {(room: Room, message: Record<string, unknown>) => Promise<void>} control
  * @property {(room: Room, message: Record<string, unknown>) => number | null} request as control; gives its id
  * @property {(room: Room) => boolean} fitsLog whether there is room for another message of records
@@ -141,16 +142,19 @@ export class Room extends Emitter {
   }
 
   /**
-   * Sends on the lossy lane: at once or not at all, never repeated, in no order. Throws `too_large`, `not_in_room`,
-   * `bad_argument`.
+   * Sends on the lossy lane: at once or not at all, in no order. Throws `too_large`, `not_in_room`, `bad_argument`.
+   *
+   * On a poor link (`session.quality`) messages of one stream and target are taken for states of one thing: the newest
+   * replaces the one that waits, one to five go out a second, and the last goes out twice. `coalesce: false` says that
+   * they are independent.
    * @param {string | ArrayBuffer | ArrayBufferView} data
-   * @param {SendOptions} [options]
+   * @param {SendOptions & { coalesce?: boolean }} [options]
    */
   sendLossy(data, options = {}) {
     // Lossy is at once or not at all, and there is no more "at once" for a room that is being left.
     if (this.active && this.#leaving) return;
     const { payload, text, stream, target } = this.#prepare(data, options);
-    this.#core.sendLossy(this, payload, text, stream, target);
+    this.#core.sendLossy(this, payload, text, stream, target, options.coalesce !== false);
   }
 
   /**
@@ -403,6 +407,7 @@ export class Room extends Emitter {
       return;
     }
     if (ahead > 1) this.counters.lossyMissing += ahead - 1;
+    this.#core.lossyReceived(`${this.name} ${sender}`, Math.max(0, ahead - 1));
     this.#lossySeqs.delete(key);
     this.#lossySeqs.set(key, seq);
     if (this.#lossySeqs.size > LOSSY_STREAMS) this.#lossySeqs.delete(this.#lossySeqs.keys().next().value ?? '');

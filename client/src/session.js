@@ -9,11 +9,12 @@ import { Backoff } from './backoff.js';
 import { Emitter } from './emitter.js';
 import { environment } from './environment.js';
 import { SwitchyardError } from './errors.js';
-import { Flag, FrameError, decodeText, encodeFrame } from './frame.js';
+import { Flag, FrameError, decodeText } from './frame.js';
 import { Lane } from './lane.js';
 import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
 import { Link } from './link.js';
 import { LossyQueue } from './lossy.js';
+import { Quality } from './quality.js';
 import { Room } from './room.js';
 import { messageCost } from './scheduler.js';
 import { parseObject } from './socket.js';
@@ -22,6 +23,7 @@ import { identityIn } from './token.js';
 /**
  * @typedef {import('./link.js').LinkState} SessionState
  * @typedef {import('./link.js').Rung} Rung
+ * @typedef {import('./link.js').Features} Features
  *
  * @typedef {object} SessionOptions
  * @property {string | URL} [url] of the server: `wss://host`, or with a path of its own. By default the page's host.
@@ -38,6 +40,9 @@ import { identityIn } from './token.js';
  * @property {SessionState} state
  * @property {Rung} rung
  * @property {number} rtt milliseconds, smoothed
+ * @property {import('./quality.js').QualityReport} quality the score or the level is another
+ * @property {Features} features what the server, the rooms and their tokens leave on has changed
+ * @property {import('./attempts.js').Attempt} attempt an attempt to connect has ended: a WebSocket, or a peer connection
  * @property {SwitchyardError} error a refusal that belongs to no request, or the reason of the end
  *
  * @typedef {object} JoinOptions
@@ -70,6 +75,10 @@ const JOIN_MS = 10_000;
 /** How soon a token is asked for again, doubling. */
 const TOKEN_MS = 1_000;
 const TOKEN_MOST_MS = 15_000;
+/** On a poor link lossy messages wait while the browser's queue is longer. */
+const POOR_QUEUE_BYTES = 1_024;
+/** How soon they are tried again then. */
+const POOR_RETRY_MS = 50;
 /** More than a `leave` costs. */
 const LEAVE_BYTES = 128;
 const utf8 = new TextEncoder();
@@ -81,10 +90,15 @@ export class Session extends Emitter {
   #getToken;
   #link;
   #limits = DEFAULT_LIMITS;
+  /** @type {Features | null} */
+  #features = null;
   /** @type {Lane<Delivery>} */
   #lane;
   #assembly = new Assembly(DEFAULT_LIMITS.max_message_bytes);
   #lossy = new LossyQueue();
+  #quality = new Quality();
+  /** Set while lossy messages wait for their time. @type {{ at: number, timer: unknown } | null} */
+  #lossyTimer = null;
   /** By name. @type {Map<string, Room>} */
   #rooms = new Map();
   /** @type {Map<number, Room>} */
@@ -99,8 +113,6 @@ export class Session extends Emitter {
   /** What requests were, for refusals. @type {Map<number, string>} */
   #requests = new Map();
   #nextId = 1;
-  /** Last seq given, by room handle and stream. @type {Map<number, number>} */
-  #lossySeqs = new Map();
   /** Rooms whose session was lost and whose join is on its way. @type {Set<Room>} */
   #rejoining = new Set();
   /** Tokens as last accepted. @type {WeakMap<Room, string>} */
@@ -139,6 +151,11 @@ export class Session extends Emitter {
     return this.#link.rung;
   }
 
+  /** How good the connection is, and what it bears. */
+  get quality() {
+    return this.#quality.report;
+  }
+
   /** Rooms one is in. @returns {Room[]} */
   get rooms() {
     return [...this.#rooms.values()].filter((room) => room.active);
@@ -147,6 +164,14 @@ export class Session extends Emitter {
   /** The limits the server has stated. */
   get limits() {
     return this.#limits;
+  }
+
+  /**
+   * What the server, the rooms and their tokens leave on: data channels (`webrtc`), being told STUN and TURN servers
+   * (`relay`). Null before there is a session.
+   */
+  get features() {
+    return this.#features;
   }
 
   /**
@@ -208,6 +233,14 @@ export class Session extends Emitter {
     return this.#link.iceServers();
   }
 
+  /**
+   * Why the connection is as it is: the last attempts to connect, a code and a sentence with the evidence. It holds no
+   * addresses and no tokens.
+   */
+  diagnose() {
+    return this.#link.diagnose();
+  }
+
   /** What the connection is doing, for display. */
   stats() {
     return {
@@ -225,7 +258,7 @@ export class Session extends Emitter {
       lossyWaiting: this.#lossy.length,
       /** Bytes in the browser's queue of each pipe. */
       buffered: this.#link.buffered,
-      counters: { ...this.#link.counters, ...this.#counters, lossyDropped: this.#lossy.dropped },
+      counters: { ...this.#link.counters, ...this.#counters, lossyDropped: this.#lossy.dropped, lossyCoalesced: this.#lossy.coalesced },
     };
   }
 
@@ -385,8 +418,8 @@ export class Session extends Emitter {
       },
       received: () => this.#lane.takeAck(),
       next: (room) => this.#nextFrame(room),
-      hasNext: () => this.#lane.hasNext || this.#lossy.length > 0,
-      nextLossy: (room) => this.#lossy.next(room),
+      hasNext: () => this.#lane.hasNext || (this.#lossy.paceMs === 0 && this.#lossy.length > 0),
+      nextLossy: (room) => this.#lossy.next(room, this.#env.now(), this.#isPipeBusy),
       dueAck: (now) => {
         const at = this.#lane.ackDueAt;
         return at !== null && at <= now ? this.#lane.takeAck() : null;
@@ -395,11 +428,17 @@ export class Session extends Emitter {
       state: (state) => {
         for (const room of this.#rooms.values()) room.logOrNull?.linked(state === 'connected');
         this.emit('state', state);
+        if (state !== 'connected') this.#judged(this.#quality.tick(this.#env.now(), this.#link.health(this.#env.now())));
         // A refused token ended the connection, and others wait with theirs.
         if (state === 'idle' && !this.#asleep && this.#joins.size > 0) queueMicrotask(() => this.#link.start());
       },
       rung: (rung) => this.emit('rung', rung),
-      rtt: (rtt) => this.emit('rtt', rtt),
+      rtt: (rtt, answer) => {
+        this.emit('rtt', rtt);
+        this.#judged(this.#quality.answered(this.#env.now(), answer));
+      },
+      tick: (now) => this.#judged(this.#quality.tick(now, this.#link.health(now))),
+      attempt: (attempt) => this.emit('attempt', attempt),
       closed: (code, message) => {
         this.#page.abort();
         this.#endAll(code, message);
@@ -409,6 +448,12 @@ export class Session extends Emitter {
         this.#limits = limits;
         this.#assembly.limit = limits.max_message_bytes;
         this.#lane.limit = limits.replay_limit_bytes;
+      },
+      features: (features) => {
+        const { webrtc, relay } = this.#features ?? {};
+        if (webrtc === features.webrtc && relay === features.relay) return;
+        this.#features = features;
+        this.emit('features', features);
       },
     };
   }
@@ -444,7 +489,6 @@ export class Session extends Emitter {
     this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, acks: CLIENT_ACKS });
     this.#assembly = new Assembly(this.#limits.max_message_bytes);
     this.#lossy.clear();
-    this.#lossySeqs.clear();
     this.#byHandle.clear();
     this.#handles.clear();
     this.#requests.clear();
@@ -705,7 +749,8 @@ export class Session extends Emitter {
         room.counters.sent += 1;
         return sent;
       },
-      sendLossy: (room, payload, isText, stream, target) => this.#sendLossy(room, payload, isText, stream, target),
+      sendLossy: (room, payload, isText, stream, target, coalesce) => this.#sendLossy(room, payload, isText, stream, target, coalesce),
+      lossyReceived: (sender, missing) => this.#quality.lossyReceived(sender, missing),
       control: (room, message) => this.#sendControl(room, message).sent,
       request: (room, message) => {
         try {
@@ -762,8 +807,9 @@ export class Session extends Emitter {
    * @param {boolean} isText
    * @param {number} stream
    * @param {import('./frame.js').Target} target
+   * @param {boolean} coalesce
    */
-  #sendLossy(room, payload, isText, stream, target) {
+  #sendLossy(room, payload, isText, stream, target, coalesce) {
     const limit = this.#limits.max_lossy_bytes;
     if (payload.length > limit) {
       throw new SwitchyardError('too_large', `a lossy message has at most ${limit} bytes, this one ${payload.length}`);
@@ -774,14 +820,44 @@ export class Session extends Emitter {
       this.#lossy.dropped += 1;
       return;
     }
-    const key = handle * 65_536 + stream;
-    const seq = ((this.#lossySeqs.get(key) ?? 0) + 1) >>> 0;
-    this.#lossySeqs.set(key, seq);
     const flags = isText ? Flag.TEXT : 0;
     // Many in one turn of the event loop are no reason to drop any.
     if (this.#lossy.full) this.#link.flush();
-    this.#lossy.push(encodeFrame({ kind: 'lossy', flags, room: handle, sender: 0, stream, seq, target, payload }));
+    this.#lossy.push({ flags, room: handle, stream, target, payload }, { coalesce });
     this.#link.wake();
+    this.#lossyLater();
+  }
+
+  /** The score may be another. @param {boolean} isChanged */
+  #judged(isChanged) {
+    this.#lossy.paceMs = this.#quality.paceMs;
+    this.#lossyLater();
+    if (!isChanged) return;
+    // What waited for its time may go at once.
+    this.#link.wake();
+    this.emit('quality', this.quality);
+  }
+
+  /** On a poor link lossy messages go when their time has come, and are tried again while the pipe is busy. */
+  #lossyLater() {
+    if (this.#link.state !== 'connected') return;
+    const due = this.#lossy.dueAt;
+    // Without a pace only what is to be sent again has to wait.
+    if (due === null || (this.#lossy.paceMs === 0 && this.#lossy.length > 0)) return;
+    const at = Math.max(due, this.#env.now() + POOR_RETRY_MS);
+    if (this.#lossyTimer && this.#lossyTimer.at <= at) return;
+    this.#env.clearTimeout(this.#lossyTimer?.timer);
+    const timer = this.#env.setTimeout(() => {
+      this.#lossyTimer = null;
+      this.#link.flush();
+      this.#lossyLater();
+    }, at - this.#env.now());
+    this.#lossyTimer = { at, timer };
+  }
+
+  /** Whether reliable messages have work for a poor link. */
+  get #isPipeBusy() {
+    return this.#lossy.paceMs > 0 && (this.#lane.hasNext || this.#link.queued > POOR_QUEUE_BYTES);
   }
 
   /** A room is left that has not been joined yet. @param {Room} room */

@@ -20,16 +20,19 @@ export class Socket {
   #env;
   /** @type {SocketHandlers | null} */
   #handlers;
+  #attempt;
   #timer;
 
   /**
    * @param {import('./environment.js').Environment} env
    * @param {string} url
+   * @param {import('./attempts.js').SocketAttempt} attempt records what becomes of it
    * @param {SocketHandlers} handlers
    */
-  constructor(env, url, handlers) {
+  constructor(env, url, attempt, handlers) {
     this.#env = env;
     this.#handlers = handlers;
+    this.#attempt = attempt;
     const Constructor = /** @type {NonNullable<typeof env.WebSocket>} */ (env.WebSocket);
     const socket = new Constructor(url, ['switchyard.v1']);
     socket.binaryType = 'arraybuffer';
@@ -40,14 +43,21 @@ export class Socket {
     /** Set when joins may make a session on it. */
     this.begun = false;
     this.#timer = env.setTimeout(() => this.#end(4000, 'no answer'), OPEN_MS);
-    socket.onopen = () => this.#handlers?.opened();
+    socket.onopen = () => {
+      attempt.opened();
+      this.#handlers?.opened();
+    };
     socket.onmessage = (event) => this.#receive(event.data);
-    socket.onclose = (event) => this.#end(event.code, event.reason);
+    socket.onclose = (event) => {
+      attempt.end('closed', { code: event.code, reason: event.reason ?? '' });
+      this.#end(event.code, event.reason);
+    };
   }
 
   /** The server has answered: the time for opening no longer runs. */
   welcomed() {
     this.#env.clearTimeout(this.#timer);
+    this.#attempt.connected();
     this.ready = true;
   }
 
@@ -58,6 +68,7 @@ export class Socket {
 
   /** Ends it without calling anybody back. @param {number} [code] @param {string} [reason] */
   close(code = 1000, reason = '') {
+    this.#attempt.end('page');
     this.#handlers = null;
     this.#env.clearTimeout(this.#timer);
     this.#socket.close(code, reason);
@@ -82,6 +93,7 @@ export class Socket {
   /** @param {number} code @param {string} reason */
   #end(code, reason) {
     const handlers = this.#handlers;
+    this.#attempt.end(reason === 'broken pipe' ? 'broken' : 'silent');
     this.close(4000, reason);
     handlers?.closed(code, reason);
   }

@@ -25,6 +25,15 @@ export class World {
   relayProtocol = 'udp';
   /** The network lets nothing through but what goes over a relay. */
   onlyRelays = false;
+  /** What the browser says of the network. */
+  online = true;
+  /** Whether the server answers HTTP, and how often it was asked. */
+  http = true;
+  reached = 0;
+  /** Entries of stats beyond those of the pair in use. */
+  stats = [];
+  /** Stats never come. */
+  statsHang = false;
   /** The browser cannot change the servers of a peer connection. */
   configurable = true;
   sockets = [];
@@ -35,20 +44,23 @@ export class World {
     this.server = new FakeServer(this.clock);
   }
 
-  /** The environment of one page, of a browser profile if what it stores is to outlive it. */
-  browser(profile) {
+  /**
+   * The environment of one page, of a browser profile if what it stores is to outlive it, on a link of its own if what it
+   * sends is to share one.
+   */
+  browser(profile, link = null) {
     const world = this;
     const page = new Page(this, profile);
     return {
       WebSocket: class extends FakeWebSocket {
         constructor(url, protocols) {
-          super(world, url, protocols);
+          super(world, url, protocols, link);
           page.sockets.push(this);
         }
       },
       RTCPeerConnection: class extends FakePeerConnection {
         constructor(configuration) {
-          super(world, configuration);
+          super(world, configuration, link);
         }
       },
       now: () => this.clock.now,
@@ -59,6 +71,11 @@ export class World {
       setTimeout: (call, ms) => this.clock.setTimeout(() => page.alive && call(), ms),
       clearTimeout: (timer) => this.clock.clearTimeout(timer),
       random: this.random,
+      online: () => this.online,
+      reach: async () => {
+        this.reached += 1;
+        return this.http;
+      },
     };
   }
 
@@ -77,30 +94,61 @@ export class World {
   }
 }
 
+/** What all that a page sends has to pass: one packet after the other, at a rate, and some are lost. */
+export class SharedLink {
+  /** Bytes per millisecond. */
+  rate = Infinity;
+  /** Of a packet, beyond what is sent: IP, UDP, DTLS and SCTP. */
+  overhead = 85;
+  /** Milliseconds besides the world's latency. */
+  delay = 0;
+  loss = 0;
+  freeAt = 0;
+}
+
+/** How long a reliable transport waits before it repeats what was lost: the least of SCTP. */
+const REPEAT_MS = 1_000;
+
 /** A direction of a connection with a rate: counts what has not left yet. */
 class Uplink {
   #world;
+  #link;
+  #isReliable;
   #freeAt = 0;
   #arrivesAt = 0;
   buffered = 0;
   highest = 0;
 
-  constructor(world) {
+  constructor(world, link = null, isReliable = true) {
     this.#world = world;
+    this.#link = link;
+    this.#isReliable = isReliable;
   }
 
   send(size, deliver, drained = () => {}) {
-    const { clock, rate, latency } = this.#world;
+    const { clock, latency } = this.#world;
     this.buffered += size;
     this.highest = Math.max(this.highest, this.buffered);
-    this.#freeAt = Math.max(this.#freeAt, clock.now) + size / rate;
+    const leavesAt = this.#leave(size);
     clock.setTimeout(() => {
       this.buffered -= size;
       drained();
-    }, this.#freeAt - clock.now);
-    // A latency that falls lets nothing overtake.
-    this.#arrivesAt = Math.max(this.#arrivesAt, this.#freeAt + latency);
-    clock.setTimeout(deliver, this.#arrivesAt - clock.now);
+    }, leavesAt - clock.now);
+    let arrivesAt = leavesAt + latency + (this.#link?.delay ?? 0);
+    if (this.#link?.loss > 0 && this.#world.random() < this.#link.loss) {
+      if (!this.#isReliable) return;
+      arrivesAt += REPEAT_MS;
+    }
+    // A latency that falls lets nothing overtake, and what is repeated holds up what follows.
+    if (this.#isReliable) arrivesAt = this.#arrivesAt = Math.max(this.#arrivesAt, arrivesAt);
+    clock.setTimeout(deliver, arrivesAt - clock.now);
+  }
+
+  #leave(size) {
+    const { clock, rate } = this.#world;
+    const link = this.#link;
+    if (link) return (link.freeAt = Math.max(link.freeAt, clock.now) + (size + link.overhead) / link.rate);
+    return (this.#freeAt = Math.max(this.#freeAt, clock.now) + size / rate);
   }
 }
 
@@ -153,9 +201,9 @@ class FakeWebSocket {
   #down;
   sent = [];
 
-  constructor(world, url, protocols) {
+  constructor(world, url, protocols, link) {
     this.#world = world;
-    this.#uplink = new Uplink(world);
+    this.#uplink = new Uplink(world, link);
     this.#up = new Ordered(world, () => world.socketsSilent);
     this.#down = new Ordered(world, () => world.socketsSilent);
     this.url = url;
@@ -220,13 +268,28 @@ class FakeWebSocket {
   }
 }
 
-class FakePeerConnection {
+/** Calls `on…` first, and then who listens. */
+class Listened {
+  #listeners = new Map();
+
+  addEventListener(type, call) {
+    this.#listeners.set(type, [...(this.#listeners.get(type) ?? []), call]);
+  }
+
+  say(type, event = {}) {
+    this[`on${type}`]?.(event);
+    for (const call of this.#listeners.get(type) ?? []) call(event);
+  }
+}
+
+class FakePeerConnection extends Listened {
   connectionState = 'new';
   iceConnectionState = 'new';
   signalingState = 'stable';
   localDescription = null;
   onconnectionstatechange = null;
   onicecandidate = null;
+  onicecandidateerror = null;
   #world;
   #restarts = 0;
   #healed = false;
@@ -236,8 +299,10 @@ class FakePeerConnection {
   /** As at the last offer: what is set later counts from the next ICE restart on. */
   #gathered = {};
 
-  constructor(world, configuration) {
+  constructor(world, configuration, link) {
+    super();
     this.#world = world;
+    this.link = link;
     this.configuration = configuration;
     this.id = world.peers.push(this);
   }
@@ -283,11 +348,17 @@ class FakePeerConnection {
   }
 
   async getStats() {
+    if (this.#world.statsHang) return new Promise(() => {});
+    await null;
+    // Asked for before it was closed, and not ready then: it does not come.
+    if (this.connectionState === 'closed') throw new Error('InvalidStateError');
     const relayed = this.#relays && (this.#world.onlyRelays || this.#gathered.iceTransportPolicy === 'relay');
     const local = relayed
       ? { candidateType: 'relay', protocol: 'udp', relayProtocol: this.#world.relayProtocol }
       : { candidateType: 'host', protocol: 'udp' };
+    if (this.iceConnectionState === 'new') return new Map(this.#world.stats.map((entry) => [entry.id, entry]));
     return new Map([
+      ...this.#world.stats.map((entry) => [entry.id, entry]),
       ['T', { id: 'T', type: 'transport', selectedCandidatePairId: 'P' }],
       ['P', { id: 'P', type: 'candidate-pair', localCandidateId: 'L' }],
       ['L', { id: 'L', type: 'local-candidate', ...local }],
@@ -302,7 +373,7 @@ class FakePeerConnection {
   become(state) {
     if (this.connectionState === 'closed' || this.connectionState === state) return;
     this.connectionState = state;
-    this.onconnectionstatechange?.({});
+    this.say('connectionstatechange');
   }
 
   #connected() {
@@ -311,6 +382,7 @@ class FakePeerConnection {
       send: (id, message) => this.channels.get(id)?.deliver(message),
     });
     this.iceConnectionState = 'connected';
+    this.say('iceconnectionstatechange');
     this.#world.clock.setTimeout(() => {
       this.become('connected');
       for (const channel of this.channels.values()) channel.open();
@@ -318,7 +390,7 @@ class FakePeerConnection {
   }
 }
 
-class FakeChannel {
+class FakeChannel extends Listened {
   readyState = 'connecting';
   binaryType = 'arraybuffer';
   bufferedAmountLowThreshold = 0;
@@ -334,9 +406,10 @@ class FakeChannel {
   sent = [];
 
   constructor(world, peer, label, options) {
+    super();
     this.#world = world;
     this.#peer = peer;
-    this.#uplink = new Uplink(world);
+    this.#uplink = new Uplink(world, peer.link, options.ordered);
     this.#up = new Ordered(world, () => peer.silent);
     this.#down = new Ordered(world, () => peer.silent);
     this.label = label;
@@ -354,7 +427,7 @@ class FakeChannel {
   open() {
     if (this.readyState !== 'connecting') return;
     this.readyState = 'open';
-    this.onopen?.({});
+    this.say('open');
   }
 
   send(data) {

@@ -19,6 +19,8 @@ export class FakeServer {
   /** Text messages received, in order. */
   texts = [];
   webRtc = true;
+  /** What new sessions are told is on; nothing if null. @type {{ webrtc: boolean, relay: boolean } | null} */
+  features = null;
   limits = {};
   /** What sessions are told of STUN and TURN: a list of servers, and how long it holds. @type {object | null} */
   ice = null;
@@ -137,7 +139,7 @@ class Connection {
     const session = resume && this.#server.sessions.get(resume.session);
     const resumed = Boolean(session && session.key === resume.key);
     const ice = resumed ? this.#server.ice : null;
-    this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000, ...ice });
+    this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000, ...ice, ...session?.told });
     if (!resumed) return;
     this.#session = session;
     session.resumedOn(this);
@@ -152,7 +154,7 @@ class Connection {
     if (!this.#session) {
       const session = new Session(this.#server, this.#clock, this);
       this.#session = session;
-      this.text({ type: 'session', session: session.id, key: session.key, ...this.#server.ice });
+      this.text({ type: 'session', session: session.id, key: session.key, ...this.#server.ice, ...session.told });
     }
     this.#session.join(id, room, JSON.parse(token), follow);
     if (offer) this.#offer(offer);
@@ -160,7 +162,7 @@ class Connection {
 
   #offer({ pc, sdp }) {
     if (!this.#session) throw new Error('offer before join');
-    if (!this.#server.webRtc) {
+    if (!this.#server.webRtc || this.#session.features?.webrtc === false) {
       this.text({ type: 'error', code: 'webrtc_disabled', message: 'off', fatal: false });
       return;
     }
@@ -196,6 +198,7 @@ class Session {
     this.id = `s${server.number()}`;
     this.key = `k${server.number()}`;
     server.sessions.set(this.id, this);
+    this.features = server.features;
   }
 
   get pipeKind() {
@@ -237,6 +240,18 @@ class Session {
     if (this.#pipe) return;
     if (code === 1000 || code === 1001) this.end('left');
     else this.#grace = this.#clock.setTimeout(() => this.end('timeout'), GRACE_MS);
+  }
+
+  /** What `session` and `welcome` say of features. */
+  get told() {
+    return this.features ? { features: this.features } : {};
+  }
+
+  /** A join has taken something away. */
+  takeAway(features) {
+    this.features = features;
+    this.connection?.text({ type: 'features', features });
+    if (!features.webrtc && this.#pipe?.kind === 'datachannel') this.#moveTo(this.connection?.pipe ?? null, this.#lastAcked());
   }
 
   /** The server finds the peer connection dead. */

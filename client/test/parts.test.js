@@ -121,20 +121,22 @@ test('silence counts only while a PING waits for its answer', () => {
 });
 
 test('the rung is read from the reports of Chromium and of Firefox', () => {
-  const chromium = (local) =>
+  const chromium = (local, pair = {}) =>
     new Map([
       ['T', { id: 'T', type: 'transport', selectedCandidatePairId: 'P' }],
-      ['P', { id: 'P', type: 'candidate-pair', localCandidateId: 'L' }],
+      ['P', { id: 'P', type: 'candidate-pair', localCandidateId: 'L', ...pair }],
       ['L', local],
     ]);
-  assert.deepEqual(wayOf(chromium({ candidateType: 'host', protocol: 'udp' })), { rung: 'udp', relay: null });
-  assert.deepEqual(wayOf(chromium({ candidateType: 'prflx', protocol: 'tcp' })), { rung: 'tcp', relay: null });
+  assert.deepEqual(wayOf(chromium({ candidateType: 'host', protocol: 'udp' })), { rung: 'udp', relay: null, bitrate: null });
+  assert.deepEqual(wayOf(chromium({ candidateType: 'prflx', protocol: 'tcp' })), { rung: 'tcp', relay: null, bitrate: null });
+  const estimate = { availableOutgoingBitrate: 250_000 };
+  assert.equal(wayOf(chromium({ candidateType: 'host', protocol: 'udp' }, estimate)).bitrate, 250_000);
   for (const relay of ['udp', 'tcp', 'tls']) {
     const local = { candidateType: 'relay', protocol: 'udp', relayProtocol: relay };
-    assert.deepEqual(wayOf(chromium(local)), { rung: 'relay', relay });
+    assert.deepEqual(wayOf(chromium(local)), { rung: 'relay', relay, bitrate: null });
   }
   for (const relayProtocol of [undefined, 'dtls']) {
-    assert.deepEqual(wayOf(chromium({ candidateType: 'relay', protocol: 'udp', relayProtocol })), { rung: 'relay', relay: null });
+    assert.deepEqual(wayOf(chromium({ candidateType: 'relay', protocol: 'udp', relayProtocol })), { rung: 'relay', relay: null, bitrate: null });
   }
   const firefox = new Map([
     ['A', { type: 'candidate-pair', state: 'succeeded', nominated: true, localCandidateId: 'X' }],
@@ -142,7 +144,7 @@ test('the rung is read from the reports of Chromium and of Firefox', () => {
     ['X', { candidateType: 'host', protocol: 'udp' }],
     ['Y', { candidateType: 'host', protocol: 'tcp' }],
   ]);
-  assert.deepEqual(wayOf(firefox), { rung: 'tcp', relay: null });
+  assert.deepEqual(wayOf(firefox), { rung: 'tcp', relay: null, bitrate: null });
   assert.equal(wayOf(new Map()), null);
 });
 

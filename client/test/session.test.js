@@ -418,7 +418,8 @@ test('lossy messages that find no room make way, oldest first, and are counted',
   world.rate = 10;
   ann.room.sendLossy('{}');
   await world.clock.advance(10);
-  for (let i = 1; i < 500; i += 1) ann.room.sendLossy(JSON.stringify({ i, pad: 'x'.repeat(1_000) }));
+  const pad = 'x'.repeat(1_000);
+  for (let i = 1; i < 500; i += 1) ann.room.sendLossy(JSON.stringify({ i, pad }), { coalesce: false });
   await world.clock.advance(20_000);
   const last = JSON.parse(bob.heard.at(-1).data);
   assert.equal(last.i, 499);

@@ -21,7 +21,7 @@ use rtc::{
 };
 
 use switchyard_signaling::{
-    Code,
+    Code, Features,
     assembly::Assembly,
     event::Origin,
     frame::{self, Frame, Frames, Kind, LossyHeader, Reliable, Target},
@@ -201,6 +201,7 @@ impl Session {
                     limits,
                     ping_interval_ms,
                     ice: None,
+                    features: None,
                 }));
             }
             ClientText::Join { id, room, offer, follow, .. } => {
@@ -209,7 +210,8 @@ impl Session {
                     self.attached = Some(Pipe::Socket);
                     self.generation = 1;
                     let (session, key) = (self.name(), "key".to_owned());
-                    self.texts.push(to_json(&ServerText::Session { session, key, ice: None }));
+                    let features = Features::default();
+                    self.texts.push(to_json(&ServerText::Session { session, key, ice: None, features }));
                 }
                 let log = self.origin.filter(|_| follow.is_some()).map(|origin| Log { origin });
                 self.asks = follow;

@@ -13,11 +13,13 @@
 //! - [`event`], [`record`]: what a room's log is made of, and how LOG frames carry it;
 //! - [`writer`], [`reader`]: the delivery rules of the log, a client's half;
 //! - [`origin`]: the server's half of writing to a log;
+//! - [`features`]: what can be switched off;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
 pub mod assembly;
 pub mod code;
 pub mod event;
+pub mod features;
 pub mod frame;
 pub mod lane;
 pub mod limits;
@@ -28,3 +30,4 @@ pub mod record;
 pub mod writer;
 
 pub use code::Code;
+pub use features::Features;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     code::Code,
     event::{Origin, Position},
+    features::Features,
     limits,
     limits::Limits,
 };
@@ -131,6 +132,9 @@ pub enum ServerText {
         /// For a session that goes on, if there are servers.
         #[serde(flatten, skip_serializing_if = "Option::is_none")]
         ice: Option<Ice>,
+        /// What is on, for a session that goes on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        features: Option<Features>,
     },
     /// The session that the first join made.
     Session {
@@ -141,6 +145,14 @@ pub enum ServerText {
         /// If there are servers.
         #[serde(flatten, skip_serializing_if = "Option::is_none")]
         ice: Option<Ice>,
+        /// What is on.
+        #[serde(default)]
+        features: Features,
+    },
+    /// A later join has taken something away.
+    Features {
+        /// What is left.
+        features: Features,
     },
     /// Answer to [`ClientText::IceServers`]. Empty if there are none.
     IceServers(Ice),
@@ -534,10 +546,15 @@ mod tests {
         let ice = Ice { ice_servers: vec![server], ice_ttl_ms: 1000 };
         let list =
             r#""ice_servers":[{"urls":["turn:a"],"username":"1:ada","credential":"x"}],"ice_ttl_ms":1000"#;
-        let session = |ice| ServerText::Session { session: "s".into(), key: "k".into(), ice };
+        let features = Features::default();
+        let session = |ice| ServerText::Session { session: "s".into(), key: "k".into(), ice, features };
+        let on = r#""features":{"webrtc":true,"relay":true}"#;
         for (message, json) in [
-            (session(None), r#"{"type":"session","session":"s","key":"k"}"#.to_owned()),
-            (session(Some(ice.clone())), format!(r#"{{"type":"session","session":"s","key":"k",{list}}}"#)),
+            (session(None), format!(r#"{{"type":"session","session":"s","key":"k",{on}}}"#)),
+            (
+                session(Some(ice.clone())),
+                format!(r#"{{"type":"session","session":"s","key":"k",{list},{on}}}"#),
+            ),
             (ServerText::IceServers(ice), format!(r#"{{"type":"ice_servers",{list}}}"#)),
         ] {
             assert_eq!(to_json(&message), json);

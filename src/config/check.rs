@@ -48,6 +48,7 @@ pub(super) fn check(config: &Config, tree: &Node) -> Result<(), ConfigError> {
     let rules = Rules { config, tree };
     rules.ranges()?;
     rules.ports()?;
+    rules.rooms()?;
     rules.sizes()?;
     rules.store()?;
     rules.turn()?;
@@ -184,6 +185,23 @@ impl Rules<'_> {
                 relay.min_port, relay.max_port
             );
             return Err(self.refuse("rtc.udp_port", &problem));
+        }
+        Ok(())
+    }
+
+    /// A rule behind one that means its rooms too would never decide anything.
+    fn rooms(&self) -> Result<(), ConfigError> {
+        let rules = &self.config.rooms;
+        for (index, rule) in rules.iter().enumerate() {
+            if let Some(first) = rules[..index].iter().find(|first| first.pattern.covers(&rule.pattern)) {
+                let problem = format!(
+                    "`rooms`: the rule for `{}` is never used, because the one for `{}` stands before it and the first \
+                     that matches decides",
+                    rule.pattern.as_str(),
+                    first.pattern.as_str()
+                );
+                return Err(self.refuse_in_words(&format!("rooms.{index}"), &problem));
+            }
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 
 mod check;
 mod de;
+mod features;
 mod origin;
 mod source;
 
@@ -22,8 +23,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use switchyard_signaling::Features;
 use switchyard_turn_config::settings::{self as turn, Turn, units, values};
 
+pub use features::{RoomPattern, RoomRule};
 pub use origin::AllowedOrigin;
 pub use source::{Flag, Place};
 pub use switchyard_turn_config::settings::units::{BadDuration, parse_duration};
@@ -53,6 +56,11 @@ pub struct Config {
     pub rtc: Rtc,
     /// STUN and TURN: this server's own, another one, or none.
     pub turn: Turn,
+    /// What is on, for the whole server: each feature can be switched off (LAD7). Default: everything is on.
+    #[serde(deserialize_with = "features::strict")]
+    pub features: Features,
+    /// What is switched off in some rooms; the first rule that matches a room's name decides. Default: nothing is.
+    pub rooms: Vec<RoomRule>,
     /// What one session, room or server may use at most.
     pub limits: Limits,
     /// The API keys, each of which is a tenant: key to secret.
@@ -104,7 +112,8 @@ impl Default for Http {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rtc {
-    /// Whether WebRTC is offered. Default: true. Without it everything goes over the WebSocket (LAD7).
+    /// Whether there are sockets for WebRTC. Default: true. Without them everything goes over the WebSocket, as with
+    /// `features.webrtc: false`, which leaves them open.
     pub enabled: bool,
     /// Addresses that the media sockets are bound to. Default: all, IPv4 and IPv6.
     #[serde(deserialize_with = "values::addresses")]
@@ -457,6 +466,13 @@ impl Config {
         (self.mode() == Mode::Development && listed.is_empty())
             || listed.iter().any(|allowed| allowed.matches(origin))
             || host.is_some_and(|host| origin::is_same(origin, host))
+    }
+
+    /// What is on in a room, whatever tokens say.
+    #[must_use]
+    pub fn features_of(&self, room: &str) -> Features {
+        let rule = self.rooms.iter().find(|rule| rule.pattern.matches(room));
+        rule.map_or(self.features, |rule| self.features.and(rule.features))
     }
 
     /// Gives a development server without keys the key [`DEVELOPMENT_KEY`], with a secret made of

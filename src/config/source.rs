@@ -81,10 +81,12 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    /// The node that `path` (for instance `rtc.udp_port`) leads to, if anybody wrote one.
+    /// The node that `path` (for instance `rtc.udp_port`, or `rooms.0` for the first of a list) leads to, if anybody wrote
+    /// one.
     pub(super) fn find(&self, path: &str) -> Option<&Self> {
         path.split('.').try_fold(self, |node, key| match &node.value {
             Value::Map(entries) => entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node),
+            Value::List(items) => items.get(key.parse::<usize>().ok()?),
             _ => None,
         })
     }

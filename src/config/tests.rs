@@ -1,5 +1,6 @@
 //! Golden messages, and the example file.
 
+mod features;
 mod turn;
 
 use super::*;
@@ -134,7 +135,8 @@ fn a_wrong_key_is_refused_with_its_place_and_what_is_allowed() {
         ),
         (
             "web:\n  port: 80\n",
-            "switchyard.yaml:1:1: unknown key `web`; allowed here: mode, http, rtc, turn, limits, keys, store, log, drain",
+            "switchyard.yaml:1:1: unknown key `web`; allowed here: mode, http, rtc, turn, features, rooms, limits, keys, store, \
+             log, drain",
         ),
         (
             "drain: { time_out: 3s }\n",

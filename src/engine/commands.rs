@@ -6,7 +6,7 @@ use std::{
 };
 
 use switchyard_signaling::{
-    Code, limits,
+    Code, Features, limits,
     message::{self, Description, Refusal, ServerText},
 };
 
@@ -24,7 +24,7 @@ use crate::{names::SessionId, room::Action};
 
 impl Shard {
     pub(super) fn join(&mut self, socket: SocketId, outbox: Arc<Outbox>, request: JoinRequest, now: Instant) {
-        let JoinRequest { id, room, grant, offer, follow } = request;
+        let JoinRequest { id, room, grant, features, offer, follow } = request;
         let slot = match self.sockets.get(&socket) {
             Some(&slot) => slot,
             None if self.draining || self.sessions.len() - self.free.len() >= self.config.max_sessions => {
@@ -33,7 +33,9 @@ impl Shard {
                 refusal.retry_after_ms = Some(5000);
                 return outbox.push_text(message::to_json(&ServerText::Error(refusal)));
             }
-            None => self.new_session(socket, outbox, (room.tenant.clone(), grant.user.clone()), now),
+            None => {
+                self.new_session((socket, outbox), (room.tenant.clone(), grant.user.clone()), features, now)
+            }
         };
         let Some(entry) = self.entry(slot) else { return };
         if entry.session.tenant != room.tenant || entry.session.user != grant.user {
@@ -46,6 +48,7 @@ impl Shard {
         match entry.session.handle_for(&room) {
             Ok(handle) => {
                 let session = entry.session.id;
+                self.take_away(slot, features, now);
                 self.router.join(session, room, Action::Join { handle, id, grant, follow }, now);
                 self.settle(now);
                 if let Some(offer) = offer {
@@ -58,9 +61,9 @@ impl Shard {
 
     fn new_session(
         &mut self,
-        socket: SocketId,
-        outbox: Arc<Outbox>,
+        (socket, outbox): (SocketId, Arc<Outbox>),
         owner: (Arc<str>, Arc<str>),
+        features: Features,
         now: Instant,
     ) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -70,13 +73,15 @@ impl Shard {
         self.serial = self.serial.wrapping_add(1);
         let id = SessionId { shard: self.config.shard, slot, serial: self.serial };
         let key = format!("{:016x}{:016x}", (self.random)(), (self.random)());
-        let ice = self.config.ice(&owner.0, &owner.1, now);
-        let text = ServerText::Session { session: id.to_wire(), key: key.clone(), ice };
-        let session = Session::new(id, owner, key.into(), self.config.sessions.clone(), now);
+        let session = Session::new(id, owner, key.clone().into(), self.config.sessions.clone(), now);
+        let features = self.config.features().and(features);
+        let ice = self.config.ice(&session, features, now);
+        let text = ServerText::Session { session: id.to_wire(), key, ice, features };
         let entry = Entry {
             session,
             socket: Some((socket, outbox)),
             peer: None,
+            features,
             is_going: false,
             is_dirty: false,
             timer: None,
@@ -107,8 +112,8 @@ impl Shard {
             outbox.push_text(message::to_json(&ServerText::Error(refusal)));
             return outbox.push_text(message::to_json(&welcome(limits)));
         };
-        let ice = self.config.ice(&entry.session.tenant, &entry.session.user, now);
-        outbox.push_text(message::to_json(&welcome_back(limits, ice)));
+        let ice = self.config.ice(&entry.session, entry.features, now);
+        outbox.push_text(message::to_json(&welcome_back(limits, ice, entry.features)));
         entry.is_going = false;
         if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
             old.close(Code::Replaced);
@@ -127,15 +132,15 @@ impl Shard {
 
     pub(super) fn tell_ice_servers(&mut self, slot: u32, now: Instant) {
         let Some(entry) = self.sessions.get(slot as usize).and_then(Option::as_ref) else { return };
-        let ice = self.config.ice(&entry.session.tenant, &entry.session.user, now);
+        let ice = self.config.ice(&entry.session, entry.features, now);
         entry.text(&ServerText::IceServers(ice.unwrap_or_default()));
     }
 
     pub(super) fn offer(&mut self, slot: u32, offer: &Description, now: Instant) {
-        let Some(identity) = self.config.identity.clone() else {
-            if let Some(entry) = self.entry(slot) {
-                entry.refuse(None, Code::WebrtcDisabled, "this server runs without WebRTC");
-            }
+        let Some(entry) = self.entry(slot) else { return };
+        let is_on = entry.features.webrtc;
+        let Some(identity) = self.config.identity.clone().filter(|_| is_on) else {
+            self.refuse_webrtc(slot);
             return;
         };
         if let Some(entry) = self.entry(slot)
@@ -156,6 +161,29 @@ impl Shard {
                 entry.refuse(None, Code::BadOffer, &sentence);
                 self.note(Outcome::BadOffer);
             }
+        }
+    }
+
+    fn refuse_webrtc(&mut self, slot: u32) {
+        self.note(Outcome::Disabled);
+        if let Some(entry) = self.entry(slot) {
+            let sentence = "WebRTC is switched off, for this server, a room of the session or its token";
+            entry.refuse(None, Code::WebrtcDisabled, sentence);
+        }
+    }
+
+    /// What a further join leaves on, the session keeps: nothing is ever switched on again.
+    fn take_away(&mut self, slot: u32, features: Features, now: Instant) {
+        let Some(entry) = self.entry(slot) else { return };
+        let features = entry.features.and(features);
+        if features == entry.features {
+            return;
+        }
+        entry.features = features;
+        // Before the peer says goodbye, so that the client knows why, and does not try again.
+        entry.text(&ServerText::Features { features });
+        if !features.webrtc {
+            self.drop_peer(slot, now);
         }
     }
 

@@ -40,7 +40,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
-    Code,
+    Code, Features,
     limits::{Limits, VERSION},
     message::{self, Description, Follow, Ice, Refusal, ServerText},
 };
@@ -99,10 +99,15 @@ pub struct ShardConfig {
 }
 
 impl ShardConfig {
-    /// What a user is told of STUN and TURN.
-    fn ice(&self, tenant: &str, user: &str, now: Instant) -> Option<Ice> {
-        let servers = self.ice_servers.as_ref()?;
-        Some(servers.of_user(tenant, user, self.logs.clock.unix_ms(now) / 1000))
+    /// What there is to be switched off.
+    fn features(&self) -> Features {
+        Features { webrtc: self.identity.is_some(), relay: self.ice_servers.is_some() }
+    }
+
+    /// What a session is told of STUN and TURN.
+    fn ice(&self, session: &Session, features: Features, now: Instant) -> Option<Ice> {
+        let servers = self.ice_servers.as_ref().filter(|_| features.relay)?;
+        Some(servers.of_user(&session.tenant, &session.user, self.logs.clock.unix_ms(now) / 1000))
     }
 }
 
@@ -119,6 +124,8 @@ pub struct JoinRequest {
     pub room: RoomKey,
     /// What the token grants.
     pub grant: Grant,
+    /// What server, room and token leave on.
+    pub features: Features,
     /// The offer bound to the join.
     pub offer: Option<Description>,
     /// Whether the room's log is wanted, and from where.
@@ -259,6 +266,8 @@ struct Entry {
     session: Session,
     socket: Option<(SocketId, Arc<Outbox>)>,
     peer: Option<u32>,
+    /// What all its joins have left on.
+    features: Features,
     /// The WebSocket's last words were that the page goes away, while the data channel was in use.
     is_going: bool,
     is_dirty: bool,
@@ -639,11 +648,11 @@ impl Counts {
 /// The answer to `hello`, for who has no session.
 pub fn welcome(limits: Limits) -> ServerText {
     let ping_interval_ms = PING_INTERVAL.as_millis() as u64;
-    ServerText::Welcome { v: VERSION, resumed: false, limits, ping_interval_ms, ice: None }
+    ServerText::Welcome { v: VERSION, resumed: false, limits, ping_interval_ms, ice: None, features: None }
 }
 
 /// The answer to `hello`, for who has one.
-fn welcome_back(limits: Limits, ice: Option<Ice>) -> ServerText {
+fn welcome_back(limits: Limits, ice: Option<Ice>, features: Features) -> ServerText {
     let ping_interval_ms = PING_INTERVAL.as_millis() as u64;
-    ServerText::Welcome { v: VERSION, resumed: true, limits, ping_interval_ms, ice }
+    ServerText::Welcome { v: VERSION, resumed: true, limits, ping_interval_ms, ice, features: Some(features) }
 }

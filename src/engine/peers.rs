@@ -60,6 +60,8 @@ pub enum Outcome {
     ClosedByClient,
     /// The offer could not be used.
     BadOffer,
+    /// The offer was refused because WebRTC is switched off.
+    Disabled,
 }
 
 /// What is to be done about a datagram.

@@ -21,7 +21,7 @@ use axum::{
 };
 use bytes::Bytes;
 use switchyard_signaling::{
-    Code, limits,
+    Code, Features, limits,
     message::{self, ClientText, Description, Follow, Refusal, Resume, ServerText},
 };
 use tokio::{
@@ -459,7 +459,8 @@ impl Connection {
                 return self.refuse(Some(id), error.code(), &error.to_string());
             }
         };
-        let request = request(id, verified, wanted, now, unix);
+        let features = self.app.config.features_of(&room).and(verified.features);
+        let request = request(id, verified, features, wanted, now, unix);
         let home = self.home.unwrap_or_else(|| request.room.shard(self.app.shards.count()));
         self.home = Some(home);
         let command = Command::Join { socket: self.id, outbox: self.outbox.clone(), request };
@@ -500,6 +501,7 @@ async fn until_draining(draining: &mut watch::Receiver<bool>) {
 fn request(
     id: u32,
     verified: Verified,
+    features: Features,
     (offer, follow): (Option<Description>, Option<Follow>),
     now: Instant,
     unix: u64,
@@ -509,7 +511,7 @@ fn request(
     // A token without a sensible end still ends: in a year the server has been restarted.
     let left = Duration::from_secs(expires_at.saturating_sub(unix).min(365 * 24 * 3600));
     let grant = Grant { user, name, role, permissions, expires: now + left };
-    JoinRequest { id, room: RoomKey { tenant, room }, grant, offer, follow }
+    JoinRequest { id, room: RoomKey { tenant, room }, grant, features, offer, follow }
 }
 
 fn id_of(message: &ClientText) -> Option<u32> {

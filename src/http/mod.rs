@@ -27,7 +27,7 @@ use axum::{
     routing::get,
 };
 use serde::{Deserialize, Serialize};
-use switchyard_signaling::Code;
+use switchyard_signaling::{Code, Features};
 use tokio::sync::watch;
 
 use self::serve::Port;
@@ -196,6 +196,7 @@ async fn development_token(
         room: wanted.room,
         role: wanted.role.unwrap_or(Role::Editor),
         overrides: Overrides::default(),
+        features: Features::default(),
         expires_at: unix_now() + DEVELOPMENT_TTL.as_secs(),
         not_before: None,
         id: None,

@@ -411,6 +411,7 @@ fn label_of(outcome: Outcome) -> Connect {
         Outcome::ConsentLost => Connect::ConsentLost,
         Outcome::ClosedByClient => Connect::Closed,
         Outcome::BadOffer => Connect::BadOffer,
+        Outcome::Disabled => Connect::Disabled,
     }
 }
 

@@ -94,6 +94,8 @@ label! {
         HandshakeFailed = "handshake_failed",
         /// The offer could not be used.
         BadOffer = "bad_offer",
+        /// The offer was refused because WebRTC is switched off.
+        Disabled = "disabled",
         /// An open connection fell silent.
         ConsentLost = "consent_lost",
         /// The client ended an open connection.

@@ -19,6 +19,7 @@ fn grant() -> Grant {
         room: "lab".to_owned(),
         role: Role::Editor,
         overrides: Overrides::default(),
+        features: Features { relay: false, ..Features::default() },
         expires_at: NOW + 60,
         not_before: Some(NOW),
         id: Some("t1".to_owned()),
@@ -82,6 +83,7 @@ fn what_is_minted_is_verified() {
             room: "lab".into(),
             role: Role::Editor,
             overrides: Overrides::default(),
+            features: Features { webrtc: true, relay: false },
             expires_at: NOW + 60 + LEEWAY_SECONDS,
             id: Some("t1".to_owned()),
         }
@@ -101,6 +103,23 @@ fn overrides_reach_the_permissions() {
     }})));
     let permissions = check(&token).unwrap().permissions();
     assert_eq!(permissions.iter().collect::<Vec<_>>(), [Permission::Write, Permission::Invite]);
+}
+
+#[test]
+fn features_are_switched_off_by_name_and_unknown_ones_are_passed_over() {
+    let features = |features: &Value| {
+        let room = json!({ "name": "lab", "role": "viewer", "features": features });
+        check(&token(&but(&json!({ "room": room })))).map(|verified| verified.features)
+    };
+    let of = |webrtc, relay| Ok(Features { webrtc, relay });
+    assert_eq!(features(&json!({})), of(true, true));
+    assert_eq!(features(&json!({ "webrtc": false })), of(false, true));
+    assert_eq!(features(&json!({ "relay": false, "telepathy": { "range": 3 } })), of(true, false));
+    assert_eq!(check(&token(&claims())).unwrap().features, Features::default());
+    for wrong in [json!("webrtc"), json!(null), json!({ "webrtc": "off" }), json!({ "relay": 0 }), json!([1])]
+    {
+        assert!(matches!(features(&wrong), Err(TokenError::Claims(_))), "{wrong}");
+    }
 }
 
 #[test]

@@ -71,6 +71,7 @@ describe('the demo', () => {
         await seeEachOther(ann, ben);
         for (const window of [ann, ben]) {
           await until('the panel says so', async () => /UDP/.test((await window.shown('stat-rung')) ?? ''));
+          await until('the quality has a score', async () => /^(Excellent|Good|Poor)$/.test((await window.shown('quality-score')) ?? ''));
         }
         await until('the metrics say so', async () => {
           const metrics = await server.metrics();

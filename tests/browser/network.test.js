@@ -231,13 +231,7 @@ describe('on a network of its own', { skip: NO_NAMESPACES }, () => {
             await at.stop(signal);
             const stopped = Date.now();
             await at.start();
-            await Promise.all([ann, ben].map((each) => until('a new session, and the other in the room', () => {
-              return each.evaluate(() => {
-                const { session, room } = window.switchyard;
-                const isNew = session.stats().counters.sessionsLost > 0 && session.state === 'connected';
-                return isNew && room.active && room.members.size === 1;
-              });
-            }, { within: 30_000 })));
+            await Promise.all([ann, ben].map((each) => isBack(each, 1)));
             context.diagnostic(`back in the room ${Date.now() - stopped} ms after the end (${signal})`);
             await Promise.all([ann.sees('Ann', 'Ben'), ben.sees('Ben', 'Ann')]);
             await ann.say('after');
@@ -253,7 +247,70 @@ describe('on a network of its own', { skip: NO_NAMESPACES }, () => {
       }
     });
   }
+
+  test('one setting rolls a server back to the WebSocket, and forward again: the windows follow, nothing is lost', async (context) => {
+    const at = await startServer();
+    const said = [];
+    /** @param {Demo} ann @param {Demo} ben @param {string} text */
+    const say = async (ann, ben, text) => {
+      said.push(text);
+      await ann.say(text);
+      await ben.hears('Ann', text);
+    };
+    try {
+      await together(
+        'roll-back',
+        async (ann, ben) => {
+          await Promise.all([ann.onRung('udp'), ben.onRung('udp')]);
+          await say(ann, ben, 'over the data channel');
+          for (const [restart, webrtc] of [[1, 'false'], [2, 'true']]) {
+            await at.stop();
+            const stopped = Date.now();
+            const meanwhile = `while the server is away ${restart}`;
+            said.push(meanwhile);
+            await ann.say(meanwhile);
+            await at.start({ SWITCHYARD__FEATURES__WEBRTC: webrtc });
+            await Promise.all([ann, ben].map((each) => isBack(each, restart)));
+            context.diagnostic(`webrtc ${webrtc}: back in the room ${Date.now() - stopped} ms after the end`);
+            await ben.hears('Ann', meanwhile);
+            await say(ann, ben, `back ${restart}`);
+            if (webrtc === 'true') break;
+            await until('both are on the WebSocket', async () => (await at.metrics()).sum('sessions', { rung: 'websocket' }) === 2);
+            // A client that tries again does so after 2 to 4 s.
+            await new Promise((resolve) => setTimeout(resolve, 6_000));
+            const offers = (await at.metrics()).sum('webrtc_total', { outcome: 'disabled' });
+            assert.ok(offers <= 2, `${offers} offers: one of each window, with its join`);
+            for (const each of [ann, ben]) {
+              const shown = await each.evaluate(() => [window.switchyard.session.rung, window.switchyard.session.features.webrtc]);
+              assert.deepEqual(shown, ['websocket', false]);
+            }
+          }
+          await Promise.all([ann.onRung('udp'), ben.onRung('udp')]);
+          await say(ann, ben, 'over the data channel again');
+          for (const each of [ann, ben]) {
+            const texts = await each.evaluate(() => {
+              return [...document.querySelectorAll('#chat-log li .text')].map((text) => text.textContent);
+            });
+            assert.deepEqual(texts, said);
+          }
+        },
+        { at },
+      );
+    } finally {
+      await at.stop();
+    }
+  });
 });
+
+/** The window has a new session, for so many times, and the other one is in the room. @param {Demo} window @param {number} times */
+function isBack(window, times) {
+  const isIn = () => window.evaluate((least) => {
+    const { session, room } = globalThis.switchyard;
+    const isNew = session.stats().counters.sessionsLost >= least && session.state === 'connected';
+    return isNew && room.active && room.members.size === 1;
+  }, times);
+  return until('a new session, and the other in the room', isIn, { within: 30_000 });
+}
 
 /** @param {Demo} window */
 function reconnectsOf(window) {

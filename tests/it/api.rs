@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_millis(30);
 pub(crate) struct Answer {
     pub(crate) status: u16,
     head: String,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {

@@ -22,6 +22,7 @@ use switchyard_loadtest::{
     netsim::LinkConfig,
 };
 use switchyard_signaling::{
+    Features,
     frame::{self, Kind as FrameKind, Target},
     message::{ClientControl, Description, ServerText, to_json},
 };
@@ -88,7 +89,14 @@ impl Attacker {
             permissions: Role::Editor.permissions(),
             expires: world.now + 1000 * SECOND,
         };
-        let request = JoinRequest { id: 1, room: room_key(room), grant, offer, follow: None };
+        let request = JoinRequest {
+            id: 1,
+            room: room_key(room),
+            grant,
+            features: Features::default(),
+            offer,
+            follow: None,
+        };
         let (socket, outbox) = (self.socket, self.outbox.clone());
         world.handle_on_shard(0, Command::Join { socket, outbox, request });
     }

@@ -66,7 +66,7 @@ async fn a_session_is_told_the_servers_when_it_is_made_when_it_resumes_and_when_
     assert!(matches!(raw.next().await, Got::Text(text) if text.contains("join_first")));
     raw.ask_to_join("room", "ann").await;
     let session = text(&mut raw, |text| matches!(text, ServerText::Session { .. })).await;
-    let ServerText::Session { session, key, ice: Some(ice) } = session else { panic!("{session:?}") };
+    let ServerText::Session { session, key, ice: Some(ice), .. } = session else { panic!("{session:?}") };
     assert_eq!(ice.ice_ttl_ms, 300_000);
     assert_eq!(user_of(&ice, 298..=300), "app:ann");
 

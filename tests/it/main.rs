@@ -9,6 +9,7 @@
 //! - [`doors`]: the real server on real sockets, and clients that misuse them;
 //! - [`api`]: the same server's door for an application's backend;
 //! - [`https`]: the same server at one TLS port, which it shares with TURN;
+//! - [`features`]: what it, a room's rule or a token switches off;
 //! - [`ice_servers`]: what a server with TURN tells both of it.
 //!
 //! `SEEDS=n` runs n seeds of each world, `SEED=x` that one alone.
@@ -17,6 +18,7 @@
 
 mod api;
 mod doors;
+mod features;
 mod hostile;
 mod https;
 mod ice_servers;

@@ -484,7 +484,7 @@ impl Browser {
                 self.ice = ice.or(self.ice.take());
                 self.welcome(now, resumed, limits, Duration::from_millis(ping_interval_ms));
             }
-            ServerText::Session { session, key, ice } => {
+            ServerText::Session { session, key, ice, .. } => {
                 self.ice = ice;
                 self.events.push_back(Event::Session(session.clone()));
                 self.session = Some(Resume { session, key });
@@ -516,17 +516,24 @@ impl Browser {
                     Code::StaleAttach => {}
                     Code::UnknownSession => self.events.push_back(Event::SessionLost),
                     Code::BadOffer => self.lose_peer(now),
-                    Code::WebrtcDisabled => {
-                        self.config.address = None;
-                        self.lose_peer(now);
-                        self.retry = None;
-                    }
+                    Code::WebrtcDisabled => self.stay_on_the_socket(now),
                     _ => {}
                 }
                 self.events.push_back(Event::Refused(refusal));
             }
+            ServerText::Features { features } => {
+                if !features.webrtc {
+                    self.stay_on_the_socket(now);
+                }
+            }
             ServerText::Draining { .. } => self.events.push_back(Event::Draining),
         }
+    }
+
+    fn stay_on_the_socket(&mut self, now: Instant) {
+        self.config.address = None;
+        self.lose_peer(now);
+        self.retry = None;
     }
 
     fn welcome(&mut self, now: Instant, resumed: bool, limits: Limits, ping_interval: Duration) {

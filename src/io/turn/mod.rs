@@ -10,7 +10,7 @@
 //! - [`doors`]: on the runtime's workers, what is slow or may be waited for: accepting, PROXY protocol, TLS handshakes;
 //! - [`thread`] takes over connections that stand ([`stream`]), and from then on nobody else touches them;
 //! - [`sockets`]: UDP, of the relay and of its allocations;
-//! - [`mailbox`]: how other threads reach this one.
+//! - [`mod@mailbox`]: how other threads reach this one.
 
 mod doors;
 mod mailbox;
@@ -32,7 +32,7 @@ use mio::Poll;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use switchyard_turn_config::{
     server::{Host, Link, Server},
-    settings::{Listen, Mode, Problem, Secret, Turn},
+    settings::{Listen, Mode, Problem, Turn},
 };
 use tokio::sync::mpsc;
 use tokio_rustls::rustls::ServerConnection;
@@ -189,12 +189,9 @@ fn run_or_abort(thread: Thread) {
 
 /// The configuration with what it leaves to the machine: addresses, and the secret.
 pub(super) fn settled(config: &Config) -> anyhow::Result<Turn> {
-    let mut turn = config.turn.clone();
-    if turn.credentials.secret.is_none() {
-        let secret: [u8; 32] = random()?;
-        let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        turn.credentials.secret = Some(Secret::new(secret));
-    }
+    let mut with_secret = config.clone();
+    with_secret.add_turn_secret(&random()?);
+    let mut turn = with_secret.turn;
     // Where the SFU is, the relay is too: bound to the same addresses, and told as the same.
     let bound = config.rtc.bind.iter().copied().filter(|ip| !ip.is_unspecified());
     let own: Vec<IpAddr> =

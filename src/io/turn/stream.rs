@@ -33,8 +33,10 @@ const STALLED: Duration = Duration::from_secs(30);
 const LEAVING: Duration = Duration::from_secs(2);
 /// Bytes read from one client before others have a turn.
 const BUDGET: usize = 128 * 1024;
-/// Bytes of one record of TLS, and read at once.
-pub(super) const READ: usize = 64 * 1024;
+/// Bytes read at once.
+const READ: usize = 64 * 1024;
+/// More than a record of TLS has, of which all but the end may have come before.
+const RECORD: usize = 18 * 1024;
 
 /// One client.
 #[derive(Debug)]
@@ -84,7 +86,7 @@ pub(super) enum ReadOut {
 
 impl Buffers {
     pub(super) fn new() -> Self {
-        Self { raw: vec![0; READ].into(), plain: vec![0; READ].into() }
+        Self { raw: vec![0; READ].into(), plain: vec![0; READ + RECORD].into() }
     }
 }
 
@@ -264,35 +266,17 @@ impl Stream {
     /// Reads once, and decrypts: the bytes, and whether there is more. Fewer bytes than there was room for were all.
     fn fill<'a>(&mut self, buffers: &'a mut Buffers) -> (&'a [u8], ReadOut) {
         let Buffers { raw, plain } = buffers;
-        let Some(tls) = &mut self.tls else {
-            return match self.socket.read(raw) {
-                Ok(0) => (&[], ReadOut::Ended),
-                Ok(read) => (&raw[..read], if read == raw.len() { ReadOut::More } else { ReadOut::Drained }),
-                Err(error) => (&[], after(&error)),
-            };
+        let (read, outcome) = match self.socket.read(raw) {
+            Ok(0) => (0, ReadOut::Ended),
+            Ok(read) => (read, if read == raw.len() { ReadOut::More } else { ReadOut::Drained }),
+            Err(error) => (0, after(&error)),
         };
-        // What was decrypted already comes first.
-        match tls.reader().read(plain) {
-            Ok(0) => return (&[], ReadOut::Ended),
-            Ok(read) => return (&plain[..read], ReadOut::More),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return (&[], ReadOut::Ended),
-        }
-        let read = match tls.read_tls(&mut self.socket) {
-            Ok(0) => return (&[], ReadOut::Ended),
-            Ok(read) => read,
-            Err(error) => return (&[], after(&error)),
-        };
-        debug_assert!(read > 0);
-        if tls.process_new_packets().is_err() {
-            return (&[], ReadOut::Ended);
-        }
-        match tls.reader().read(plain) {
-            Ok(0) => (&[], ReadOut::Ended),
-            Ok(read) => (&plain[..read], ReadOut::More),
-            // A part of a record.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (&[], ReadOut::More),
-            Err(_) => (&[], ReadOut::Ended),
+        match &mut self.tls {
+            None => (&raw[..read], outcome),
+            Some(tls) => match decrypt(tls, &raw[..read], plain) {
+                Ok((filled, is_over)) => (&plain[..filled], if is_over { ReadOut::Ended } else { outcome }),
+                Err(_) => (&[], ReadOut::Ended),
+            },
         }
     }
 
@@ -328,6 +312,24 @@ impl Stream {
             self.waiting = Vec::new();
         }
         outcome
+    }
+}
+
+/// Decrypts all of `raw`, and what was decrypted before: how many bytes that is, and whether the client has said that nothing
+/// more comes.
+fn decrypt(tls: &mut ServerConnection, mut raw: &[u8], plain: &mut [u8]) -> io::Result<(usize, bool)> {
+    let mut filled = 0;
+    loop {
+        match tls.reader().read(&mut plain[filled..]) {
+            Ok(0) => return Ok((filled, true)),
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !raw.is_empty() => {
+                tls.read_tls(&mut raw)?;
+                tls.process_new_packets().map_err(io::Error::other)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((filled, false)),
+            Err(error) => return Err(error),
+        }
     }
 }
 

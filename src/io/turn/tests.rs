@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use switchyard_loadtest::turn::client::{Carrier, Credentials, RelayEvent, Relayed};
+use switchyard_turn_config::settings::Secret;
 use tokio::{net::UdpSocket as AsyncUdp, time::timeout};
 
 use super::*;

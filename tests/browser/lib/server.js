@@ -49,8 +49,12 @@ export class Server {
     return Number(this.address.split(':').at(-1));
   }
 
-  /** Starts it; again, if it was stopped: HTTP is on the same port then. */
-  async start() {
+  /**
+   * Starts it; again, if it was stopped: HTTP is on the same port then.
+   * @param {Record<string, string>} [changed] settings that are others from now on
+   */
+  async start(changed = {}) {
+    Object.assign(this.#options.environment, changed);
     const { ip, prefix, environment } = this.#options;
     const binary = process.env.SWITCHYARD_BIN;
     if (!binary) throw new Error('SWITCHYARD_BIN does not name the server; start the tests with tests/browser/run');

@@ -304,6 +304,13 @@ impl World {
         self.on(client, |browser| browser.join(now, room, &token))
     }
 
+    /// A client joins a room as an editor, with a token that switches something off.
+    pub(crate) fn join_without(&mut self, client: usize, room: &str, feature: &str) -> u32 {
+        let token = wire::token(&self.clients[client].name, "editor", self.elapsed() + 100_000 * SECOND);
+        let now = self.now;
+        self.on(client, |browser| browser.join(now, room, &format!("{token} {feature}")))
+    }
+
     /// Does something with a client's browser.
     pub(crate) fn on<T>(&mut self, client: usize, act: impl FnOnce(&mut Browser) -> T) -> T {
         self.clients[client].touched = true;

@@ -23,7 +23,7 @@ use switchyard_loadtest::{
     netsim::{Link, LinkConfig},
 };
 use switchyard_signaling::{
-    Code,
+    Code, Features,
     message::{self, ClientText, Description, Refusal, ServerText},
 };
 
@@ -291,7 +291,8 @@ impl Wire {
                 self.offer = offer.clone().or(self.offer.take());
                 let room = room_key(&room);
                 let home = *self.home.insert(home.unwrap_or_else(|| room.shard(setup.shards)));
-                let request = JoinRequest { id, room, grant: grant(&token, start), offer, follow };
+                let (grant, features) = (grant(&token, start), features(&token));
+                let request = JoinRequest { id, room, grant, features, offer, follow };
                 let command = Command::Join { socket: self.id, outbox: self.outbox.clone(), request };
                 commands.push((home, command));
             }
@@ -330,6 +331,12 @@ fn grant(token: &str, start: Instant) -> Grant {
         permissions: role.permissions(),
         expires: start + Duration::from_micros(words[2].parse().unwrap()),
     }
+}
+
+/// What follows the three words of a token is switched off.
+fn features(token: &str) -> Features {
+    let is_off = |name| token.split(' ').skip(3).any(|word| word == name);
+    Features { webrtc: !is_off("webrtc"), relay: !is_off("relay") }
 }
 
 fn len(output: &SocketOutput) -> usize {

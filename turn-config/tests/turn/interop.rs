@@ -84,6 +84,9 @@ fn a_foreign_client_allocates_exchanges_refreshes_and_leaves() {
             client.relayed.send(world.now, address(peer), &payload).unwrap();
             let forwarded = client.exchange(&mut world);
             assert_eq!(forwarded.len(), 1, "{transport:?} to {peer}, datagram {number}");
+            if number == 0 {
+                assert!(matches!(client.event(), RelayEvent::Bound(_)), "a channel was asked for");
+            }
             let back = match &forwarded[0] {
                 Moved::Peer { relay, payload: passed, .. } => {
                     assert_eq!(*passed, payload);

@@ -1,0 +1,55 @@
+//! What can be switched off: for a server, for a room, by a token (`docs/protocol.md`, section 2.2).
+
+use serde::{Deserialize, Serialize};
+
+/// What is on. Everything is, where nobody has switched it off; a name that is not known here is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Features {
+    /// Data channels to the server. Without them everything goes over the WebSocket.
+    pub webrtc: bool,
+    /// Being told STUN and TURN servers.
+    pub relay: bool,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self { webrtc: true, relay: true }
+    }
+}
+
+impl Features {
+    /// What both leave on.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { webrtc: self.webrtc && other.webrtc, relay: self.relay && other.relay }
+    }
+
+    /// Whether nothing is switched off.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_either_switches_off_is_off_and_nothing_else_is() {
+        let of = |webrtc, relay| Features { webrtc, relay };
+        assert_eq!(of(true, false).and(of(false, true)), of(false, false));
+        assert_eq!(of(true, false).and(Features::default()), of(true, false));
+        assert_eq!(Features::default().and(of(false, true)), of(false, true));
+        assert!(Features::default().and(Features::default()).is_all());
+    }
+
+    #[test]
+    fn what_is_not_said_is_on_and_what_is_not_known_is_ignored() {
+        let features: Features = serde_json::from_str(r#"{"webrtc":false,"telepathy":true}"#).unwrap();
+        assert_eq!(features, Features { webrtc: false, relay: true });
+        assert_eq!(serde_json::to_string(&features).unwrap(), r#"{"webrtc":false,"relay":true}"#);
+        assert!(serde_json::from_str::<Features>(r#"{"webrtc":"no"}"#).is_err());
+    }
+}

@@ -132,7 +132,8 @@ fn flood_who_never_reads(relay: &Relay, is_over: &AtomicBool) {
 #[test]
 fn connections_that_say_nothing_are_let_go_and_leave_room_for_others() {
     const NETWORKS: u8 = 10;
-    const OF_EACH: usize = 200;
+    // Fewer than there are places at all, so that it is its own network that the crowd fills.
+    const OF_EACH: usize = 150;
     let _alone = alone();
     allow_files(8192);
     let relay = Relay::start(&[HERE], |_| {});

@@ -136,7 +136,7 @@ async fn a_window_keeps_so_many_on_their_way_and_goes_on_when_some_are_lost() {
     let lost = proxy.done.lost.load(Ordering::Relaxed);
     assert_eq!((round.lost(), round.altered, round.doubled), (lost, 0, 0), "{figures:?}");
     // After eight were lost nothing would be sent any more.
-    assert!(round.lost() > 16 && round.received > 100, "{figures:?}");
+    assert!(round.lost() > 8 && round.received > round.lost(), "{figures:?}");
     // Nothing waits long behind eight others: in an open loop the queue would grow.
     assert!(round.latency.quantile(0.5) < Duration::from_millis(50), "{figures:?}");
 }

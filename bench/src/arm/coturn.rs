@@ -1,4 +1,5 @@
-//! coturn as Debian has it, with its own defaults but for what keeps it on loopback.
+//! coturn as Debian has it, with its own defaults but for what keeps it on loopback. It relays with one thread, which is
+//! its default where there is one core: on the one that it gets, more would only take turns.
 
 use std::{
     io::{BufRead as _, BufReader, ErrorKind},
@@ -30,6 +31,7 @@ impl Coturn {
         let spawned = Command::new("turnserver")
             .args(["-n", "--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", "--allow-loopback-peers"])
             .args(["--no-tls", "--no-dtls", "--no-cli", "--use-auth-secret", "--realm=switchyard"])
+            .arg("--relay-threads=1")
             .args(["--log-file=stdout", "--simple-log"])
             .arg(format!("--static-auth-secret={SECRET}"))
             .arg(format!("--listening-port={port}"))

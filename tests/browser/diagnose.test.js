@@ -6,49 +6,25 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
-import { chromiumIn, firefoxIn } from './lib/browsers.js';
 import { Demo } from './lib/demo.js';
-import { NO_NAMESPACES, Network } from './lib/network.js';
-import { Server } from './lib/server.js';
+import { NO_NAMESPACES } from './lib/network.js';
+import { NAME, Stage } from './lib/stage.js';
 import { tokenFor } from './lib/token.js';
 import { until } from './lib/wait.js';
 import { Window } from './lib/window.js';
 
-/** TLS is by name alone: Firefox takes no address there. */
-const NAME = 'switchyard.test';
 const API_KEY = { key: 'app', secret: '6c1f0d9be27a4583b1c2d3e4f5061728' };
 /** Any address of the networks here, or of an interface. */
 const ADDRESS = /198\.18\.\d+\.\d+|127\.0\.0\.1|[\da-f]{1,4}::|\.local\b/;
 
 describe('why', { skip: NO_NAMESPACES }, () => {
-  /** @type {Network} */
-  let network;
-  /** @type {Server} */
-  let server;
-  /** @type {Record<string, import('puppeteer-core').Browser>} */
-  const browsers = {};
+  /** @type {Stage} */
+  let stage;
 
   before(async () => {
-    network = new Network({ client: true, serverName: NAME });
-    server = await startServer();
-    const options = { anyCertificate: true };
-    const [chromium, firefox] = await Promise.all([
-      chromiumIn(network.inClient, options),
-      firefoxIn(network.inClient, options),
-    ]);
-    Object.assign(browsers, { chromium, firefox });
+    stage = await Stage.open();
   });
-
-  after(async () => {
-    await Promise.all([...Object.values(browsers).map((browser) => browser.close()), server?.stop()]);
-    network?.remove();
-  });
-
-  /** @param {Record<string, string>} [environment] */
-  function startServer(environment = {}) {
-    const host = { SWITCHYARD__TURN__HOST: NAME };
-    return Server.start({ ip: network.serverIp, prefix: network.inServer, environment: { ...host, ...environment } });
-  }
+  after(() => stage?.close());
 
   /**
    * One window; afterwards it is closed and the network is whole.
@@ -56,14 +32,14 @@ describe('why', { skip: NO_NAMESPACES }, () => {
    * @param {{ at?: { url: string }, hash?: string, width?: number }} options
    * @param {(window: Demo) => Promise<void>} act
    */
-  async function inWindow(browser, { at = server, ...options }, act) {
+  async function inWindow(browser, { at = stage.server, ...options }, act) {
     /** @type {Demo | undefined} */
     let window;
     try {
-      window = await Demo.join(browsers[browser], at, { name: 'Ann', room: `why-${browser}`, ...options });
+      window = await Demo.join(stage.browsers[browser], at, { name: 'Ann', room: `why-${browser}`, ...options });
       await act(window);
     } finally {
-      network.allowAll();
+      stage.network.allowAll();
       await window?.close();
     }
   }
@@ -104,7 +80,7 @@ describe('why', { skip: NO_NAMESPACES }, () => {
     });
 
     test(`${browser}, UDP blocked: it says so, and that ICE over TCP worked; the panel shows it`, async (context) => {
-      network.blockUdp();
+      stage.network.blockUdp();
       await inWindow(browser, { width: 360 }, async (window) => {
         await window.onRung('tcp');
         const { sentence } = await says(context, window, 'udp_blocked');
@@ -123,12 +99,12 @@ describe('why', { skip: NO_NAMESPACES }, () => {
     });
 
     test(`${browser}, nothing but TCP 443: UDP is blocked, and TURN over TLS worked`, async (context) => {
-      const single = await startServer({
+      const single = await stage.startServer({
         SWITCHYARD__TURN__LISTEN__TLS_PORT: '443',
         SWITCHYARD__TURN__LISTEN__HTTPS: 'true',
         SWITCHYARD__KEYS__APP__SECRET: API_KEY.secret,
       });
-      network.allowTcpOnly(443);
+      stage.network.allowTcpOnly(443);
       try {
         const hash = `#token=${tokenFor(API_KEY, { user: 'ann', name: 'Ann', room: `why-${browser}` })}`;
         await inWindow(browser, { at: { url: `https://${NAME}` }, hash }, async (window) => {
@@ -145,8 +121,8 @@ describe('why', { skip: NO_NAMESPACES }, () => {
     });
 
     test(`${browser}, UDP blocked, neither ICE-TCP nor TURN: the attempt ends, and the WebSocket carries the data`, async (context) => {
-      const plain = await startServer({ SWITCHYARD__RTC__TCP_ENABLED: 'false', SWITCHYARD__TURN__MODE: 'off' });
-      network.blockUdp();
+      const plain = await stage.startServer({ SWITCHYARD__RTC__TCP_ENABLED: 'false', SWITCHYARD__TURN__MODE: 'off' });
+      stage.network.blockUdp();
       try {
         await inWindow(browser, { at: plain }, async (window) => {
           await window.evaluate(() => {
@@ -163,8 +139,8 @@ describe('why', { skip: NO_NAMESPACES }, () => {
     });
 
     test(`${browser}, a TURN server that nobody reaches: it says so`, async (context) => {
-      const apart = await startServer({ SWITCHYARD__RTC__TCP_ENABLED: 'false' });
-      network.allowTcpOnly(apart.port);
+      const apart = await stage.startServer({ SWITCHYARD__RTC__TCP_ENABLED: 'false' });
+      stage.network.allowTcpOnly(apart.port);
       try {
         await inWindow(browser, { at: apart }, async (window) => {
           const { sentence, attempts } = await says(context, window, 'relay_unreachable');
@@ -177,7 +153,7 @@ describe('why', { skip: NO_NAMESPACES }, () => {
     });
 
     test(`${browser}, a TURN server that does not take the password: its answer is told`, async (context) => {
-      const window = await Window.open(browsers[browser], server.url);
+      const window = await Window.open(stage.browsers[browser], stage.server.url);
       try {
         await window.evaluate(async () => {
           const { connect } = await import('/client/index.js');
@@ -198,7 +174,7 @@ describe('why', { skip: NO_NAMESPACES }, () => {
     });
 
     test(`${browser}, the server is gone: it cannot be reached`, async (context) => {
-      const mortal = await startServer();
+      const mortal = await stage.startServer();
       await inWindow(browser, { at: mortal }, async (window) => {
         await window.onRung('udp');
         await mortal.stop('SIGKILL');

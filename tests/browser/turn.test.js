@@ -6,49 +6,25 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
-import { chromiumIn, firefoxIn } from './lib/browsers.js';
 import { Demo } from './lib/demo.js';
-import { NO_NAMESPACES, Network } from './lib/network.js';
-import { Server } from './lib/server.js';
+import { NO_NAMESPACES } from './lib/network.js';
+import { NAME, Stage } from './lib/stage.js';
 import { tokenFor } from './lib/token.js';
 import { until } from './lib/wait.js';
 import { Window } from './lib/window.js';
 
-/** TLS is by name alone: Firefox takes no address there. */
-const NAME = 'switchyard.test';
 const TRANSPORTS = /** @type {const} */ (['udp', 'tcp', 'tls']);
 const API_KEY = { key: 'app', secret: '6c1f0d9be27a4583b1c2d3e4f5061728' };
 const MESSAGE_BYTES = 100_000;
 
 describe('TURN', { skip: NO_NAMESPACES }, () => {
-  /** @type {Network} */
-  let network;
-  /** @type {Server} */
-  let server;
-  /** @type {Record<string, import('puppeteer-core').Browser>} */
-  const browsers = {};
+  /** @type {Stage} */
+  let stage;
 
   before(async () => {
-    network = new Network({ client: true, serverName: NAME });
-    server = await startServer();
-    const options = { anyCertificate: true };
-    const [chromium, firefox] = await Promise.all([
-      chromiumIn(network.inClient, options),
-      firefoxIn(network.inClient, options),
-    ]);
-    Object.assign(browsers, { chromium, firefox });
+    stage = await Stage.open();
   });
-
-  after(async () => {
-    await Promise.all([...Object.values(browsers).map((browser) => browser.close()), server?.stop()]);
-    network?.remove();
-  });
-
-  /** @param {Record<string, string>} [environment] */
-  function startServer(environment = {}) {
-    const host = { SWITCHYARD__TURN__HOST: NAME };
-    return Server.start({ ip: network.serverIp, prefix: network.inServer, environment: { ...host, ...environment } });
-  }
+  after(() => stage?.close());
 
   /**
    * A window whose session goes by a relay alone, reached by one transport: `session`, `room`, and what arrives in `inbox`.
@@ -58,7 +34,7 @@ describe('TURN', { skip: NO_NAMESPACES }, () => {
    * @param {string} transport
    */
   async function enter(browser, room, transport) {
-    const window = await Window.open(browsers[browser], server.url);
+    const window = await Window.open(stage.browsers[browser], stage.server.url);
     await window.evaluate(
       async (who, name, by) => {
         const { connect } = await import('/client/index.js');
@@ -127,7 +103,7 @@ describe('TURN', { skip: NO_NAMESPACES }, () => {
   /** How a metric of the relay grows while something is done. @param {() => Promise<void>} act */
   async function growth(act) {
     const read = async () => {
-      const metrics = await server.metrics();
+      const metrics = await stage.server.metrics();
       const of = (direction) => metrics.sum('turn_relayed_bytes_total', { direction });
       return {
         toSfu: of('to_sfu'),
@@ -156,7 +132,7 @@ describe('TURN', { skip: NO_NAMESPACES }, () => {
             });
             assert.deepEqual([seen.pair.local, seen.pair.by, seen.relay, seen.connections], ['relay', transport, transport, 1], browser);
           }
-          await until('the metrics say so', async () => (await server.metrics()).sum('sessions', { rung: 'relay' }) === 2);
+          await until('the metrics say so', async () => (await stage.server.metrics()).sum('sessions', { rung: 'relay' }) === 2);
           for (const window of Object.values(windows)) {
             await window.evaluate((size) => {
               globalThis.room.send(Uint8Array.from({ length: size }, (_, index) => (index * 31) % 251));
@@ -210,20 +186,20 @@ describe('TURN', { skip: NO_NAMESPACES }, () => {
   }
 
   test('where nothing but TCP 443 gets out, page, WebSocket and relay come through it', async (context) => {
-    const single = await startServer({
+    const single = await stage.startServer({
       SWITCHYARD__TURN__LISTEN__TLS_PORT: '443',
       SWITCHYARD__TURN__LISTEN__HTTPS: 'true',
       SWITCHYARD__KEYS__APP__SECRET: API_KEY.secret,
     });
     /** @type {Demo[]} */
     const windows = [];
-    network.allowTcpOnly(443);
+    stage.network.allowTcpOnly(443);
     try {
       const people = { Ann: 'firefox', Ben: 'chromium' };
       for (const [name, browser] of Object.entries(people)) {
         const token = tokenFor(API_KEY, { user: name.toLowerCase(), name, room: 'narrow' });
         const started = Date.now();
-        const window = await Demo.join(browsers[browser], { url: `https://${NAME}` }, { name, room: 'narrow', hash: `#token=${token}` });
+        const window = await Demo.join(stage.browsers[browser], { url: `https://${NAME}` }, { name, room: 'narrow', hash: `#token=${token}` });
         windows.push(window);
         await window.onRung('relay');
         context.diagnostic(`${browser} is on the relay ${Date.now() - started} ms after it began to load the page`);
@@ -245,7 +221,7 @@ describe('TURN', { skip: NO_NAMESPACES }, () => {
       assert.equal(metrics.sum('turn_allocations_total', { transport: 'udp' }) + metrics.sum('turn_allocations_total', { transport: 'tcp' }), 0);
       assert.ok(metrics.sum('turn_connections_total', { transport: 'tls', outcome: 'http' }) >= 4, 'pages and WebSockets');
     } finally {
-      network.allowAll();
+      stage.network.allowAll();
       await Promise.all([...windows.map((window) => window.close()), single.stop()]);
     }
   });

@@ -189,14 +189,23 @@ fn bad_flights(hello: &[u8]) -> Vec<Vec<u8>> {
     flights
 }
 
+/// The 99th percentile of what clients wait while this goes on: the least of some spans, because whatever else the
+/// machine does only ever adds.
+fn least_p99(world: &mut World, mut meanwhile: impl FnMut(&mut World)) -> Duration {
+    let spans = (0..5).map(|_| {
+        world.waits = Some(Waits::default());
+        talk(world, 2 * SECOND, &mut meanwhile);
+        world.waits.take().unwrap().p99()
+    });
+    spans.min().unwrap()
+}
+
 #[test]
 fn a_thousand_validated_peers_that_stall_or_send_fragments_at_most_double_what_bystanders_wait() {
     const PEERS: u64 = 1000;
     let mut world = bystanders(coarse(2), 10);
     let hello = world.client_hello.clone().unwrap();
-    world.waits = Some(Waits::default());
-    talk(&mut world, 4 * SECOND, |_| {});
-    let calm = world.waits.take().unwrap().p99();
+    let calm = least_p99(&mut world, |_| {});
 
     let template = world.clients[0].wire.as_ref().unwrap().offer.clone().unwrap();
     let mut validated: Vec<SocketAddr> = Vec::new();
@@ -225,9 +234,8 @@ fn a_thousand_validated_peers_that_stall_or_send_fragments_at_most_double_what_b
     assert_eq!(world.strays.iter().filter(|(_, datagram)| datagram[..2] == [1, 1]).count(), PEERS as usize);
 
     let flights = bad_flights(&hello);
-    world.waits = Some(Waits::default());
     let mut sent = 0;
-    talk(&mut world, 4 * SECOND, |world| {
+    let attacked = least_p99(&mut world, |world| {
         for _ in 0..5 {
             // A quarter of them stalls after its first datagram.
             let peer = sent % validated.len();
@@ -241,7 +249,6 @@ fn a_thousand_validated_peers_that_stall_or_send_fragments_at_most_double_what_b
         }
         world.strays.clear();
     });
-    let attacked = world.waits.take().unwrap().p99();
     println!(
         "bystanders' p99: {calm:?} alone, {attacked:?} ({:.2} times) with {PEERS} such peers and {sent} of their datagrams",
         attacked.as_secs_f64() / calm.as_secs_f64()

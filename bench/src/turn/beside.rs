@@ -23,11 +23,12 @@ use crate::{
 const WINDOW: u32 = 96;
 /// How long is sent in a round, as fast as the server goes, and evenly.
 const BUSY: Duration = Duration::from_millis(100);
-const EVEN: Duration = Duration::from_secs(1);
+const EVEN: Duration = Duration::from_millis(250);
 /// Datagrams a second of all pairs together.
 const EVEN_RATE: u32 = 5000;
-/// Rounds that are sent evenly, at most.
-const EVEN_ROUNDS: usize = 3;
+/// Rounds that are sent evenly, for each of the others: they are short, so that what else a machine does for a moment is
+/// in few of them.
+const EVEN_ROUNDS: usize = 4;
 /// For second copies.
 const GRACE: Duration = Duration::from_millis(2);
 
@@ -175,7 +176,7 @@ async fn compare(
 ) -> anyhow::Result<()> {
     let traffic = case.traffic();
     let is_even = case.pattern == Pattern::Even;
-    let rounds = if is_even { rounds(depth).min(EVEN_ROUNDS) } else { rounds(depth) };
+    let rounds = if is_even { rounds(depth) * EVEN_ROUNDS } else { rounds(depth) };
     let mut costs: [Vec<Cost>; 2] = [Vec::new(), Vec::new()];
     for round in 0..=rounds {
         for (contender, costs) in contenders.iter_mut().zip(&mut costs) {

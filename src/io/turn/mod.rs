@@ -14,6 +14,7 @@
 
 mod doors;
 mod mailbox;
+mod moderation;
 mod sockets;
 mod stream;
 mod thread;

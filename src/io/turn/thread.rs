@@ -4,7 +4,8 @@
 use std::{
     collections::VecDeque,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,7 +21,8 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use super::{
     Connected,
     mailbox::{Datagrams, Inbox, Letter},
-    sockets::{Relays, Socket, listener_of},
+    moderation::Moderation,
+    sockets::{Relays, Single, Socket, listener_of},
     stream::{Buffers, ReadOut, Streams},
 };
 use crate::{
@@ -78,6 +80,9 @@ pub(super) struct Thread {
     is_again: FxHashSet<Token>,
     counters: TurnCounters,
     max_streams: usize,
+    /// Datagrams of this turn.
+    taken: u64,
+    moderation: Moderation,
     published: Instant,
     swept: Instant,
     is_stopping: bool,
@@ -88,6 +93,12 @@ struct Outward {
     queue: TransmitQueue<To>,
     streams: Streams,
     shards: Shards,
+}
+
+/// Datagrams that leave together: single ones for clients, from one listener and address.
+struct Singles<'a> {
+    from: Option<(usize, IpAddr)>,
+    waiting: Vec<Single<'a>>,
 }
 
 /// Where a datagram goes.
@@ -135,6 +146,8 @@ impl Thread {
             is_again: FxHashSet::default(),
             counters,
             max_streams,
+            taken: 0,
+            moderation: Moderation::default(),
             published: now,
             swept: now,
             is_stopping: false,
@@ -145,12 +158,17 @@ impl Thread {
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_stopping {
-            let wait = self.patience();
+            let (wait, before) = (self.patience(), Instant::now());
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
+            let waited = before.elapsed();
+            self.taken = 0;
             self.turn(&events);
+            if let Some(rest) = self.moderation.after(waited, self.taken) {
+                thread::sleep(rest);
+            }
         }
         let now = Instant::now();
         self.outward.streams.flush(now, &mut Vec::new());
@@ -225,11 +243,12 @@ impl Thread {
     }
 
     fn read_listener(&mut self, index: usize, now: Instant) -> bool {
-        let Self { server, listeners, outward, receive, .. } = self;
+        let Self { server, listeners, outward, receive, taken, .. } = self;
         let Some(listener) = listeners.get(index) else { return true };
         let port = listener.local().port();
         LISTENER_BATCHES.into_iter().any(|most| {
             !listener.receive(receive, most, |remote, local_ip, datagram| {
+                *taken += 1;
                 let local = SocketAddr::new(local_ip.unwrap_or(listener.local().ip()), port);
                 let link = Link { transport: Transport::Udp, connection: 0, remote, local };
                 if let Some(forward) = server.handle_client(now, &link, datagram) {
@@ -240,10 +259,11 @@ impl Thread {
     }
 
     fn read_relay(&mut self, index: usize, now: Instant) -> bool {
-        let Self { server, relays, outward, receive, .. } = self;
+        let Self { server, relays, outward, receive, taken, .. } = self;
         let Some((relay, socket)) = relays.at(index) else { return true };
         RELAY_BATCHES.into_iter().any(|most| {
             !socket.receive(receive, most, |peer, _, datagram| {
+                *taken += 1;
                 if let Some(forward) = server.handle_peer(now, relay, peer, datagram) {
                     outward.forward(forward);
                 }
@@ -253,9 +273,10 @@ impl Thread {
 
     /// What `read` holds was read before.
     fn read_stream(&mut self, index: usize, now: Instant, read: &[u8]) -> bool {
-        let Self { server, outward, buffers, .. } = self;
+        let Self { server, outward, buffers, taken, .. } = self;
         let Outward { queue, streams, shards, .. } = outward;
         let take = |streams: &mut Streams, link: &Link, message: &[u8]| {
+            *taken += 1;
             if let Some(forward) = server.handle_client(now, link, message) {
                 pass_on(queue, streams, shards, forward);
             }
@@ -356,10 +377,24 @@ impl Thread {
 
     /// Sends everything.
     fn send(&mut self, now: Instant) {
+        let mut singles = Singles { from: None, waiting: Vec::new() };
+        let mut lost = 0;
         for transmit in self.outward.queue.iter() {
             let sent = match transmit.way {
-                To::Client { link } => listener_of(&self.listeners, &link)
-                    .map(|index| self.listeners[index].send(link.remote, Some(link.local.ip()), &transmit)),
+                To::Client { link } => listener_of(&self.listeners, &link).map(|index| {
+                    let from = (index, link.local.ip());
+                    let is_single = transmit.contents.len() <= transmit.segment;
+                    // Those of a client leave in order, so what leaves otherwise waits for what is ahead.
+                    if !is_single || singles.from != Some(from) {
+                        lost += singles.send(&self.listeners);
+                    }
+                    if is_single {
+                        singles.from = Some(from);
+                        singles.waiting.push((link.remote, transmit.contents));
+                        return Ok(());
+                    }
+                    self.listeners[index].send(link.remote, Some(link.local.ip()), &transmit)
+                }),
                 To::Peer { allocation, family, peer, dont_fragment } => {
                     let socket = self.relays.get(allocation, family);
                     socket.map(|socket| match dont_fragment {
@@ -369,9 +404,11 @@ impl Thread {
                 }
             };
             if !matches!(sent, Some(Ok(()))) {
-                self.counters.dropped(TurnDrop::SendFailed, 1);
+                lost += 1;
             }
         }
+        lost += singles.send(&self.listeners);
+        self.counters.dropped(TurnDrop::SendFailed, lost);
         self.outward.queue.clear();
         let mut ended = Vec::new();
         self.outward.streams.flush(now, &mut ended);
@@ -388,6 +425,16 @@ impl Thread {
         self.counters.dropped(TurnDrop::SlowClient, self.outward.streams.take_dropped());
         self.counters.dropped(TurnDrop::ShardBusy, std::mem::take(&mut self.outward.shards.dropped));
         self.counters.publish(self.server.counters(), self.relays.len());
+    }
+}
+
+impl Singles<'_> {
+    /// Sends those that wait; how many were lost.
+    fn send(&mut self, listeners: &[Socket]) -> u64 {
+        let Some((listener, ip)) = self.from.take() else { return 0 };
+        let lost = listeners[listener].send_each(Some(ip), &self.waiting);
+        self.waiting.clear();
+        lost
     }
 }
 

@@ -7,18 +7,14 @@
  * router drops in `forward`, so that both ends see silence, as behind a real firewall, and no error of their own socket.
  */
 
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 
 import { atExit } from './cleanup.js';
-
-const PREFIX = 'syb';
+import { join, nameOfNext, removeLeftovers, run, tolerate } from './namespaces.js';
 
 /** Why there can be no namespaces here; false if there can. */
 export const NO_NAMESPACES =
   process.getuid?.() === 0 ? false : 'needs root, to make network namespaces: run tests/browser/run as root';
-
-let count = 0;
 
 export class Network {
   #name;
@@ -33,12 +29,8 @@ export class Network {
    */
   constructor({ client = false, serverName } = {}) {
     removeLeftovers();
-    count += 1;
-    const name = `${PREFIX}${process.pid}-${count}`;
+    const { name, short, net } = nameOfNext();
     this.#name = name;
-    const short = `${process.pid}${count}`;
-    // 198.18.0.0/15 is for tests of networks; a /24 in it per network.
-    const net = `198.18.${(process.pid + count) % 250}`;
     this.serverIp = `${net}.18`;
     this.#clientIp = `${net}.34`;
     const router = `${name}r`;
@@ -124,58 +116,5 @@ table inet test {
 }
 `;
     run('ip', ['netns', 'exec', `${this.#name}r`, 'nft', '-f', '-'], ruleset);
-  }
-}
-
-/** @typedef {{ namespace?: string, name: string, ip: string }} End */
-
-/** A veth pair; an end without a namespace stays on this machine. @param {End} a @param {End} b in a namespace */
-function join(a, b) {
-  const into = a.namespace ? ['netns', a.namespace] : [];
-  run('ip', ['link', 'add', a.name, ...into, 'type', 'veth', 'peer', 'name', b.name, 'netns', b.namespace ?? '']);
-  for (const { namespace, name, ip } of [a, b]) {
-    const at = namespace ? ['-n', namespace] : [];
-    run('ip', [...at, 'addr', 'add', `${ip}/28`, 'dev', name]);
-    run('ip', [...at, 'link', 'set', name, 'up']);
-  }
-}
-
-/** Namespaces of runs that were killed: their names carry a process id that is gone. */
-function removeLeftovers() {
-  let names;
-  try {
-    names = readdirSync('/run/netns');
-  } catch {
-    return;
-  }
-  for (const name of names) {
-    const [, pid] = new RegExp(`^${PREFIX}(\\d+)-\\d+[rsc]$`).exec(name) ?? [];
-    if (!pid || isAlive(Number(pid))) continue;
-    tolerate('ip', ['netns', 'del', name]);
-    rmSync(`/etc/netns/${name}`, { recursive: true, force: true });
-  }
-}
-
-/** @param {number} pid */
-function isAlive(pid) {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return /** @type {NodeJS.ErrnoException} */ (error).code === 'EPERM';
-  }
-}
-
-/** @param {string} command @param {string[]} args @param {string} [input] */
-function run(command, args, input) {
-  execFileSync(command, args, { input: input ?? '', stdio: ['pipe', 'ignore', 'pipe'] });
-}
-
-/** @param {string} command @param {string[]} args */
-function tolerate(command, args) {
-  try {
-    run(command, args);
-  } catch {
-    // Gone already.
   }
 }

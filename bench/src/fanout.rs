@@ -15,6 +15,8 @@ use crate::{
 };
 
 const RECEIVERS: [usize; 3] = [10, 50, 100];
+/// Rounds of [`overhead`] for each of the others: it is about single hundredths.
+const OVERHEAD_ROUNDS: usize = 4;
 /// Between bursts.
 const PAUSE: Duration = Duration::from_micros(500);
 /// After the last burst: for acknowledgements.
@@ -57,7 +59,7 @@ pub(crate) async fn data(
         }
         ready(&mut contenders).await?;
         for (name, burst) in bursts {
-            let cost = compare(depth, &mut contenders, burst).await?;
+            let cost = compare(rounds(depth), &mut contenders, burst).await?;
             report.add(Row {
                 name,
                 value: cost.microseconds[0],
@@ -94,7 +96,7 @@ pub(crate) async fn websocket(
         }
         ready(&mut contenders).await?;
         for (name, burst) in bursts {
-            let cost = compare(depth, &mut contenders, burst).await?;
+            let cost = compare(rounds(depth), &mut contenders, burst).await?;
             report.add(Row {
                 name,
                 value: cost.microseconds[0],
@@ -102,6 +104,48 @@ pub(crate) async fn websocket(
                 engine_ratio: None,
                 floor_ratio: Some(cost.ratios[1]),
                 peer_ratio: None,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The same messages to servers over WebSockets: one with all that is not the WebSocket switched off, one without it, and
+/// one in which it is there and idle.
+pub(crate) async fn overhead(
+    depth: Depth,
+    wanted: &impl Fn(&str) -> bool,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let bursts = [(64, 1), (64, 16), (1024, 16)];
+    let bursts = bursts.map(|(size, count)| Burst { lane: Lane::Reliable, size, count });
+    let named = |burst| (name("overhead", 10, burst), burst);
+    let bursts: Vec<_> = bursts.into_iter().map(named).filter(|(name, _)| wanted(name)).collect();
+    if bursts.is_empty() {
+        return Ok(());
+    }
+    let mut contenders = Vec::new();
+    for kind in [Kind::Without, Kind::Off, Kind::Switchyard] {
+        let mut contender = Contender::new(kind)?;
+        for member in 0..=10 {
+            let browser = Browser::connect(contender.arm.port, "bench", &format!("u{member}"), false).await?;
+            contender.swarm.clients.push(Box::new(browser));
+        }
+        contenders.push(contender);
+        glance(&mut contenders)?;
+    }
+    ready(&mut contenders).await?;
+    for (name, burst) in bursts {
+        let cost = compare(rounds(depth) * OVERHEAD_ROUNDS, &mut contenders, burst).await?;
+        for (index, of) in [(1, "off"), (2, "idle")] {
+            report.add(Row {
+                name: format!("{name}/{of}"),
+                value: cost.microseconds[index],
+                unit: "µs/delivery",
+                engine_ratio: None,
+                floor_ratio: None,
+                // Of the first to this one; so it is this one's to the first.
+                peer_ratio: Some(1.0 / cost.ratios[index]),
             });
         }
     }
@@ -184,8 +228,7 @@ pub(crate) fn rounds(depth: Depth) -> usize {
 }
 
 /// Measures the contenders in turn, round by round.
-async fn compare(depth: Depth, contenders: &mut [Contender], burst: Burst) -> anyhow::Result<Cost> {
-    let rounds = rounds(depth);
+async fn compare(rounds: usize, contenders: &mut [Contender], burst: Burst) -> anyhow::Result<Cost> {
     let mut costs = vec![Vec::new(); contenders.len()];
     for round in 0..=rounds {
         for (index, costs) in costs.iter_mut().enumerate() {

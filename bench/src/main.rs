@@ -80,6 +80,9 @@ fn measure(only: &[String]) -> anyhow::Result<()> {
         if wanted("websocket") {
             fanout::websocket(depth, &wanted, &mut report).await.context("websocket")?;
         }
+        if wanted("overhead") {
+            fanout::overhead(depth, &wanted, &mut report).await.context("overhead")?;
+        }
         if wanted("idle") {
             idle::measure(depth, &mut report).await.context("idle")?;
         }

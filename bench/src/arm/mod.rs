@@ -42,6 +42,10 @@ pub(crate) enum Kind {
     Switchyard,
     /// Switchyard itself, for its relay.
     Turn,
+    /// Switchyard itself, with everything there but the WebSocket switched off.
+    Off,
+    /// Switchyard itself, without everything but the WebSocket: it is never started.
+    Without,
     /// The engine and a socket: no rooms, sessions, lanes or frames.
     Engine,
     /// A datagram sealed and sent for each receiver, without any protocol.
@@ -57,6 +61,8 @@ impl Kind {
         match self {
             Self::Switchyard => "switchyard",
             Self::Turn => "turn",
+            Self::Off => "off",
+            Self::Without => "without",
             Self::Engine => "engine",
             Self::Datagrams => "datagrams",
             Self::Writes => "writes",
@@ -102,6 +108,8 @@ pub(crate) fn run(kind: &str, store: Option<&Path>) -> anyhow::Result<()> {
     match kind {
         "switchyard" => server::run(store),
         "turn" => server::run_turn(),
+        "off" => server::run_off(),
+        "without" => server::run_without(),
         "engine" => engine::run(),
         "datagrams" => floor::datagrams(),
         "writes" => floor::writes(),

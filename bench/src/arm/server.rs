@@ -28,6 +28,36 @@ pub(super) fn run(store: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// With sockets for WebRTC and for a relay as in its defaults, and all features off.
+pub(super) fn run_off() -> anyhow::Result<()> {
+    let mut config = config();
+    config.rtc.tcp_enabled = true;
+    config.rtc.tcp_port = 0;
+    let turn = &mut config.turn;
+    turn.mode = settings::Mode::Embedded;
+    turn.listen.bind = vec![Ipv4Addr::LOCALHOST.into()];
+    (turn.listen.udp_port, turn.listen.tcp_port, turn.listen.tls_port) = (0, 0, 0);
+    (config.features.webrtc, config.features.relay) = (false, false);
+    serve(config)
+}
+
+/// Without WebRTC and relay: their sockets and threads are not made.
+pub(super) fn run_without() -> anyhow::Result<()> {
+    let mut config = config();
+    config.rtc.enabled = false;
+    serve(config)
+}
+
+fn serve(mut config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let folder = tempfile::tempdir()?;
+    config.store.path = folder.path().join("store.db");
+    let running = runtime.block_on(switchyard::start(config))?;
+    say(&Up { port: running.address.port() })?;
+    while hear::<()>()?.is_some() {}
+    Ok(())
+}
+
 /// With a relay whose port is told, and which relays to [`PEERS`].
 pub(super) fn run_turn() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;

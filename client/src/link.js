@@ -14,6 +14,8 @@ import { Ice } from './ice.js';
 import { readLimits } from './limits.js';
 import { Peer } from './peer.js';
 import { Socket } from './socket.js';
+import { Timers } from './timers.js';
+import { Hold } from './trial.js';
 
 const TICK_MS = 250;
 /** A tick so late means that the page slept. Longer than the second to which browsers hold back hidden pages. */
@@ -104,6 +106,7 @@ export class Link {
   #webRtc;
   #socketBackoff;
   #peerBackoff;
+  #hold = new Hold();
   #pingIntervalMs = 15_000;
   #socketPingedAt = 0;
   #channelSince = 0;
@@ -113,8 +116,7 @@ export class Link {
   /** @type {number | null} */
   #drainingMs = null;
   #flushQueued = false;
-  /** Timers by what they are for. @type {Map<string, unknown>} */
-  #timers = new Map();
+  #timers;
   counters = { reconnects: 0, pipeChanges: 0, badFrames: 0, unknownFrames: 0 };
 
   /**
@@ -124,6 +126,7 @@ export class Link {
    */
   constructor(env, { url, webRtc, ice }, owner) {
     this.#env = env;
+    this.#timers = new Timers(env);
     this.#url = url;
     this.#owner = owner;
     this.#ice = new Ice(env, ice, () => this.#askForIce());
@@ -264,13 +267,13 @@ export class Link {
   ackAt(at) {
     const wait = at - this.#env.now();
     if (wait <= 0) this.wake();
-    else if (!this.#timers.has('ack')) this.#after('ack', wait, () => this.#flush());
+    else if (!this.#timers.has('ack')) this.#timers.after('ack', wait, () => this.#flush());
   }
 
   // --- the WebSocket ---------------------------------------------------------------------------------------------
 
   #openSocket() {
-    this.#cancel('reconnect');
+    this.#timers.cancel('reconnect');
     if (this.#socket || this.#state === 'closed' || this.#state === 'idle') return;
     const socket = new Socket(this.#env, this.#url, this.#attempts.socket(), {
       opened: () => {
@@ -327,7 +330,8 @@ export class Link {
     if (message.resumed !== true) return this.#sessionLost(socket);
     this.#takeFeatures(message);
     this.#takeIce(message);
-    if (!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') this.#attach(socket.pipe);
+    if (this.#peer?.watch.suspected) this.#suspected(this.#peer);
+    else if (!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') this.#attach(socket.pipe);
     this.#owner.resumed();
     if (this.#peer) this.#sendOffer(this.#peer);
     if (this.#peer?.repair && !this.#peer.repair.restarted) this.#restartIce(this.#peer);
@@ -337,7 +341,7 @@ export class Link {
   /** A session is to be made: the offer goes with the first join, if it is there soon. @param {Socket} socket */
   #begin(socket) {
     const go = () => {
-      this.#cancel('offer');
+      this.#timers.cancel('offer');
       if (this.#socket !== socket || this.#identity || socket.begun) return;
       socket.begun = true;
       const peer = this.#peer;
@@ -346,7 +350,7 @@ export class Link {
       this.#owner.ready(peer && sdp ? { pc: peer.number, sdp } : null);
     };
     if (!this.#peer || this.#peer.sdp) go();
-    else this.#after('offer', OFFER_MS, go);
+    else this.#timers.after('offer', OFFER_MS, go);
   }
 
   /** @param {Socket} socket @param {Record<string, unknown>} message */
@@ -382,7 +386,7 @@ export class Link {
   #socketClosed(socket, code, reason) {
     if (this.#socket !== socket) return;
     this.#socket = null;
-    this.#cancel('offer');
+    this.#timers.cancel('offer');
     this.counters.reconnects += 1;
     if (code === 4409 || code === 4400) {
       this.#end('closed', false);
@@ -402,13 +406,13 @@ export class Link {
       draining !== null || code === 4503
         ? this.#env.random() * (draining ?? 5_000)
         : this.#socketBackoff.next();
-    this.#after('reconnect', wait, () => this.#openSocket());
+    this.#timers.after('reconnect', wait, () => this.#openSocket());
   }
 
   // --- the peer connection ---------------------------------------------------------------------------------------
 
   #openPeer() {
-    this.#cancel('peer');
+    this.#timers.cancel('peer');
     if (!this.#useWebRtc || this.#peer) return;
     const { configuration } = this.#ice;
     // There will be one when the server has named a relay.
@@ -418,8 +422,13 @@ export class Link {
     /** @type {Peer} */
     let peer;
     try {
-      peer = new Peer(this.#env, this.#peerNumber, configuration, attempt, {
-        opened: () => this.#attach(peer.pipe),
+      peer = new Peer(this.#env, this.#peerNumber, configuration, attempt, this.#hold, {
+        watch: {
+          awaits: () => this.#owner.unacknowledged() || this.#pending?.pipe === peer.pipe || peer.pipe.lossyBuffered > 0,
+          proven: () => this.#attach(peer.pipe),
+          suspected: () => this.#suspected(peer),
+          dead: () => this.#peerTroubled(peer, true),
+        },
         message: (message) => this.#pipeMessage(peer.pipe, message),
         drained: () => this.#pipe === peer.pipe && this.wake(),
         state: (state) => this.#peerState(peer, state),
@@ -475,7 +484,7 @@ export class Link {
       this.#peerFailed(peer, 'browser');
       return;
     }
-    if (this.#peer === peer && !peer.pipe.open) this.#after('relays', RELAYS_MS, () => this.#addRelays(peer));
+    if (this.#peer === peer && !peer.pipe.open) this.#timers.after('relays', RELAYS_MS, () => this.#addRelays(peer));
   }
 
   #renegotiate() {
@@ -497,13 +506,13 @@ export class Link {
    * @param {boolean} leave
    */
   #peerTroubled(peer, leave) {
-    const used = this.#pipe === peer.pipe || this.#pending?.pipe === peer.pipe;
-    if (!used && !peer.repair) {
+    if (!peer.used && !peer.repair) {
       if (!this.#addRelays(peer)) this.#peerFailed(peer, 'ice');
       return;
     }
     peer.repair ??= { since: this.#env.now(), restarted: false };
     if (leave) this.#leave(peer.pipe);
+    else peer.watch.hint();
     if (!peer.repair.restarted && this.#socket?.ready && this.#identity) this.#restartIce(peer);
   }
 
@@ -535,11 +544,18 @@ export class Link {
 
   /** Something got through after an ICE restart. @param {Peer} peer */
   #repaired(peer) {
-    if (this.#pipe !== peer.pipe) {
-      if (!this.#pending) this.#attach(peer.pipe);
-    } else if (peer.state === 'connected') {
-      peer.repair = null;
-    }
+    if (!this.#pipe && !this.#pending) this.#attach(peer.pipe);
+    if (peer.state === 'connected') peer.repair = null;
+  }
+
+  /** The data goes elsewhere, if there is elsewhere; the channel may prove itself meanwhile. @param {Peer} peer in use */
+  #suspected(peer) {
+    const socket = this.#socket;
+    if (this.#pipe !== peer.pipe && this.#pending?.pipe !== peer.pipe) return;
+    if (this.#pending?.pipe.kind === 'websocket') return;
+    if (!socket?.ready || !socket.pipe.open || !this.#identity) return this.hurry();
+    peer.watch.leave();
+    this.#attach(socket.pipe);
   }
 
   /** @param {Peer} peer @param {import('./attempts.js').Cause} cause */
@@ -555,13 +571,13 @@ export class Link {
   #dropPeer(cause, options) {
     const peer = this.#peer;
     this.#peer = null;
-    this.#cancel('peer');
-    this.#cancel('relays');
+    this.#timers.cancel('peer');
+    this.#timers.cancel('relays');
     peer?.close(cause, options);
   }
 
   #peerLater() {
-    this.#after('peer', this.#peerBackoff.next(), () => this.#openPeer());
+    this.#timers.after('peer', this.#peerBackoff.next(), () => this.#openPeer());
   }
 
   #askForIce() {
@@ -602,6 +618,10 @@ export class Link {
     this.#generation += 1;
     this.#pending = { pipe, gen: this.#generation, since: this.#env.now() };
     pipe.probe.wake(this.#env.now());
+    if (this.#peer?.pipe === pipe) {
+      this.#peer.used = true;
+      this.#peer.watch.use();
+    }
     this.#sendFrames(pipe, [encodeFrame({ kind: 'attach', gen: this.#generation, ack: this.#owner.received() })]);
   }
 
@@ -624,6 +644,7 @@ export class Link {
   /** `pipe` is not to be used any more. @param {Pipe} pipe */
   #leave(pipe) {
     const wasPending = this.#pending?.pipe === pipe;
+    if (this.#peer?.pipe === pipe) this.#peer.watch.leave();
     if (this.#pipe === pipe) {
       this.#pipe = null;
       if (pipe.kind === 'datachannel' && this.#env.now() - this.#channelSince > PEER_GOOD_MS) this.#peerBackoff.reset();
@@ -654,18 +675,19 @@ export class Link {
     }
     if (this.#peer?.pipe === pipe && this.#peer.repair?.restarted) this.#repaired(this.#peer);
     if (this.#pipe && this.#owner.hasNext()) this.wake();
+    this.#peer?.watch.look();
   }
 
   /** @param {Pipe} pipe @param {Uint8Array} bytes */
   #frame(pipe, bytes) {
     const frame = decodeFrame(bytes);
-    const now = this.#env.now();
     switch (frame.kind) {
       case 'ping':
+        // The server misses acknowledgements.
+        if (pipe !== this.#pipe && pipe.kind === 'websocket') this.#peer?.watch.hint();
         return this.#sendFrames(pipe, [encodeFrame({ kind: 'pong', nonce: frame.nonce })]);
       case 'pong':
-        if (pipe.probe.pong(frame.nonce, now) && pipe === this.#pipe) this.#owner.rtt(pipe.probe.rtt ?? 0, pipe.probe.latest);
-        return undefined;
+        return this.#pong(pipe, frame.nonce);
       case 'attached':
         if (this.#pending?.pipe !== pipe || this.#pending.gen !== frame.gen) return undefined;
         if (this.#owner.replay(frame.ack)) return this.#attached(pipe);
@@ -684,6 +706,13 @@ export class Link {
     }
   }
 
+  /** @param {Pipe} pipe @param {number} nonce */
+  #pong(pipe, nonce) {
+    const { probe } = pipe;
+    const isProbe = this.#peer?.pipe === pipe ? this.#peer.watch.pong(nonce) : probe.pong(nonce, this.#env.now());
+    if (isProbe && pipe === this.#pipe) this.#owner.rtt(probe.rtt ?? 0, probe.latest);
+  }
+
   /** What came over `pipe` cannot be: leave it. @param {Pipe} pipe */
   #broken(pipe) {
     if (this.#peer?.pipe === pipe) this.#peerFailed(this.#peer, 'broken');
@@ -693,7 +722,7 @@ export class Link {
   // --- sending ---------------------------------------------------------------------------------------------------
 
   #flush() {
-    this.#cancel('ack');
+    this.#timers.cancel('ack');
     const pipe = this.#pipe;
     if (!pipe?.open) return;
     for (;;) {
@@ -709,10 +738,11 @@ export class Link {
       if (!this.#sendFrames(pipe, batch)) return;
     }
     if (pipe.kind === 'datachannel') this.#flushLossyChannel(pipe);
+    this.#peer?.watch.look();
     // Last: any reliable frame has carried it already.
     const ack = this.#owner.dueAck(this.#env.now());
     if (ack !== null) this.#sendFrames(pipe, [encodeFrame({ kind: 'ack', ack })]);
-    if (pipe.kind === 'websocket' && this.#owner.hasNext()) this.#after('drain', DRAIN_MS, () => this.#flush());
+    if (pipe.kind === 'websocket' && this.#owner.hasNext()) this.#timers.after('drain', DRAIN_MS, () => this.#flush());
   }
 
   /** @param {Pipe} pipe @param {number} left */
@@ -750,7 +780,7 @@ export class Link {
   // --- time ------------------------------------------------------------------------------------------------------
 
   #tickLater() {
-    this.#after('tick', TICK_MS, () => {
+    this.#timers.after('tick', TICK_MS, () => {
       this.#tickLater();
       this.#tick();
     });
@@ -761,6 +791,7 @@ export class Link {
     if (now - this.#lastTick > SLEPT_MS) {
       this.#socket?.pipe.probe.wake(now);
       this.#peer?.pipe.probe.wake(now);
+      this.#peer?.watch.acquit();
       if (this.#pending) this.#pending.since = now;
     }
     this.#lastTick = now;
@@ -809,12 +840,11 @@ export class Link {
     const peer = this.#peer;
     if (!peer) return;
     if (peer.repair) {
-      if (peer.repair.restarted && peer.pipe !== this.#pipe) this.#probe(peer.pipe, now, 1_000);
       const limit = peer.repair.restarted ? REPAIR_MS : 2 * REPAIR_MS;
       if (now - peer.repair.since <= limit) return;
       if (peer.state === 'connected' && this.#pipe === peer.pipe) peer.repair = null;
       else this.#peerFailed(peer, 'repair');
-    } else if (peer.pipe !== this.#pipe && peer.offered && now - this.#peerOfferedAt > PEER_MS) {
+    } else if (!peer.used && peer.offered && now - this.#peerOfferedAt > PEER_MS) {
       this.#peerFailed(peer, 'timeout');
     }
   }
@@ -835,24 +865,6 @@ export class Link {
     this.#owner.rung(known);
   }
 
-  /** @param {string} name @param {number} ms @param {() => void} call */
-  #after(name, ms, call) {
-    this.#cancel(name);
-    const timer = this.#env.setTimeout(() => {
-      this.#timers.delete(name);
-      call();
-    }, ms);
-    this.#timers.set(name, timer);
-  }
-
-  /** @param {string} name */
-  #cancel(name) {
-    const timer = this.#timers.get(name);
-    if (timer === undefined) return;
-    this.#timers.delete(name);
-    this.#env.clearTimeout(timer);
-  }
-
   /** @param {LinkState} state */
   #setState(state) {
     if (this.#state === state) return;
@@ -862,7 +874,7 @@ export class Link {
 
   /** @param {'closed' | 'idle'} state @param {boolean} [tell] */
   #end(state, tell = true) {
-    for (const name of [...this.#timers.keys()]) this.#cancel(name);
+    this.#timers.cancelAll();
     const socket = this.#socket;
     this.#socket = null;
     if (socket) {

@@ -4,6 +4,7 @@
  */
 
 import { ChannelPipe } from './pipe.js';
+import { Watch } from './watch.js';
 
 const LOW_WATER_BYTES = 32_768;
 
@@ -16,7 +17,7 @@ const LOW_WATER_BYTES = 32_768;
  * @property {number | null} bitrate bits per second that the browser believes it can send
  *
  * @typedef {object} PeerHandlers
- * @property {() => void} opened the reliable channel is open
+ * @property {import('./watch.js').WatchHandlers} watch
  * @property {(message: Uint8Array) => void} message
  * @property {() => void} drained the browser's queue is short again
  * @property {(state: RTCPeerConnectionState) => void} state
@@ -34,9 +35,10 @@ export class Peer {
    * @param {number} number of this peer connection in the session
    * @param {RTCConfiguration} configuration
    * @param {import('./attempts.js').PeerAttempt} attempt records what becomes of it
+   * @param {import('./trial.js').Hold} hold
    * @param {PeerHandlers} handlers
    */
-  constructor(env, number, configuration, attempt, handlers) {
+  constructor(env, number, configuration, attempt, hold, handlers) {
     const Constructor = /** @type {NonNullable<typeof env.RTCPeerConnection>} */ (env.RTCPeerConnection);
     const connection = new Constructor(configuration);
     this.#connection = connection;
@@ -47,6 +49,8 @@ export class Peer {
     this.configuration = configuration;
     /** Whether the server has been sent the newest offer. */
     this.offered = false;
+    /** Whether frames have gone over it. */
+    this.used = false;
     /** When trouble began and an ICE restart was asked for. @type {{ since: number, restarted: boolean } | null} */
     this.repair = null;
 
@@ -59,13 +63,14 @@ export class Peer {
     });
     attempt.watch(connection, reliable);
     this.pipe = new ChannelPipe(reliable, lossy, env.now());
+    this.watch = new Watch(env, this.pipe, hold, handlers.watch);
     reliable.bufferedAmountLowThreshold = LOW_WATER_BYTES;
-    reliable.onopen = () => this.#unlessEnded(() => handlers.opened());
+    reliable.onopen = () => this.#unlessEnded(() => this.watch.prove());
     for (const channel of [reliable, lossy]) {
       channel.binaryType = 'arraybuffer';
       channel.onmessage = ({ data }) =>
         this.#unlessEnded(() => {
-          this.pipe.probe.heard(env.now());
+          this.pipe.heard(env.now());
           if (typeof data !== 'string') handlers.message(new Uint8Array(data));
         });
       channel.onbufferedamountlow = () => this.#unlessEnded(() => handlers.drained());
@@ -153,6 +158,7 @@ export class Peer {
     if (this.#ended) return;
     this.#ended = true;
     this.pipe.end();
+    this.watch.stop();
     const recorded = this.attempt.end(cause, atOnce);
     if (atOnce) this.#connection.close();
     else recorded.finally(() => this.#connection.close());

@@ -6,6 +6,7 @@
 import { CHANNEL_MESSAGE_BYTES, PIPE_QUEUE_BYTES, SOCKET_MESSAGE_BYTES } from './limits.js';
 import { Probe } from './probe.js';
 import { QueueAge } from './queue-age.js';
+import { Suspicion } from './suspicion.js';
 
 /** Lossy frames may lie in the browser's queue up to here; what comes later waits where it can still be replaced. */
 const LOSSY_QUEUE_BYTES = 16_384;
@@ -79,6 +80,13 @@ export class ChannelPipe {
     this.#reliable = reliable;
     this.#lossy = lossy;
     this.probe = new Probe(now);
+    this.suspicion = new Suspicion(now);
+  }
+
+  /** Anything came in. @param {number} now */
+  heard(now) {
+    this.probe.heard(now);
+    this.suspicion.heard(now);
   }
 
   get open() {
@@ -123,5 +131,11 @@ export class ChannelPipe {
   sendLossy(message) {
     this.#lossy.send(message);
     this.#lossyAge.given(message.length);
+  }
+
+  /** Where a lost one holds up nothing. @param {Uint8Array<ArrayBuffer>} message */
+  sendProbe(message) {
+    if (this.#lossy.readyState === 'open') this.sendLossy(message);
+    else this.send(message);
   }
 }

@@ -41,7 +41,7 @@ export class FakeServer {
   peer(id, channel) {
     const session = this.#offers.get(id);
     const pipe = { kind: 'datachannel', send: (message) => channel.send(0, message), lossy: (message) => channel.send(1, message) };
-    return { receive: (_, message) => session?.receive(pipe, message) };
+    return { receive: (id, message) => session?.receive(pipe, message, id === 1 ? pipe.lossy : pipe.send) };
   }
 
   offered(session, sdp) {
@@ -254,6 +254,11 @@ class Session {
     if (!features.webrtc && this.#pipe?.kind === 'datachannel') this.#moveTo(this.connection?.pipe ?? null, this.#lastAcked());
   }
 
+  /** Acknowledgements do not come: the client is asked to look, over the WebSocket. */
+  doubt() {
+    this.connection?.pipe.send(joinFrames([encodeFrame({ kind: 'ping', nonce: 1 })]));
+  }
+
   /** The server finds the peer connection dead. */
   peerDied() {
     if (this.#pipe?.kind === 'datachannel') this.#moveTo(this.connection?.pipe ?? null, this.#lastAcked());
@@ -268,12 +273,13 @@ class Session {
     if (close) this.connection?.close(1000, 'bye');
   }
 
-  receive(pipe, message) {
+  /** A PING is answered on the channel on which it came. */
+  receive(pipe, message, answer = pipe.send) {
     for (const bytes of splitFrames(message)) {
       const frame = decodeFrame(bytes);
       switch (frame.kind) {
         case 'ping':
-          if (this.#server.pongs) pipe.send(joinFrames([encodeFrame({ kind: 'pong', nonce: frame.nonce })]));
+          if (this.#server.pongs) answer(joinFrames([encodeFrame({ kind: 'pong', nonce: frame.nonce })]));
           break;
         case 'pong':
           break;

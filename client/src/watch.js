@@ -1,0 +1,189 @@
+/**
+ * Watches one data channel: sends the probes, sets the timers, and says when the channel is proven, suspected, or dead.
+ * What the evidence means is suspicion.js's business, and trial.js's; where frames go is link.js's.
+ */
+
+import { encodeFrame, joinFrames } from './frame.js';
+import { Trial } from './trial.js';
+
+/** A channel on trial that is silent for so long is repaired or replaced. */
+const DEAD_MS = 3_000;
+/** Before the proof: PINGs over the reliable channel, which is what is to be proven. */
+const PROVE_MS = 500;
+/** Probes are not queued behind more than that. */
+const PROBE_QUEUE_BYTES = 4_096;
+
+/**
+ * @typedef {object} WatchHandlers
+ * @property {() => boolean} awaits whether an answer is awaited over the channel in use
+ * @property {() => void} proven it works, both ways: for the first time, or again
+ * @property {() => void} suspected while in use
+ * @property {() => void} dead on trial
+ */
+
+export class Watch {
+  #env;
+  #pipe;
+  #hold;
+  #handlers;
+  /** @type {'closed' | 'proving' | 'used' | 'trial'} */
+  #state = 'closed';
+  /** @type {Trial | null} */
+  #trial = null;
+  #isDead = false;
+  #provedAt = -Infinity;
+  /** @type {{ at: number, timer: unknown } | null} */
+  #timer = null;
+
+  /**
+   * @param {import('./environment.js').Environment} env
+   * @param {import('./pipe.js').ChannelPipe} pipe
+   * @param {import('./trial.js').Hold} hold
+   * @param {WatchHandlers} handlers
+   */
+  constructor(env, pipe, hold, handlers) {
+    this.#env = env;
+    this.#pipe = pipe;
+    this.#hold = hold;
+    this.#handlers = handlers;
+  }
+
+  /** Whether it has been left for a suspicion. */
+  get onTrial() {
+    return this.#state === 'trial';
+  }
+
+  /** Whether it is in use although it is suspected, there being nothing else. */
+  get suspected() {
+    return this.#state === 'used' && this.#pipe.suspicion.verdict(this.#env.now()) === 'suspected';
+  }
+
+  /** The channel is open: does it carry anything, there and back? */
+  prove() {
+    if (this.#state !== 'closed') return;
+    this.#state = 'proving';
+    this.look();
+  }
+
+  /** Frames go over it from now on. */
+  use() {
+    if (this.#state === 'used') return;
+    this.#state = 'used';
+    this.#trial = null;
+    this.#pipe.suspicion.acquit(this.#env.now());
+    this.look();
+  }
+
+  /** Frames go elsewhere until it has proven itself. */
+  leave() {
+    if (this.#state !== 'used') return;
+    const now = this.#env.now();
+    this.#state = 'trial';
+    this.#trial = new Trial(now, this.#hold.ms(now));
+    this.#isDead = false;
+    this.look();
+  }
+
+  /** Somebody else doubts it. */
+  hint() {
+    if (this.#state !== 'used') return;
+    this.#pipe.suspicion.hint(this.#env.now());
+    this.look();
+  }
+
+  /** The page slept: silence before now says nothing. */
+  acquit() {
+    this.#pipe.suspicion.acquit(this.#env.now());
+  }
+
+  /** A PING was answered. Whether it was one of these. @param {number} nonce */
+  pong(nonce) {
+    const now = this.#env.now();
+    const { probe, suspicion } = this.#pipe;
+    const isOurs = suspicion.pong(nonce, now);
+    const isProbe = !isOurs && probe.pong(nonce, now);
+    if (isProbe) suspicion.answered(now, suspicion.rtt === null ? probe.latest.rtt : undefined);
+    if (isOurs || isProbe) this.#trial?.answered(now);
+    if (isProbe && this.#state === 'proving') {
+      this.#handlers.proven();
+    } else {
+      this.look();
+    }
+    return isProbe;
+  }
+
+  stop() {
+    this.#state = 'closed';
+    if (this.#timer) this.#env.clearTimeout(this.#timer.timer);
+    this.#timer = null;
+  }
+
+  /** Does what is due, and sees to it that it is called again in time. To be called after every change. */
+  look() {
+    if (this.#state === 'closed' || !this.#pipe.open) return;
+    const now = this.#env.now();
+    if (this.#state === 'proving') this.#lookForProof(now);
+    else this.#lookForSilence(now);
+  }
+
+  /** @param {number} now */
+  #lookForProof(now) {
+    if (now >= this.#provedAt + PROVE_MS) {
+      this.#provedAt = now;
+      this.#send(this.#pipe.probe.ping(now), false);
+    }
+    this.#lookAt(this.#provedAt + PROVE_MS);
+  }
+
+  /** @param {number} now */
+  #lookForSilence(now) {
+    const { suspicion } = this.#pipe;
+    const trial = this.#trial;
+    suspicion.expect(now, trial !== null || this.#handlers.awaits());
+    if (now >= suspicion.probeAt || (trial && now >= trial.probeAt)) {
+      trial?.probed(now);
+      this.#send(suspicion.ping(now), true);
+    }
+    const isSuspected = suspicion.verdict(now) === 'suspected';
+    if (isSuspected && trial) trial.failed();
+    if (trial) this.#judge(trial, now);
+    else if (isSuspected) this.#handlers.suspected();
+    if (this.#state === 'closed') return;
+    this.#lookAt(Math.min(isSuspected ? suspicion.probeAt : suspicion.nextAt, this.#trial?.probeAt ?? Infinity));
+  }
+
+  /** @param {Trial} trial @param {number} now */
+  #judge(trial, now) {
+    if (trial.isProven(now)) {
+      this.#hold.falseAlarm(now);
+      this.#handlers.proven();
+      return;
+    }
+    const isDead = Math.min(now - trial.began, this.#pipe.suspicion.quietFor(now)) >= DEAD_MS;
+    const isNew = isDead && !this.#isDead;
+    this.#isDead = isDead;
+    if (isNew) this.#handlers.dead();
+  }
+
+  /** @param {number} nonce @param {boolean} unordered */
+  #send(nonce, unordered) {
+    const message = joinFrames([encodeFrame({ kind: 'ping', nonce })]);
+    try {
+      if (!unordered) this.#pipe.send(message);
+      else if (this.#pipe.lossyBuffered <= PROBE_QUEUE_BYTES) this.#pipe.sendProbe(message);
+    } catch {
+      // The channel is on its way down, and says so itself.
+    }
+  }
+
+  /** @param {number} at */
+  #lookAt(at) {
+    if (at === Infinity || (this.#timer && this.#timer.at <= at)) return;
+    if (this.#timer) this.#env.clearTimeout(this.#timer.timer);
+    const look = () => {
+      this.#timer = null;
+      this.look();
+    };
+    this.#timer = { at, timer: this.#env.setTimeout(look, Math.max(1, at - this.#env.now())) };
+  }
+}

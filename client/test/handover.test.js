@@ -1,0 +1,183 @@
+// From one pipe to the other and back, in virtual time: how soon, how often, and that nothing is lost, doubled or reordered.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { connect } from '../src/index.js';
+import { World } from './fake-network.js';
+
+const token = (user) => JSON.stringify({ user, name: user });
+const EVERY_MS = 50;
+
+/** Two in a room who each say a number every 50 ms; the second is on the WebSocket alone, which does not fail. */
+class Talk {
+  world = new World();
+  said = [0, 0];
+  #talking = false;
+
+  static async begin() {
+    const talk = new Talk();
+    talk.users = [await talk.#enter('ann', {}), await talk.#enter('bob', { transport: 'websocket' })];
+    await talk.world.clock.until(() => talk.ann.session.rung === 'udp');
+    talk.resume();
+    await talk.pass(3_000);
+    return talk;
+  }
+
+  get ann() {
+    return this.users[0];
+  }
+
+  get switches() {
+    return this.ann.session.stats().counters.pipeChanges;
+  }
+
+  async #enter(user, options) {
+    const session = connect({ url: 'ws://server', environment: this.world.browser(), ...options });
+    const joining = session.join({ room: 'r', token: token(user) });
+    await this.world.clock.advance(500);
+    const room = await joining;
+    const heard = [];
+    room.on('data', ({ data }) => heard.push({ at: this.world.clock.now, number: Number(data) }));
+    return { session, room, heard };
+  }
+
+  resume() {
+    this.#talking = true;
+    this.#say();
+  }
+
+  stop() {
+    this.#talking = false;
+  }
+
+  #say() {
+    if (!this.#talking) return;
+    this.users.forEach(({ room }, i) => room.send(String((this.said[i] += 1))));
+    this.world.clock.setTimeout(() => this.#say(), EVERY_MS);
+  }
+
+  pass(ms) {
+    return this.world.clock.advance(ms);
+  }
+
+  /** The longest time beyond the usual in which one heard nothing of the other, from `from` on. */
+  stall(from) {
+    const gaps = this.users.map(({ heard }) => {
+      const times = [...heard.map(({ at }) => at).filter((at) => at > from), this.world.clock.now];
+      return Math.max(...times.map((at, i) => at - (times[i - 1] ?? from)));
+    });
+    return Math.max(...gaps) - EVERY_MS;
+  }
+
+  /** Lets everything arrive, and checks that it did: complete, once, in order. */
+  async check() {
+    this.stop();
+    await this.pass(5_000);
+    this.users.forEach(({ heard, session }, i) => {
+      assert.deepEqual(heard.map(({ number }) => number), Array.from({ length: this.said[1 - i] }, (_, n) => n + 1));
+      const { laneGaps, badFrames, sessionsLost } = session.stats().counters;
+      assert.deepEqual({ laneGaps, badFrames, sessionsLost }, { laneGaps: 0, badFrames: 0, sessionsLost: 0 });
+    });
+  }
+}
+
+test('frames go over the WebSocket within 500 ms of the last that the data channel brought', async (t) => {
+  const talk = await Talk.begin();
+  const from = talk.world.clock.now;
+  talk.world.peersSilent = true;
+  await talk.pass(2_500);
+  const stall = talk.stall(from);
+  t.diagnostic(`longest stall: ${stall} ms`);
+  assert.ok(stall <= 500, `${stall} ms`);
+  assert.equal(talk.ann.session.rung, 'websocket');
+  await talk.check();
+});
+
+test('a data channel that comes back is used again when it has proven itself', async () => {
+  const talk = await Talk.begin();
+  talk.world.peersSilent = true;
+  await talk.pass(1_500);
+  assert.equal(talk.ann.session.rung, 'websocket');
+  talk.world.peersSilent = false;
+  const back = talk.world.clock.now;
+  await talk.world.clock.until(() => talk.ann.session.rung === 'udp', 2_000);
+  const took = talk.world.clock.now - back;
+  assert.ok(took >= 1_000, `after ${took} ms`);
+  assert.equal(talk.world.peers.length, 1, 'the same peer connection');
+  assert.equal(talk.stall(back) <= 200, true, `${talk.stall(back)} ms`);
+  await talk.check();
+});
+
+test('a spike of two seconds loses, doubles and reorders nothing', async () => {
+  const talk = await Talk.begin();
+  const from = talk.world.clock.now;
+  talk.world.latency = 2_000;
+  await talk.pass(100);
+  talk.world.latency = 10;
+  await talk.pass(10_000);
+  assert.ok(talk.stall(from) < 2_200, `${talk.stall(from)} ms`);
+  await talk.check();
+});
+
+test('a channel that comes and goes every 700 ms is not followed', async (t) => {
+  const talk = await Talk.begin();
+  const before = talk.switches;
+  const from = talk.world.clock.now;
+  for (let i = 0; i < 86; i += 1) {
+    talk.world.peersSilent = i % 2 === 0;
+    await talk.pass(700);
+  }
+  const switches = talk.switches - before;
+  t.diagnostic(`${switches} switches in a minute, longest stall ${talk.stall(from)} ms`);
+  assert.ok(switches <= 2, `${switches}`);
+  assert.ok(talk.stall(from) <= 500, `${talk.stall(from)} ms`);
+  await talk.check();
+});
+
+test('a channel that fails again after each proof is used ever more rarely', async (t) => {
+  const talk = await Talk.begin();
+  const before = talk.switches;
+  for (let i = 0; i < 60; i += 1) {
+    talk.world.peersSilent = true;
+    await talk.pass(600);
+    talk.world.peersSilent = false;
+    await talk.pass(2_400);
+  }
+  const switches = talk.switches - before;
+  t.diagnostic(`${switches} switches in three minutes`);
+  assert.ok(switches <= 14, `${switches}`);
+  await talk.check();
+});
+
+test('who only listens is told by the server that something is missing', async (t) => {
+  const talk = await Talk.begin();
+  talk.stop();
+  await talk.pass(1_000);
+  talk.world.peersSilent = true;
+  talk.users[1].room.send(String((talk.said[1] += 1)));
+  const from = talk.world.clock.now;
+  await talk.pass(290);
+  [...talk.world.server.sessions.values()][0].doubt();
+  await talk.world.clock.until(() => talk.ann.heard.at(-1)?.number === talk.said[1], 400);
+  t.diagnostic(`heard after ${talk.world.clock.now - from} ms`);
+  await talk.check();
+});
+
+test('without a WebSocket a suspected channel is kept, and a new one is opened at once', async () => {
+  const talk = await Talk.begin();
+  talk.world.refuseSockets = true;
+  talk.world.sockets[0].drop(1006);
+  await talk.pass(10_000);
+  talk.world.peersSilent = true;
+  const from = talk.world.clock.now;
+  const opened = talk.world.sockets.length;
+  await talk.world.clock.until(() => talk.world.sockets.length > opened, 400);
+  talk.world.peersSilent = false;
+  await talk.pass(1_000);
+  assert.equal(talk.ann.session.rung, 'udp');
+  assert.equal(talk.ann.session.state, 'connected');
+  assert.ok(talk.stall(from) <= 600, `${talk.stall(from)} ms`);
+  talk.world.refuseSockets = false;
+  await talk.check();
+});

@@ -12,6 +12,7 @@ import { browserStorage } from './store.js';
  * @property {(callback: () => void, ms: number) => unknown} setTimeout
  * @property {(timer: any) => void} clearTimeout
  * @property {() => number} random in [0, 1)
+ * @property {() => string} id 16 hexadecimal digits that nobody can guess
  * @property {() => boolean} online false if the browser says that there is no network
  * @property {(url: string) => Promise<boolean>} reach whether anything answers HTTP there
  * @property {(bytes: Uint8Array) => Promise<Uint8Array>} inflate raw DEFLATE
@@ -32,6 +33,7 @@ export function environment(given = {}) {
     setTimeout: (callback, ms) => globalThis.setTimeout(callback, ms),
     clearTimeout: (timer) => globalThis.clearTimeout(timer),
     random: () => Math.random(),
+    id: () => Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join(''),
     online: () => globalThis.navigator?.onLine !== false,
     reach,
     inflate,

@@ -44,7 +44,7 @@ const DRAIN_MS = 5;
  * @typedef {import('./pipe.js').Pipe} Pipe
  * @typedef {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} LinkState
  * @typedef {'websocket' | import('./peer.js').ChannelRung} Rung
- * @typedef {{ webrtc: boolean, relay: boolean }} Features what the server, the rooms and their tokens leave on
+ * @typedef {{ webrtc: boolean, relay: boolean, p2p: boolean }} Features what the server, the rooms and their tokens leave on
  *
  * @typedef {object} LinkOwner what the link asks of the session
  * @property {(offer: { pc: number, sdp: string } | null) => void} ready the WebSocket is welcomed and there is no
@@ -224,6 +224,12 @@ export class Link {
   /** STUN and TURN servers with credentials that are good for a while. */
   iceServers() {
     return this.#ice.current();
+  }
+
+  /** Those that are known now; asks for fresh ones in time. */
+  get knownIceServers() {
+    void this.#ice.configuration;
+    return this.#ice.servers;
   }
 
   /** The join that carried the offer was refused: it goes on its own when there is a session. */
@@ -603,9 +609,9 @@ export class Link {
   /** What is on in this session; the next one may be told otherwise. @param {Record<string, unknown>} message */
   #takeFeatures({ features }) {
     const told = /** @type {Partial<Features>} */ (features ?? {});
-    const { webrtc, relay } = { webrtc: told.webrtc !== false, relay: told.relay !== false };
+    const { webrtc, relay, p2p } = { webrtc: told.webrtc !== false, relay: told.relay !== false, p2p: told.p2p !== false };
     this.#useWebRtc = this.#wantsWebRtc && webrtc;
-    this.#owner.features({ webrtc, relay });
+    this.#owner.features({ webrtc, relay, p2p });
     if (!webrtc) this.peerRefused(true);
     if (!relay) this.#ice.take({});
   }

@@ -5,6 +5,9 @@
  * On a poor link there is a pace. Messages of one kind (room, stream and target) are then coalesced: the newest takes the
  * place of the one that waits, and one goes out per interval. The last is sent again after a while, as a message of its own,
  * because nothing else would set right what the network lost. Pure; `now` is an argument.
+ *
+ * What members get directly from each other (mesh/mesh.js) has the same numbers, so that whoever gets a message twice can tell.
+ * It goes to them when it is pushed, and with a pace when it goes to the server.
  */
 import { encodeFrame } from './frame.js';
 
@@ -25,6 +28,7 @@ const KINDS = 256;
  * @property {string | null} kind of messages that replace each other; null where they do not, or there is no pace yet
  * @property {boolean} coalesce
  * @property {boolean} again whether it was sent before
+ * @property {boolean} isShared whether those who are reached directly have it, with this number
  * @property {number} seq
  * @property {Uint8Array} frame
  */
@@ -41,10 +45,16 @@ export class LossyQueue {
   /** What was sent last of a kind, and when it goes again. @type {Map<string, { message: LossyMessage, at: number }>} */
   #repeats = new Map();
   #sentAt = -Infinity;
+  #share;
   /** Frames given up since the beginning. */
   dropped = 0;
   /** Messages replaced by newer ones. */
   coalesced = 0;
+
+  /** @param {(message: LossyMessage, seq: number) => void} [share] gives a message that goes to those who are reached directly */
+  constructor(share = () => {}) {
+    this.#share = share;
+  }
 
   get length() {
     return this.#entries.length;
@@ -68,22 +78,34 @@ export class LossyQueue {
     if (paceMs === 0) this.#allowedAt.clear();
   }
 
+  /** The next number of a stream. @param {number} room its handle @param {number} stream */
+  number(room, stream) {
+    const key = room * 65_536 + stream;
+    const seq = ((this.#seqs.get(key) ?? 0) + 1) >>> 0;
+    this.#seqs.set(key, seq);
+    return seq;
+  }
+
   /**
    * @param {LossyMessage} message
-   * @param {{ coalesce?: boolean }} [options] false: no other message of its kind takes its place
+   * @param {object} [options]
+   * @param {boolean} [options.coalesce] false: no other message of its kind takes its place
+   * @param {number} [options.seq] with which it went to those who are reached directly
    */
-  push(message, { coalesce = true } = {}) {
+  push(message, { coalesce = true, seq } = {}) {
     const kind = coalesce && this.#paceMs > 0 ? kindOf(message) : null;
     if (kind !== null) this.#repeats.delete(kind);
     const older = kind === null ? undefined : this.#entries.find((entry) => entry.kind === kind);
     if (older) {
       this.coalesced += 1;
       this.#bytes -= older.frame.length;
-      // The number was not used: nobody misses the message that had it.
-      Object.assign(older, { message, again: false, frame: encode(message, older.seq) });
+      // Where the number was not used nobody misses the message that had it.
+      const number = seq ?? (older.isShared ? this.number(message.room, message.stream) : older.seq);
+      const isShared = seq !== undefined;
+      Object.assign(older, { message, again: false, isShared, seq: number, frame: encode(message, number) });
       this.#bytes += older.frame.length;
     } else {
-      this.#add({ message, kind, coalesce, again: false });
+      this.#add({ message, kind, coalesce, again: false, isShared: seq !== undefined }, seq);
     }
     while (this.#entries.length > FRAMES || this.#bytes > BYTES) this.#drop();
   }
@@ -105,6 +127,7 @@ export class LossyQueue {
     this.#bytes -= entry.frame.length;
     this.#sentAt = now;
     if (entry.kind !== null && this.#paceMs > 0) this.#sent(entry, entry.kind, now);
+    if (!entry.isShared) this.#share(entry.message, entry.seq);
     return entry.frame;
   }
 
@@ -124,12 +147,8 @@ export class LossyQueue {
     this.#repeats.clear();
   }
 
-  /** @param {Omit<Entry, 'seq' | 'frame'>} entry */
-  #add(entry) {
-    const { room, stream } = entry.message;
-    const key = room * 65_536 + stream;
-    const seq = ((this.#seqs.get(key) ?? 0) + 1) >>> 0;
-    this.#seqs.set(key, seq);
+  /** @param {Omit<Entry, 'seq' | 'frame'>} entry @param {number} [seq] */
+  #add(entry, seq = this.number(entry.message.room, entry.message.stream)) {
     const frame = encode(entry.message, seq);
     this.#entries.push({ ...entry, seq, frame });
     this.#bytes += frame.length;
@@ -151,7 +170,7 @@ export class LossyQueue {
     for (const [kind, { message, at }] of this.#repeats) {
       if (at > now) continue;
       this.#repeats.delete(kind);
-      this.#add({ message, kind, coalesce: true, again: true });
+      this.#add({ message, kind, coalesce: true, again: true, isShared: false });
     }
   }
 

@@ -8,6 +8,7 @@ import { Emitter } from './emitter.js';
 import { SwitchyardError } from './errors.js';
 import { Log } from './log.js';
 import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js';
+import { Seen } from './mesh/seen.js';
 
 /**
  * @typedef {object} Member one session in the room; several may have the same user
@@ -15,6 +16,10 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @property {string} user
  * @property {string} name
  * @property {string} role
+ * @property {boolean} [write] false: the server refuses its data
+ *
+ * @typedef {'direct' | 'relay' | 'server'} Reach what carries lossy data between a member and this page: a connection of the
+ *   two browsers, one over a TURN server, or the server
  *
  * @typedef {object} DataEvent a data message: passed on and not kept
  * @property {string | Uint8Array} data
@@ -43,6 +48,7 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @property {{ unconfirmed: number }} rejoined the session was lost and made anew: members have new numbers, messages
  *   of others may have been missed, and so many of one's own may or may not have arrived
  * @property {{ reason: string }} left
+ * @property {{ member: Member, state: Reach }} peer a member is reached in another way
  * @property {{ topics: string[] }} subscribed the server has taken a change of topics: all there are now
  * @property {Room} joined the room is entered, for the first time or anew
  *
@@ -59,6 +65,7 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @property {(room: Room, payload: Uint8Array, text: boolean, stream: number, target: import('./frame.js').Target,
  *   coalesce: boolean) => void} sendLossy
  * @property {(sender: string, missing: number) => void} lossyReceived
+ * @property {(room: Room, member: number) => { state: Reach, rtt: number | null }} peer
  * @property {(room: Room, message: Record<string, unknown>) => Promise<void>} control
  * @property {(room: Room, message: Record<string, unknown>) => number | null} request as control; gives its id
  * @property {(room: Room) => boolean} fitsLog whether there is room for another message of records
@@ -80,6 +87,8 @@ export class Room extends Emitter {
   #departed = new Map();
   /** Last seq of lossy messages, by sender and stream. @type {Map<string, number>} */
   #lossySeqs = new Map();
+  /** What has come, of streams that come directly too. @type {Map<string, Seen>} */
+  #seen = new Map();
   #topics = new Set();
   /** @type {{ promise: Promise<void>, resolve: () => void } | null} */
   #leaving = null;
@@ -94,7 +103,7 @@ export class Room extends Emitter {
   permissions = [];
   /** Whether messages can be sent: from the join until the room is left. */
   active = false;
-  counters = { received: 0, sent: 0, lossyReceived: 0, lossySent: 0, lossyMissing: 0, gaps: 0, refused: 0 };
+  counters = { received: 0, sent: 0, lossyReceived: 0, lossySent: 0, lossyMissing: 0, lossyDirect: 0, lossyDoubled: 0, gaps: 0, refused: 0 };
 
   /**
    * @internal Rooms come from `session.join`.
@@ -124,6 +133,11 @@ export class Room extends Emitter {
   /** The others, by member number. @returns {ReadonlyMap<number, Member>} */
   get members() {
     return this.#members;
+  }
+
+  /** How the others are reached, by member number, and the round-trip time where that is not the server. */
+  get peers() {
+    return new Map([...this.#members.keys()].map((member) => [member, this.#core.peer(this, member)]));
   }
 
   /**
@@ -334,6 +348,7 @@ export class Room extends Emitter {
     this.#members = new Map(members.map((member) => [member.member, member]));
     this.#departed.clear();
     this.#lossySeqs.clear();
+    this.#seen.clear();
     this.active = true;
   }
 
@@ -366,11 +381,14 @@ export class Room extends Emitter {
    * A message is here.
    * @internal
    * @param {string | Uint8Array} data
-   * @param {{ sender: number, stream: number, target: import('./frame.js').Target, seq?: number }} from
+   * @param {{ sender: number, stream: number, target: import('./frame.js').Target, seq?: number, isDirect?: boolean }} from
    */
-  deliver(data, { sender, stream, target, seq }) {
+  deliver(data, { sender, stream, target, seq, isDirect = false }) {
     const lossy = seq !== undefined;
-    if (lossy) this.#countLossy(sender, stream, seq);
+    if (lossy) {
+      if (this.#isDouble(`${sender} ${stream}`, seq, isDirect)) return;
+      this.#countLossy(sender, stream, seq, isDirect);
+    }
     this.counters[lossy ? 'lossyReceived' : 'received'] += 1;
     /** @type {DataEvent} */
     const event = { data, sender: this.member(sender), stream, direct: target.tag === 'users', lossy };
@@ -396,8 +414,22 @@ export class Room extends Emitter {
     this.emit('left', { reason });
   }
 
-  /** @param {number} sender @param {number} stream @param {number} seq */
-  #countLossy(sender, stream, seq) {
+  /** Whether it came before, the other way. @param {string} key of sender and stream @param {number} seq @param {boolean} isDirect */
+  #isDouble(key, seq, isDirect) {
+    let seen = this.#seen.get(key);
+    if (!seen && !isDirect) return false;
+    if (!seen) {
+      this.#seen.set(key, (seen = new Seen(this.#lossySeqs.get(key))));
+      if (this.#seen.size > LOSSY_STREAMS) this.#seen.delete(this.#seen.keys().next().value ?? '');
+    }
+    if (isDirect) this.counters.lossyDirect += 1;
+    if (seen.add(seq)) return false;
+    this.counters.lossyDoubled += 1;
+    return true;
+  }
+
+  /** @param {number} sender @param {number} stream @param {number} seq @param {boolean} isDirect */
+  #countLossy(sender, stream, seq, isDirect) {
     const key = `${sender} ${stream}`;
     const last = this.#lossySeqs.get(key);
     const ahead = last === undefined ? 1 : (seq - last) >>> 0;
@@ -407,7 +439,8 @@ export class Room extends Emitter {
       return;
     }
     if (ahead > 1) this.counters.lossyMissing += ahead - 1;
-    this.#core.lossyReceived(`${this.name} ${sender}`, Math.max(0, ahead - 1));
+    // Of the link to the server only what came over it tells.
+    if (!isDirect) this.#core.lossyReceived(`${this.name} ${sender}`, Math.max(0, ahead - 1));
     this.#lossySeqs.delete(key);
     this.#lossySeqs.set(key, seq);
     if (this.#lossySeqs.size > LOSSY_STREAMS) this.#lossySeqs.delete(this.#lossySeqs.keys().next().value ?? '');

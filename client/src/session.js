@@ -14,6 +14,7 @@ import { Lane } from './lane.js';
 import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
 import { Link } from './link.js';
 import { LossyQueue } from './lossy.js';
+import { Mesh } from './mesh/mesh.js';
 import { Quality } from './quality.js';
 import { Room } from './room.js';
 import { messageCost } from './scheduler.js';
@@ -32,6 +33,9 @@ import { identityIn } from './token.js';
  *   learns this device's addresses
  * @property {(servers: RTCIceServer[]) => RTCIceServer[]} [iceServers] changes the list of STUN and TURN servers that the
  *   server names
+ * @property {import('./mesh/mesh.js').PeerToPeer} [peerToPeer] direct connections to the members of small rooms: `relay` over
+ *   TURN servers only, so that they do not learn this device's addresses; `off` none. By default `auto`, `relay` with
+ *   `iceTransportPolicy: 'relay'`, and `off` with `transport: 'websocket'`.
  * @property {(room: string) => string | Promise<string>} [getToken] asked for a token when a room is joined without
  *   one, and when it must be joined anew
  * @property {Partial<import('./environment.js').Environment>} [environment] for tests
@@ -79,6 +83,8 @@ const TOKEN_MOST_MS = 15_000;
 const POOR_QUEUE_BYTES = 1_024;
 /** How soon they are tried again then. */
 const POOR_RETRY_MS = 50;
+/** Signals of the mesh, which are not the application's. */
+const MESH_REQUEST = 'p2p';
 /** More than a `leave` costs. */
 const LEAVE_BYTES = 128;
 const utf8 = new TextEncoder();
@@ -95,7 +101,8 @@ export class Session extends Emitter {
   /** @type {Lane<Delivery>} */
   #lane;
   #assembly = new Assembly(DEFAULT_LIMITS.max_message_bytes);
-  #lossy = new LossyQueue();
+  #lossy = new LossyQueue((message, seq) => this.#shareLossy(message, seq));
+  #mesh;
   #quality = new Quality();
   /** Set while lossy messages wait for their time. @type {{ at: number, timer: unknown } | null} */
   #lossyTimer = null;
@@ -130,6 +137,7 @@ export class Session extends Emitter {
   /** @param {SessionOptions} [options] */
   constructor(options = {}) {
     const { url, transport = 'auto', iceTransportPolicy = 'all', iceServers, getToken, environment: given } = options;
+    const { peerToPeer = transport === 'websocket' ? 'off' : iceTransportPolicy === 'relay' ? 'relay' : 'auto' } = options;
     super();
     this.#env = environment(given);
     if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
@@ -138,6 +146,7 @@ export class Session extends Emitter {
     this.#url = endpoint(url);
     const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
     this.#link = new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, this.#linkOwner());
+    this.#mesh = new Mesh(this.#env, peerToPeer, this.#meshPorts());
     this.#followPage();
   }
 
@@ -168,7 +177,7 @@ export class Session extends Emitter {
 
   /**
    * What the server, the rooms and their tokens leave on: data channels (`webrtc`), being told STUN and TURN servers
-   * (`relay`). Null before there is a session.
+   * (`relay`), connections between members (`p2p`). Null before there is a session.
    */
   get features() {
     return this.#features;
@@ -220,6 +229,7 @@ export class Session extends Emitter {
   close() {
     if (this.state === 'closed') return;
     this.#page.abort();
+    this.#mesh.close();
     this.#link.close();
     this.#endAll('closed', 'the session was closed');
   }
@@ -256,6 +266,8 @@ export class Session extends Emitter {
       unacknowledgedBytes: this.#lane.unacknowledgedBytes,
       unacknowledgedFrames: this.#lane.unacknowledgedFrames,
       lossyWaiting: this.#lossy.length,
+      /** Of the connections to other browsers. */
+      mesh: this.#mesh.counters,
       /** Bytes in the browser's queue of each pipe. */
       buffered: this.#link.buffered,
       counters: { ...this.#link.counters, ...this.#counters, lossyDropped: this.#lossy.dropped, lossyCoalesced: this.#lossy.coalesced },
@@ -450,9 +462,10 @@ export class Session extends Emitter {
         this.#lane.limit = limits.replay_limit_bytes;
       },
       features: (features) => {
-        const { webrtc, relay } = this.#features ?? {};
-        if (webrtc === features.webrtc && relay === features.relay) return;
+        const { webrtc, relay, p2p } = this.#features ?? {};
+        if (webrtc === features.webrtc && relay === features.relay && p2p === features.p2p) return;
         this.#features = features;
+        this.#mesh.allow(features.webrtc && features.p2p);
         this.emit('features', features);
       },
     };
@@ -593,9 +606,9 @@ export class Session extends Emitter {
   /**
    * @param {{ room: number, flags: number, sender: number, stream: number, target?: import('./frame.js').Target }} frame
    * @param {Uint8Array} payload
-   * @param {{ seq?: number }} [lossy]
+   * @param {{ seq?: number, isDirect?: boolean }} [lossy]
    */
-  #message({ room: handle, flags, sender, stream, target = { tag: 'room' } }, payload, { seq } = {}) {
+  #message({ room: handle, flags, sender, stream, target = { tag: 'room' } }, payload, { seq, isDirect } = {}) {
     const room = this.#byHandle.get(handle);
     if (!room) return;
     let data;
@@ -607,7 +620,7 @@ export class Session extends Emitter {
       this.#counters.badMessages += 1;
       return;
     }
-    room.deliver(data, { sender, stream, target, seq });
+    room.deliver(data, { sender, stream, target, seq, isDirect });
   }
 
   // --- control messages ------------------------------------------------------------------------------------------
@@ -638,13 +651,16 @@ export class Session extends Emitter {
       case 'member_joined': {
         const member = readMember(message.member);
         if (member) room.memberJoined(member);
+        this.#mesh.memberJoined(room);
         break;
       }
       case 'member_left':
         // Its last messages may still follow, for control messages go first; the server has them whole.
         room.memberLeft(Number(message.member), text(message.reason));
+        this.#mesh.memberLeft(room, Number(message.member));
         break;
       case 'signal': {
+        if (this.#mesh.signal(room, Number(message.from), text(message.user), message.data)) break;
         const known = room.member(Number(message.from));
         room.emit('signal', { from: { ...known, user: text(message.user) }, data: message.data });
         break;
@@ -678,6 +694,7 @@ export class Session extends Emitter {
       room.enter(self ?? { member: 0, user: '', name: '', role: '' }, members, permissions);
       this.#unpark(room, message.handle);
       this.#enterLog(join, message);
+      this.#mesh.entered(room, message.handle);
     }
     if (join.token !== undefined) this.#tokens.set(room, join.token);
     join.resolve();
@@ -702,6 +719,8 @@ export class Session extends Emitter {
   /** @param {Room} room @param {Record<string, unknown>} message */
   #refused(room, message) {
     room.counters.refused += 1;
+    // The mesh tries again by itself, and the member may be gone.
+    if (typeof message.id === 'number' && this.#requests.get(message.id) === MESH_REQUEST) return;
     /** @type {import('./room.js').RefusedEvent} */
     const event = { code: text(message.code), message: text(message.message) };
     const request = typeof message.id === 'number' ? this.#requests.get(message.id) : undefined;
@@ -722,6 +741,7 @@ export class Session extends Emitter {
       this.#assembly.forget(handle);
     }
     this.#unpark(room, null);
+    this.#mesh.left(room);
     room.ended(reason);
   }
 
@@ -750,6 +770,7 @@ export class Session extends Emitter {
         return sent;
       },
       sendLossy: (room, payload, isText, stream, target, coalesce) => this.#sendLossy(room, payload, isText, stream, target, coalesce),
+      peer: (room, member) => this.#mesh.peer(room, member),
       lossyReceived: (sender, missing) => this.#quality.lossyReceived(sender, missing),
       control: (room, message) => this.#sendControl(room, message).sent,
       request: (room, message) => {
@@ -816,16 +837,53 @@ export class Session extends Emitter {
     }
     const handle = this.#handles.get(room);
     room.counters.lossySent += 1;
-    if (handle === undefined || this.#link.state !== 'connected') {
+    const isConnected = this.#link.state === 'connected';
+    const flags = isText ? Flag.TEXT : 0;
+    /** @type {number | undefined} */
+    let seq;
+    if (handle !== undefined) {
+      const reach = this.#mesh.reach(room, target);
+      // With a pace it goes to all when it goes to the server, so that all have the same messages with the same numbers.
+      if (reach === 'all' || (reach === 'some' && (this.#lossy.paceMs === 0 || !isConnected))) {
+        seq = this.#lossy.number(handle, stream);
+        if (this.#mesh.sendLossy(room, { flags, stream, seq, target, payload })) return;
+      }
+    }
+    if (handle === undefined || !isConnected) {
       this.#lossy.dropped += 1;
       return;
     }
-    const flags = isText ? Flag.TEXT : 0;
     // Many in one turn of the event loop are no reason to drop any.
     if (this.#lossy.full) this.#link.flush();
-    this.#lossy.push({ flags, room: handle, stream, target, payload }, { coalesce });
+    this.#lossy.push({ flags, room: handle, stream, target, payload }, { coalesce, seq });
     this.#link.wake();
     this.#lossyLater();
+  }
+
+  /** What goes to the server now goes to those who are reached directly too. @param {import('./lossy.js').LossyMessage} message @param {number} seq */
+  #shareLossy({ room: handle, ...message }, seq) {
+    const room = this.#byHandle.get(handle);
+    if (room && this.#mesh.reach(room, message.target) !== 'none') this.#mesh.sendLossy(room, { ...message, seq });
+  }
+
+  /** @returns {import('./mesh/mesh.js').MeshPorts} */
+  #meshPorts() {
+    return {
+      servers: () => this.#link.knownIceServers,
+      signal: (room, member, data) => {
+        if (!this.#handles.has(room) || room.leaving) return;
+        try {
+          this.#sendControl(room, { type: 'signal', to_member: member, data }, MESH_REQUEST);
+        } catch {
+          // No room for it now: it is repeated, as if it were lost.
+        }
+      },
+      deliver: (room, frame) => this.#message({ ...frame, room: this.#handles.get(room) ?? 0 }, frame.payload, { seq: frame.seq, isDirect: true }),
+      changed: (room, member, state) => {
+        const known = room.members.get(member);
+        if (known) room.emit('peer', { member: known, state });
+      },
+    };
   }
 
   /** The score may be another. @param {boolean} isChanged */
@@ -866,10 +924,10 @@ export class Session extends Emitter {
     this.#roomEnded(room, 'left');
   }
 
-  /** @param {Room} room @param {Record<string, unknown>} message */
-  #sendControl(room, message) {
+  /** @param {Room} room @param {Record<string, unknown>} message @param {string} [name] of the request, for a refusal */
+  #sendControl(room, message, name = text(message.type)) {
     const id = this.#id();
-    this.#requests.set(id, text(message.type));
+    this.#requests.set(id, name);
     if (this.#requests.size > 256) this.#requests.delete(this.#requests.keys().next().value ?? 0);
     const payload = utf8.encode(JSON.stringify({ ...message, id }));
     return { id, sent: this.#offer(room, { kind: 'control', room: 0, stream: 0, text: true, target: { tag: 'room' }, payload }) };
@@ -915,6 +973,7 @@ export class Session extends Emitter {
     const away = () => {
       if (this.state === 'closed' || this.state === 'idle') return;
       this.#asleep = true;
+      this.#mesh.rest();
       this.#link.rest();
     };
     const back = () => {
@@ -925,7 +984,14 @@ export class Session extends Emitter {
     };
     addEventListener('pagehide', away, { signal });
     addEventListener('pageshow', back, { signal });
-    addEventListener('online', () => this.#link.hurry(), { signal });
+    addEventListener(
+      'online',
+      () => {
+        this.#link.hurry();
+        this.#mesh.hurry();
+      },
+      { signal },
+    );
   }
 }
 
@@ -968,7 +1034,8 @@ function list(value) {
 /** @param {unknown} value @returns {import('./room.js').Member | null} */
 function readMember(value) {
   if (typeof value !== 'object' || value === null) return null;
-  const { member, user, name, role } = /** @type {Record<string, unknown>} */ (value);
+  const { member, user, name, role, write } = /** @type {Record<string, unknown>} */ (value);
   if (typeof member !== 'number') return null;
-  return { member, user: text(user), name: text(name), role: text(role) };
+  const known = { member, user: text(user), name: text(name), role: text(role) };
+  return write === false ? { ...known, write } : known;
 }

@@ -1,0 +1,409 @@
+/**
+ * Who has a direct connection with whom: up to eight members of a room each with each other, one connection between two
+ * browsers however many rooms they share. Two that can say `hello` to each other by signals of a room they share; after that
+ * pair.js keeps a connection up. What of the room's data may go that way does, and the rest goes over the server.
+ *
+ * A signal says who it comes from by the server's word (`from`, `user`); everything else in it, and everything that comes
+ * over a connection, is the other browser's word, and is taken for that member's only.
+ */
+
+import { encodeFrame } from '../frame.js';
+import { Pair } from './pair.js';
+import { isOurs, readSignal, signalData } from './signals.js';
+
+/** Members of a room, oneself included, up to which all are connected; above it none, and below it again. */
+const MEMBERS = 8;
+const MEMBERS_AGAIN = 7;
+/** Connections of this page. */
+const PAIRS = 16;
+/** A hello without an answer is repeated after this, doubling so often at most. */
+const HELLO_MS = 4_000;
+const HELLO_DOUBLINGS = 6;
+/** Who was there before waits for the newcomer's hello. */
+const GREET_MS = 3_000;
+/** A pair without a room waits for one: the session may be made anew. */
+const LINGER_MS = 15_000;
+/** Signals of one member: so many at once, then so many a second. */
+const SIGNALS = 60;
+const SIGNALS_A_SECOND = 10;
+/** Messages of one browser: so many at once, then so many a second, as at the server. */
+const MESSAGES = 2_000;
+const MESSAGES_A_SECOND = 1_000;
+
+/**
+ * @typedef {import('../room.js').Room} Room
+ * @typedef {import('./pair.js').PairState} PairState
+ * @typedef {'auto' | 'relay' | 'off'} PeerToPeer
+ *
+ * @typedef {object} MeshPorts what the mesh asks of its session
+ * @property {(room: Room, member: number, data: unknown) => void} signal
+ * @property {() => RTCIceServer[]} servers STUN and TURN servers as far as they are known
+ * @property {(room: Room, frame: import('../frame.js').LossyFrame) => void} deliver
+ * @property {(room: Room, member: number, state: PairState) => void} changed
+ *
+ * @typedef {object} Bond a member of a room, and how it is reached
+ * @property {number} member
+ * @property {Link | null} link
+ * @property {number} handle what frames to it for this room carry
+ * @property {number} hellos sent and not answered
+ * @property {unknown} timer
+ * @property {Bucket} bucket
+ * @property {PairState} state as last told
+ *
+ * @typedef {{ handle: number, isForming: boolean, bonds: Map<number, Bond>, bucket: Bucket }} Place a room; its bucket is for
+ *   the signals of those that have no bond
+ * @typedef {{ key: string, id: string, pair: Pair, bucket: Bucket, timer: unknown }} Link another browser
+ */
+
+export class Mesh {
+  #env;
+  #policy;
+  #ports;
+  /** Of this page, as long as it is there. */
+  #id;
+  #isOn = true;
+  /** @type {Map<Room, Place>} */
+  #places = new Map();
+  /** By user and id. @type {Map<string, Link>} */
+  #links = new Map();
+
+  /**
+   * @param {import('../environment.js').Environment} env
+   * @param {PeerToPeer} policy
+   * @param {MeshPorts} ports
+   */
+  constructor(env, policy, ports) {
+    this.#env = env;
+    this.#policy = env.RTCPeerConnection ? policy : 'off';
+    this.#ports = ports;
+    this.#id = env.id();
+  }
+
+  get #isUsed() {
+    return this.#isOn && this.#policy !== 'off';
+  }
+
+  /** What the server, the rooms and their tokens leave on. @param {boolean} isOn */
+  allow(isOn) {
+    if (isOn === this.#isOn) return;
+    this.#isOn = isOn;
+    for (const room of this.#places.keys()) this.#form(room);
+  }
+
+  /** The room is joined, for the first time or anew. @param {Room} room @param {number} handle its number in this session */
+  entered(room, handle) {
+    const old = this.#places.get(room);
+    if (old) this.#dissolve(room, old, { tell: false, lingers: true });
+    const bucket = new Bucket(SIGNALS, SIGNALS_A_SECOND, this.#env.now());
+    this.#places.set(room, { handle, isForming: false, bonds: new Map(), bucket });
+    this.#form(room, { isNew: true });
+  }
+
+  /** @param {Room} room */
+  left(room) {
+    const place = this.#places.get(room);
+    if (!place) return;
+    this.#dissolve(room, place, { tell: false });
+    this.#places.delete(room);
+  }
+
+  /** @param {Room} room */
+  memberJoined(room) {
+    this.#form(room);
+  }
+
+  /** @param {Room} room @param {number} member */
+  memberLeft(room, member) {
+    const place = this.#places.get(room);
+    if (!place) return;
+    this.#unbind(room, place, member, { tell: false });
+    this.#form(room);
+  }
+
+  /** The network is another. */
+  hurry() {
+    for (const { pair } of this.#links.values()) pair.hurry();
+  }
+
+  /** The page goes, or the session: all connections close. Rooms that are entered again get new ones. */
+  rest() {
+    for (const [room, place] of this.#places) this.#dissolve(room, place, { tell: false });
+    for (const link of [...this.#links.values()]) this.#end(link, { tell: false });
+  }
+
+  close() {
+    this.rest();
+    for (const room of [...this.#places.keys()]) this.left(room);
+  }
+
+  /** How a member is reached, and its round-trip time. @param {Room} room @param {number} member */
+  peer(room, member) {
+    const pair = this.#places.get(room)?.bonds.get(member)?.link?.pair;
+    return { state: pair?.state ?? /** @type {PairState} */ ('server'), rtt: pair?.rtt ?? null };
+  }
+
+  /** What became of the connections so far, of those that are there now. */
+  get counters() {
+    const sum = { connections: 0, restarts: 0, failures: 0, sent: 0, received: 0, bad: 0 };
+    for (const { pair } of this.#links.values()) {
+      for (const name of /** @type {(keyof typeof sum)[]} */ (Object.keys(sum))) sum[name] += pair.counters[name];
+    }
+    return sum;
+  }
+
+  /**
+   * A signal has come.
+   * @param {Room} room
+   * @param {number} from as stamped by the server
+   * @param {string} user
+   * @param {unknown} data
+   * @returns {boolean} whether it was about direct connections
+   */
+  signal(room, from, user, data) {
+    if (!isOurs(data)) return false;
+    const place = this.#places.get(room);
+    const known = room.members.get(from);
+    if (!place || !known || known.user !== user || !this.#isUsed) return true;
+    const signal = readSignal(data);
+    const bond = place.bonds.get(from);
+    if (!signal || signal.id === this.#id || !(bond ?? place).bucket.take(this.#env.now())) return true;
+    if (signal.type === 'hello') {
+      this.#hello(room, place, user, from, signal);
+    } else if (signal.to === this.#id) {
+      if (bond?.link?.id === signal.id) bond.link.pair.take(signal);
+      // It does not know that it is not wanted.
+      else if (signal.type === 'offer') this.#say(room, from, { type: 'bye', id: this.#id, to: signal.id, c: signal.c, gone: true });
+    }
+    return true;
+  }
+
+  /**
+   * Who of those that a message is for is reached directly now.
+   * @param {Room} room
+   * @param {import('../frame.js').Target} target
+   * @returns {'all' | 'some' | 'none'}
+   */
+  reach(room, target) {
+    // The server knows who subscribes to a topic, and refuses what is not permitted.
+    if (target.tag === 'topic' || this.#links.size === 0 || !room.permissions.includes('write')) return 'none';
+    let [reached, missed] = [0, 0];
+    for (const bond of this.#receivers(room, target)) {
+      if (bond?.link && bond.link.pair.state !== 'server') reached += 1;
+      else missed += 1;
+    }
+    if (reached === 0) return 'none';
+    return missed === 0 ? 'all' : 'some';
+  }
+
+  /**
+   * Sends a lossy message to those who are reached directly.
+   * @param {Room} room
+   * @param {Omit<import('../frame.js').LossyFrame, 'kind' | 'sender' | 'room'>} message
+   * @returns {boolean} whether that was everybody it is for; the server need not have it then
+   */
+  sendLossy(room, message) {
+    // As the server writes it: "to you, by name".
+    const target = message.target.tag === 'users' ? { tag: /** @type {const} */ ('users'), users: [] } : message.target;
+    let isAll = true;
+    for (const bond of this.#receivers(room, message.target)) {
+      if (!bond?.link) isAll = false;
+      else if (!bond.link.pair.sendLossy(encodeFrame({ kind: 'lossy', sender: 0, ...message, target, room: bond.handle }))) isAll = false;
+    }
+    return isAll;
+  }
+
+  /** The members that a message is for; null for one who has no connection. @param {Room} room @param {import('../frame.js').Target} target */
+  *#receivers(room, target) {
+    const bonds = this.#places.get(room)?.bonds;
+    for (const { member, user } of room.members.values()) {
+      if (target.tag !== 'users' || target.users.includes(user)) yield bonds?.get(member) ?? null;
+    }
+  }
+
+  // --- who with whom -----------------------------------------------------------------------------------------------
+
+  /** Begins or ends the mesh of a room, and invites who is not in it. @param {Room} room @param {{ isNew?: boolean }} [options] */
+  #form(room, { isNew = false } = {}) {
+    const place = this.#places.get(room);
+    if (!place) return;
+    const members = room.members.size + 1;
+    const most = place.isForming ? MEMBERS : MEMBERS_AGAIN;
+    const wasForming = place.isForming;
+    place.isForming = this.#isUsed && maySignal(room) && members <= (isNew ? MEMBERS : most);
+    if (!this.#isUsed || members > MEMBERS) this.#dissolve(room, place, { tell: true });
+    if (!place.isForming) return;
+    for (const member of room.members.keys()) {
+      if (place.bonds.has(member)) continue;
+      const bond = this.#bond(place, member);
+      if (isNew || !wasForming) this.#invite(room, place, bond);
+      else bond.timer = this.#env.setTimeout(() => this.#invite(room, place, bond), GREET_MS);
+    }
+  }
+
+  /** @param {Place} place @param {number} member @returns {Bond} */
+  #bond(place, member) {
+    let bond = place.bonds.get(member);
+    if (!bond) {
+      const bucket = new Bucket(SIGNALS, SIGNALS_A_SECOND, this.#env.now());
+      bond = { member, link: null, handle: 0, hellos: 0, timer: null, bucket, state: 'server' };
+      place.bonds.set(member, bond);
+    }
+    return bond;
+  }
+
+  /** Says hello until it is answered. @param {Room} room @param {Place} place @param {Bond} bond */
+  #invite(room, place, bond) {
+    this.#env.clearTimeout(bond.timer);
+    if (bond.link || !place.isForming) return;
+    this.#say(room, bond.member, { type: 'hello', id: this.#id, handle: place.handle, answer: true });
+    bond.timer = this.#env.setTimeout(() => this.#invite(room, place, bond), HELLO_MS * 2 ** Math.min(bond.hellos, HELLO_DOUBLINGS));
+    bond.hellos += 1;
+  }
+
+  /** @param {Room} room @param {Place} place @param {string} user @param {number} from @param {import('./signals.js').Hello} hello */
+  #hello(room, place, user, from, { id, handle, answer }) {
+    if (room.members.size + 1 > MEMBERS || !maySignal(room)) return;
+    const bond = this.#bond(place, from);
+    const key = JSON.stringify([user, id]);
+    if (bond.link && bond.link.key !== key) this.#unlink(room, bond, { tell: false });
+    const link = bond.link ?? this.#link(room, key, id);
+    if (!link) return;
+    this.#env.clearTimeout(bond.timer);
+    this.#env.clearTimeout(link.timer);
+    Object.assign(bond, { link, handle, hellos: 0 });
+    if (answer) this.#say(room, bond.member, { type: 'hello', id: this.#id, handle: place.handle, answer: false });
+    link.pair.start();
+    this.#changed(link);
+  }
+
+  /** The other browser, known or new; null if there are too many. @param {Room} room @param {string} key @param {string} id */
+  #link(room, key, id) {
+    const known = this.#links.get(key);
+    if (known || this.#links.size >= PAIRS) return known ?? null;
+    const bucket = new Bucket(MESSAGES, MESSAGES_A_SECOND, this.#env.now());
+    const pair = new Pair(this.#env, {
+      isPolite: this.#id > id,
+      configuration: () => this.#configuration(),
+      signal: (signal) => this.#tell(link, signal),
+      frame: (frame) => this.#frame(link, frame),
+      changed: () => this.#changed(link),
+    });
+    /** @type {Link} */
+    const link = { key, id, pair, bucket, timer: null };
+    this.#links.set(key, link);
+    return link;
+  }
+
+  /** @returns {RTCConfiguration | null} */
+  #configuration() {
+    const iceServers = this.#ports.servers();
+    if (this.#policy !== 'relay') return { iceServers };
+    return iceServers.length > 0 ? { iceServers, iceTransportPolicy: 'relay' } : null;
+  }
+
+  /** @param {Room} room @param {Place} place @param {{ tell: boolean, lingers?: boolean }} options */
+  #dissolve(room, place, options) {
+    for (const member of [...place.bonds.keys()]) this.#unbind(room, place, member, options);
+  }
+
+  /** @param {Room} room @param {Place} place @param {number} member @param {{ tell: boolean, lingers?: boolean }} options */
+  #unbind(room, place, member, options) {
+    const bond = place.bonds.get(member);
+    if (!bond) return;
+    this.#env.clearTimeout(bond.timer);
+    this.#unlink(room, bond, options);
+    place.bonds.delete(member);
+  }
+
+  /** @param {Room} room @param {Bond} bond @param {{ tell: boolean, lingers?: boolean }} options */
+  #unlink(room, bond, { tell, lingers = false }) {
+    const { link } = bond;
+    if (!link) return;
+    const isLast = [...this.#bondsOf(link)].length === 1;
+    if (isLast && !lingers) this.#end(link, { tell });
+    bond.link = null;
+    if (isLast && lingers) link.timer = this.#env.setTimeout(() => this.#end(link, { tell: false }), LINGER_MS);
+    this.#tellState(room, bond);
+  }
+
+  /** @param {Link} link @param {{ tell: boolean }} options */
+  #end(link, options) {
+    this.#env.clearTimeout(link.timer);
+    link.pair.close(options);
+    this.#links.delete(link.key);
+  }
+
+  /** The members that are this browser, in all rooms. @param {Link} link @returns {Generator<[Room, Place, Bond]>} */
+  *#bondsOf(link) {
+    for (const [room, place] of this.#places) {
+      for (const bond of place.bonds.values()) if (bond.link === link) yield [room, place, bond];
+    }
+  }
+
+  // --- to and from the others --------------------------------------------------------------------------------------
+
+  /** By the signals of one of the rooms. @param {Link} link @param {Record<string, unknown>} signal */
+  #tell(link, signal) {
+    const [first] = this.#bondsOf(link);
+    if (first) this.#say(first[0], first[2].member, /** @type {any} */ ({ id: this.#id, to: link.id, ...signal }));
+  }
+
+  /** @param {Room} room @param {number} member @param {import('./signals.js').Signal} signal */
+  #say(room, member, signal) {
+    this.#ports.signal(room, member, signalData(signal));
+  }
+
+  /** @param {Link} link */
+  #changed(link) {
+    for (const [room, , bond] of this.#bondsOf(link)) this.#tellState(room, bond);
+  }
+
+  /** @param {Room} room @param {Bond} bond */
+  #tellState(room, bond) {
+    const state = bond.link?.pair.state ?? 'server';
+    if (state === bond.state) return;
+    bond.state = state;
+    this.#ports.changed(room, bond.member, state);
+  }
+
+  /** @param {Link} link @param {import('../frame.js').Frame} frame */
+  #frame(link, frame) {
+    if (frame.kind !== 'lossy' || !link.bucket.take(this.#env.now())) return;
+    for (const [room, place, bond] of this.#bondsOf(link)) {
+      if (place.handle !== frame.room) continue;
+      // What the server would refuse is not taken from the sender itself.
+      if (room.members.get(bond.member)?.write === false) return;
+      this.#ports.deliver(room, { ...frame, sender: bond.member });
+      return;
+    }
+  }
+}
+
+/** So many at once, then so many a second. */
+class Bucket {
+  #most;
+  #perSecond;
+  #left;
+  #at;
+
+  /** @param {number} most @param {number} perSecond @param {number} now */
+  constructor(most, perSecond, now) {
+    this.#most = this.#left = most;
+    this.#perSecond = perSecond;
+    this.#at = now;
+  }
+
+  /** @param {number} now */
+  take(now) {
+    this.#left = Math.min(this.#most, this.#left + ((now - this.#at) / 1_000) * this.#perSecond);
+    this.#at = now;
+    if (this.#left < 1) return false;
+    this.#left -= 1;
+    return true;
+  }
+}
+
+/** Those who only read cannot. @param {Room} room */
+function maySignal(room) {
+  return room.permissions.includes('comment');
+}

@@ -1,6 +1,7 @@
 /**
- * SIG5, LAD1: two people, each behind a gateway of their own, on networks that let less and less through. In every one of
- * them both reach the room and each other, and both are on the best rung that the network leaves them.
+ * SIG2, SIG3, SIG5, LAD1: two people, each behind a gateway of their own, on networks that let less and less through. In
+ * every one of them both reach the room and each other, both are on the best rung that the network leaves them, and where
+ * there is a way between them they have a connection of their own beside it.
  *
  * Chromium and Firefox, each with each. `ATTEMPTS=10` makes ten attempts in each network instead of four.
  */
@@ -62,18 +63,18 @@ describe('two people behind gateways', { skip: NO_NAMESPACES }, () => {
 
   /**
    * A window in a room, with what it measured from the call of `connect` on: `joined`, from when on it can send,
-   * `firstMessage` from the other, who may come later, and `bestRung`.
+   * `firstMessage` from the other, who may come later, `bestRung`, and `peer`: the wanted way to the other.
    * @param {'a' | 'b'} place
    * @param {string} browser
    * @param {string} url
-   * @param {{ room: string, rung: string }} where
+   * @param {{ room: string, rung: string, peer: string }} where
    */
-  async function enter(place, browser, url, { room, rung }) {
+  async function enter(place, browser, url, { room, rung, peer }) {
     people += 1;
     const user = `${place}${people}`;
     const window = await Window.open(browsers[place][browser], url);
     await window.evaluate(
-      async (name, token, wanted) => {
+      async (name, token, wanted, way) => {
         const { connect } = await import('/client/index.js');
         const began = performance.now();
         /** @type {Record<string, number | undefined>} */
@@ -83,6 +84,8 @@ describe('two people behind gateways', { skip: NO_NAMESPACES }, () => {
         session.on('rung', (reached) => reached === wanted && note('bestRung'));
         const joined = await session.join({ room: name, token, log: false });
         note('joined');
+        if (way === 'server') note('peer');
+        joined.on('peer', ({ state }) => state === way && note('peer'));
         const inbox = [];
         joined.on('data', ({ data }) => {
           note('firstMessage');
@@ -100,30 +103,32 @@ describe('two people behind gateways', { skip: NO_NAMESPACES }, () => {
       room,
       tokenFor(API_KEY, { user, name: user, room }),
       rung,
+      peer,
     );
     return window;
   }
 
   const plain = () => server.url;
   const https = () => `https://${NAME}`;
-  /** What each network is, and the rung that each place is to reach. */
+  /** What each network is, the rung that each place is to reach, and the way from one to the other. */
   const NETWORKS = [
-    { title: 'open', a: {}, b: {}, rungs: ['udp', 'udp'], url: plain },
-    { title: 'port-restricted NAT at both', a: { nat: 'port-restricted' }, b: { nat: 'port-restricted' }, rungs: ['udp', 'udp'], url: plain },
-    { title: 'symmetric NAT at both', a: { nat: 'symmetric' }, b: { nat: 'symmetric' }, rungs: ['udp', 'udp'], url: plain },
-    { title: 'no UDP at one', a: { lets: NO_UDP }, b: { nat: 'port-restricted' }, rungs: ['tcp', 'udp'], url: plain },
-    { title: 'nothing but TCP 443', a: { lets: onlyTcp(443) }, b: { lets: onlyTcp(443) }, rungs: ['relay', 'relay'], url: https },
+    { title: 'open', a: {}, b: {}, rungs: ['udp', 'udp'], peer: 'direct', url: plain },
+    { title: 'port-restricted NAT at both', a: { nat: 'port-restricted' }, b: { nat: 'port-restricted' }, rungs: ['udp', 'udp'], peer: 'direct', url: plain },
+    { title: 'symmetric NAT at both', a: { nat: 'symmetric' }, b: { nat: 'symmetric' }, rungs: ['udp', 'udp'], peer: 'relay', url: plain },
+    { title: 'no UDP at one', a: { lets: NO_UDP }, b: { nat: 'port-restricted' }, rungs: ['tcp', 'udp'], peer: 'relay', url: plain },
+    { title: 'nothing but TCP 443', a: { lets: onlyTcp(443) }, b: { lets: onlyTcp(443) }, rungs: ['relay', 'relay'], peer: 'relay', url: https },
     {
       title: 'nothing but HTTP to the server',
       a: () => ({ lets: onlyTcp(server.port) }),
       b: () => ({ lets: onlyTcp(server.port) }),
       rungs: ['websocket', 'websocket'],
+      peer: 'server',
       url: plain,
     },
   ];
 
-  for (const { title, a, b, rungs, url } of NETWORKS) {
-    test(`${title}: ${rungs.join(' and ')}`, async (context) => {
+  for (const { title, a, b, rungs, peer, url } of NETWORKS) {
+    test(`${title}: ${rungs.join(' and ')}, to each other ${peer}`, async (context) => {
       crossing.set('a', typeof a === 'function' ? a() : a);
       crossing.set('b', typeof b === 'function' ? b() : b);
       for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
@@ -134,13 +139,14 @@ describe('two people behind gateways', { skip: NO_NAMESPACES }, () => {
         try {
           windows.push(
             ...(await Promise.all(
-              /** @type {const} */ (['a', 'b']).map((place, index) => enter(place, pair[index], url(), { room, rung: rungs[index] })),
+              /** @type {const} */ (['a', 'b']).map((place, index) => enter(place, pair[index], url(), { room, rung: rungs[index], peer })),
             )),
           );
           const measured = await Promise.all(
             windows.map(async (window, index) => {
               await window.until('the other is heard', () => globalThis.inbox.length > 0);
               await window.until(`${pair[index]} is on ${rungs[index]}`, () => globalThis.measured.bestRung !== undefined);
+              await window.until(`${pair[index]} has the way ${peer}`, () => globalThis.measured.peer !== undefined);
               return window.evaluate(() => globalThis.measured);
             }),
           );
@@ -153,8 +159,8 @@ describe('two people behind gateways', { skip: NO_NAMESPACES }, () => {
             assert.deepEqual(inbox, Array.from({ length: expected }, (_, at) => String(at + 1)));
             assert.ok(measured[index].bestRung <= BEST_RUNG_MS, `${pair[index]}: ${measured[index].bestRung} ms`);
           }
-          const told = measured.map(({ joined, firstMessage, bestRung }, index) =>
-              `${pair[index]} joined after ${joined} ms, heard the other after ${firstMessage} ms, on ${rungs[index]} after ${bestRung} ms`);
+          const told = measured.map(({ joined, firstMessage, bestRung, peer: way }, index) =>
+              `${pair[index]} joined after ${joined} ms, heard the other after ${firstMessage} ms, on ${rungs[index]} after ${bestRung} ms, ${peer} after ${way} ms`);
           context.diagnostic(told.join('; '));
         } finally {
           await Promise.all(windows.map((window) => window.close()));

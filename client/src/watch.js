@@ -31,6 +31,7 @@ export class Watch {
   /** @type {Trial | null} */
   #trial = null;
   #isDead = false;
+  #isSuspected = false;
   #provedAt = -Infinity;
   /** @type {{ at: number, timer: unknown } | null} */
   #timer = null;
@@ -146,8 +147,10 @@ export class Watch {
     }
     const isSuspected = suspicion.verdict(now) === 'suspected';
     if (isSuspected && trial) trial.failed();
+    const isNew = isSuspected && !this.#isSuspected;
+    this.#isSuspected = isSuspected;
     if (trial) this.#judge(trial, now);
-    else if (isSuspected) this.#handlers.suspected();
+    else if (isNew) this.#handlers.suspected();
     if (this.#state === 'closed') return;
     this.#lookAt(Math.min(isSuspected ? suspicion.probeAt : suspicion.nextAt, this.#trial?.probeAt ?? Infinity));
   }

@@ -829,7 +829,7 @@ export class Link {
     }
     this.#suspect = silent ? pipe : null;
     if (isChannel || !isAwaited || !this.#identity) return;
-    if (pipe.probe.silent(now, SOCKET_STALLED_MS + 4 * (pipe.probe.rtt ?? STALLED_MS))) this.#sockets.openBeside();
+    if (pipe.probe.silent(now, SOCKET_STALLED_MS + 4 * (this.#lastRtt ?? STALLED_MS))) this.#sockets.openBeside();
   }
 
   /** @param {Pipe} pipe @param {number} now @param {number} interval */

@@ -123,7 +123,7 @@ class Uplink {
   #isReliable;
   #freeAt = 0;
   #arrivesAt = 0;
-  buffered = 0;
+  #leaving = new Set();
   highest = 0;
 
   constructor(world, link = null, isReliable = true) {
@@ -132,13 +132,23 @@ class Uplink {
     this.#isReliable = isReliable;
   }
 
+  /** A message leaves packet by packet. */
+  get buffered() {
+    const { now } = this.#world.clock;
+    let bytes = 0;
+    for (const { size, from, to } of this.#leaving) bytes += now >= to ? size : Math.ceil(size * Math.min(1, (to - now) / (to - from)));
+    return bytes;
+  }
+
   send(size, deliver, drained = () => {}) {
     const { clock, latency } = this.#world;
-    this.buffered += size;
-    this.highest = Math.max(this.highest, this.buffered);
+    const from = Math.max(clock.now, this.#freeAt, this.#link?.freeAt ?? 0);
     const leavesAt = this.#leave(size);
+    const leaving = { size, from, to: leavesAt };
+    this.#leaving.add(leaving);
+    this.highest = Math.max(this.highest, this.buffered);
     clock.setTimeout(() => {
-      this.buffered -= size;
+      this.#leaving.delete(leaving);
       drained();
     }, leavesAt - clock.now);
     let arrivesAt = leavesAt + latency + (this.#link?.delay ?? 0);

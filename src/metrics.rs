@@ -114,12 +114,22 @@ pub struct WebRtc {
     outcomes: IntCounterVec,
     /// Connections that moved to another path without an ICE restart.
     pub path_changes: IntCounter,
+    moves: IntCounterVec,
+    /// Questions over a WebSocket whether the data channel beside it works.
+    pub doubts: IntCounter,
 }
 
 impl WebRtc {
     /// Counts outcomes.
     pub fn outcome(&self, outcome: Connect, count: u64) {
         self.outcomes.with_label_values(&[outcome.as_str()]).inc_by(count);
+    }
+
+    /// Counts sessions that their clients moved to the WebSocket and to the data channel.
+    pub fn moved(&self, [to_socket, to_channel]: [u64; 2]) {
+        for (to, count) in [("websocket", to_socket), ("datachannel", to_channel)] {
+            self.moves.with_label_values(&[to]).inc_by(count);
+        }
     }
 }
 
@@ -287,6 +297,17 @@ impl Metrics {
                 r,
                 "switchyard_path_changes_total",
                 "Connections that moved to another path without an ICE restart.",
+            ),
+            moves: counters(
+                r,
+                "switchyard_pipe_moves_total",
+                "Sessions moved by their clients to another pipe.",
+                &["to"],
+            ),
+            doubts: counter(
+                r,
+                "switchyard_channel_doubts_total",
+                "Questions over a WebSocket whether the data channel beside it works.",
             ),
         };
         let http = Http {

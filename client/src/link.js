@@ -13,7 +13,7 @@ import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from '.
 import { Ice } from './ice.js';
 import { readLimits } from './limits.js';
 import { Peer } from './peer.js';
-import { Socket } from './socket.js';
+import { Sockets } from './sockets.js';
 import { Timers } from './timers.js';
 import { Hold } from './trial.js';
 
@@ -26,6 +26,10 @@ const PING_WAITING_MS = 500;
 const CHANNEL_SILENT_MS = 3_000;
 /** A WebSocket silent for so long is closed and opened anew. Longer, because TCP repairs loss by itself. */
 const SOCKET_SILENT_MS = 6_000;
+/** Where frames wait for acknowledgement a second one is opened beside it after this and four round trips. */
+const SOCKET_STALLED_MS = 1_000;
+/** A pipe silent for so long is no reason not to use the other one, which is not. */
+const STALLED_MS = 1_000;
 const ATTACH_MS = 4_000;
 /** From the offer to a proven data channel. */
 const PEER_MS = 15_000;
@@ -42,6 +46,7 @@ const DRAIN_MS = 5;
 
 /**
  * @typedef {import('./pipe.js').Pipe} Pipe
+ * @typedef {import('./socket.js').Socket} Socket
  * @typedef {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} LinkState
  * @typedef {'websocket' | import('./peer.js').ChannelRung} Rung
  * @typedef {{ webrtc: boolean, relay: boolean, p2p: boolean }} Features what the server, the rooms and their tokens leave on
@@ -76,8 +81,7 @@ export class Link {
   #owner;
   #wantsWebRtc;
   #useWebRtc;
-  /** @type {Socket | null} */
-  #socket = null;
+  #sockets;
   /** @type {Peer | null} */
   #peer = null;
   #peerNumber = 0;
@@ -104,7 +108,6 @@ export class Link {
   #attempts;
   /** @type {import('./diagnosis.js').Surroundings['webRtc']} */
   #webRtc;
-  #socketBackoff;
   #peerBackoff;
   #hold = new Hold();
   #pingIntervalMs = 15_000;
@@ -113,8 +116,8 @@ export class Link {
   #peerOfferedAt = 0;
   #lastTick = 0;
   #lastRungLook = 0;
-  /** @type {number | null} */
-  #drainingMs = null;
+  /** As measured last, on whatever pipe. @type {number | null} */
+  #lastRtt = null;
   #flushQueued = false;
   #timers;
   counters = { reconnects: 0, pipeChanges: 0, badFrames: 0, unknownFrames: 0 };
@@ -134,7 +137,7 @@ export class Link {
     this.#useWebRtc = this.#wantsWebRtc;
     this.#webRtc = !webRtc ? 'off' : !env.RTCPeerConnection ? 'absent' : ice.policy === 'relay' ? 'relay' : 'on';
     this.#attempts = new Attempts(env, (attempt) => owner.attempt(attempt));
-    this.#socketBackoff = new Backoff({ first: 200, most: 20_000, random: env.random });
+    this.#sockets = new Sockets(env, url, this.#attempts, this.#socketsOwner());
     this.#peerBackoff = new Backoff({ least: 2_000, first: 4_000, most: 60_000, random: env.random });
   }
 
@@ -197,12 +200,16 @@ export class Link {
     this.#lastTick = this.#env.now();
     this.#tickLater();
     this.#openPeer();
-    this.#openSocket();
+    this.#sockets.open();
   }
 
-  /** Tries again now instead of after the back-off: the network is said to be back. */
+  /** Tries again now instead of after the back-off: the network is said to be back, or another. */
   hurry() {
-    if (this.#timers.has('reconnect')) this.#openSocket();
+    if (this.#state === 'idle' || this.#state === 'closed') return;
+    this.#sockets.hurry();
+    const socket = this.#socket;
+    if (socket?.ready && socket.pipe.probe.silent(this.#env.now(), STALLED_MS)) this.#sockets.openBeside();
+    this.#peer?.watch.hint();
   }
 
   /** The session is not wanted any more. The server is told, so that others see it at once. */
@@ -278,21 +285,26 @@ export class Link {
 
   // --- the WebSocket ---------------------------------------------------------------------------------------------
 
-  #openSocket() {
-    this.#timers.cancel('reconnect');
-    if (this.#socket || this.#state === 'closed' || this.#state === 'idle') return;
-    const socket = new Socket(this.#env, this.#url, this.#attempts.socket(), {
-      opened: () => {
-        /** @type {Record<string, unknown>} */
-        const hello = { type: 'hello', v: 1, client: 'switchyard-client/0.1' };
-        if (this.#identity) hello.resume = this.#identity;
-        socket.sendText(hello);
-      },
-      text: (message) => this.#text(socket, message),
-      binary: (message) => this.#pipeMessage(socket.pipe, message),
-      closed: (code, reason) => this.#socketClosed(socket, code, reason),
-    });
-    this.#socket = socket;
+  get #socket() {
+    return this.#sockets.current;
+  }
+
+  /** @returns {import('./sockets.js').SocketsOwner} */
+  #socketsOwner() {
+    return {
+      hello: () => ({ type: 'hello', v: 1, client: 'switchyard-client/0.1', ...(this.#identity && { resume: this.#identity }) }),
+      text: (socket, message) => this.#text(socket, message),
+      binary: (socket, message) => this.#pipeMessage(socket.pipe, message),
+      replaced: (old) => this.#forget(old.pipe),
+      closed: (socket, code, reason) => this.#socketClosed(socket, code, reason),
+      rtt: () => this.#lastRtt,
+    };
+  }
+
+  /** @param {Pipe} pipe */
+  #forget(pipe) {
+    if (this.#pending?.pipe === pipe) this.#pending = null;
+    if (this.#pipe === pipe) this.#pipe = null;
   }
 
   /** @param {Socket} socket @param {Record<string, unknown>} message */
@@ -311,8 +323,7 @@ export class Link {
       case 'features':
         return this.#takeFeatures(message);
       case 'draining':
-        this.#drainingMs = typeof message.retry_after_ms === 'number' ? message.retry_after_ms : 5_000;
-        return undefined;
+        return this.#sockets.draining(typeof message.retry_after_ms === 'number' ? message.retry_after_ms : 5_000);
       case 'pong':
         return undefined;
       case 'error':
@@ -326,7 +337,6 @@ export class Link {
   /** @param {Socket} socket @param {Record<string, unknown>} message */
   #welcome(socket, message) {
     socket.welcomed();
-    this.#socketBackoff.reset();
     this.#socketPingedAt = this.#env.now();
     if (typeof message.ping_interval_ms === 'number' && message.ping_interval_ms > 0) {
       this.#pingIntervalMs = Math.max(1_000, message.ping_interval_ms);
@@ -336,8 +346,9 @@ export class Link {
     if (message.resumed !== true) return this.#sessionLost(socket);
     this.#takeFeatures(message);
     this.#takeIce(message);
-    if (this.#peer?.watch.suspected) this.#suspected(this.#peer);
-    else if (!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') this.#attach(socket.pipe);
+    const peer = this.#peer;
+    if (peer?.watch.suspected) this.#suspected(peer);
+    else if ((!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') || peer?.watch.onTrial) this.#attach(socket.pipe);
     this.#owner.resumed();
     if (this.#peer) this.#sendOffer(this.#peer);
     if (this.#peer?.repair && !this.#peer.repair.restarted) this.#restartIce(this.#peer);
@@ -390,29 +401,20 @@ export class Link {
 
   /** @param {Socket} socket @param {number} code @param {string} reason */
   #socketClosed(socket, code, reason) {
-    if (this.#socket !== socket) return;
-    this.#socket = null;
     this.#timers.cancel('offer');
     this.counters.reconnects += 1;
     if (code === 4409 || code === 4400) {
       this.#end('closed', false);
       this.#owner.closed(code === 4409 ? 'replaced' : 'abuse', reason || 'closed by the server');
-      return;
+      return false;
     }
     if (code === 4401 && !this.#identity) {
       this.#end('idle', false);
-      return;
+      return false;
     }
-    if (this.#pending?.pipe === socket.pipe) this.#pending = null;
-    if (this.#pipe === socket.pipe) this.#pipe = null;
+    this.#forget(socket.pipe);
     if (!this.#pipe && !this.#pending) this.#fallBack();
-    const draining = this.#drainingMs;
-    this.#drainingMs = null;
-    const wait =
-      draining !== null || code === 4503
-        ? this.#env.random() * (draining ?? 5_000)
-        : this.#socketBackoff.next();
-    this.#timers.after('reconnect', wait, () => this.#openSocket());
+    return true;
   }
 
   // --- the peer connection ---------------------------------------------------------------------------------------
@@ -548,9 +550,8 @@ export class Link {
     return true;
   }
 
-  /** Something got through after an ICE restart. @param {Peer} peer */
+  /** Something got through after an ICE restart. The watch says when it is to be used. @param {Peer} peer */
   #repaired(peer) {
-    if (!this.#pipe && !this.#pending) this.#attach(peer.pipe);
     if (peer.state === 'connected') peer.repair = null;
   }
 
@@ -623,12 +624,14 @@ export class Link {
     if (!this.#identity) return;
     this.#generation += 1;
     this.#pending = { pipe, gen: this.#generation, since: this.#env.now() };
-    pipe.probe.wake(this.#env.now());
+    const now = this.#env.now();
+    pipe.probe.wake(now);
     if (this.#peer?.pipe === pipe) {
       this.#peer.used = true;
       this.#peer.watch.use();
     }
-    this.#sendFrames(pipe, [encodeFrame({ kind: 'attach', gen: this.#generation, ack: this.#owner.received() })]);
+    const attach = encodeFrame({ kind: 'attach', gen: this.#generation, ack: this.#owner.received() });
+    this.#sendFrames(pipe, [attach, encodeFrame({ kind: 'ping', nonce: pipe.probe.ping(now) })]);
   }
 
   /** Frames go over `pipe` from now on. @param {Pipe} pipe */
@@ -680,8 +683,15 @@ export class Link {
       this.#broken(pipe);
     }
     if (this.#peer?.pipe === pipe && this.#peer.repair?.restarted) this.#repaired(this.#peer);
+    if (this.#peer?.pipe === pipe && this.#peer.watch.onTrial) this.#heardOnTrial(this.#peer);
     if (this.#pipe && this.#owner.hasNext()) this.wake();
     this.#peer?.watch.look();
+  }
+
+  /** It need not prove itself where the other one is worse. @param {Peer} peer */
+  #heardOnTrial(peer) {
+    const other = this.#pending?.pipe ?? this.#pipe;
+    if (!other || other === peer.pipe || other.probe.silent(this.#env.now(), STALLED_MS)) this.#attach(peer.pipe);
   }
 
   /** @param {Pipe} pipe @param {Uint8Array} bytes */
@@ -715,6 +725,7 @@ export class Link {
   /** @param {Pipe} pipe @param {number} nonce */
   #pong(pipe, nonce) {
     const { probe } = pipe;
+    this.#lastRtt = probe.rtt ?? this.#lastRtt;
     const isProbe = this.#peer?.pipe === pipe ? this.#peer.watch.pong(nonce) : probe.pong(nonce, this.#env.now());
     if (isProbe && pipe === this.#pipe) this.#owner.rtt(probe.rtt ?? 0, probe.latest);
   }
@@ -811,17 +822,20 @@ export class Link {
 
   /** @param {number} now */
   #tickPipe(now) {
-    const pipe = this.#pipe;
+    const pipe = this.#pending?.pipe ?? this.#pipe;
     if (!pipe) return;
-    const interval = this.#owner.unacknowledged() ? PING_WAITING_MS : PING_MS;
-    this.#probe(pipe, now, interval);
-    const silent = pipe.probe.silent(now, pipe.kind === 'datachannel' ? CHANNEL_SILENT_MS : SOCKET_SILENT_MS);
+    const isAwaited = this.#owner.unacknowledged() || this.#pending !== null;
+    this.#probe(pipe, now, isAwaited ? PING_WAITING_MS : PING_MS);
+    const isChannel = pipe.kind === 'datachannel';
+    const silent = pipe.probe.silent(now, isChannel ? CHANNEL_SILENT_MS : SOCKET_SILENT_MS);
     // Twice in a row: after a busy moment a tick may come before the messages that are already here.
     if (silent && this.#suspect === pipe) {
       if (this.#peer?.pipe === pipe) this.#peerTroubled(this.#peer, true);
       else this.#socket?.abort('silent');
     }
     this.#suspect = silent ? pipe : null;
+    if (isChannel || !isAwaited || !this.#identity) return;
+    if (pipe.probe.silent(now, SOCKET_STALLED_MS + 4 * (this.#lastRtt ?? STALLED_MS))) this.#sockets.openBeside();
   }
 
   /** @param {Pipe} pipe @param {number} now @param {number} interval */
@@ -881,12 +895,8 @@ export class Link {
   /** @param {'closed' | 'idle'} state @param {boolean} [tell] */
   #end(state, tell = true) {
     this.#timers.cancelAll();
-    const socket = this.#socket;
-    this.#socket = null;
-    if (socket) {
-      if (tell && this.#identity) socket.sendText({ type: 'bye' });
-      socket.close(1000, 'bye');
-    }
+    if (tell && this.#identity) this.sendText({ type: 'bye' });
+    this.#sockets.close(1000, 'bye');
     this.#dropPeer('page', { atOnce: true });
     this.#ice.forget();
     this.#identity = null;
@@ -894,7 +904,6 @@ export class Link {
     this.#pipe = null;
     this.#pending = null;
     this.#rung = null;
-    this.#socketBackoff.reset();
     this.#setState(state);
   }
 }

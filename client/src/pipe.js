@@ -106,6 +106,11 @@ export class ChannelPipe {
     return this.#lossy.bufferedAmount;
   }
 
+  /** Bytes that the browser has sent, as far as it says. */
+  get gone() {
+    return this.#age.gone(this.#reliable.bufferedAmount) + this.#lossyAge.gone(this.#lossy.bufferedAmount);
+  }
+
   /** @param {number} now */
   bufferAgeMs(now) {
     const ages = [this.#age.look(now, this.#reliable.bufferedAmount), this.#lossyAge.look(now, this.#lossy.bufferedAmount)];

@@ -10,6 +10,11 @@ export class QueueAge {
   /** How many bytes had been given at a time, oldest first. @type {Queue<{ at: number, given: number }>} */
   #marks = new Queue();
 
+  /** Bytes that have left the queue. @param {number} held bytes in it */
+  gone(held) {
+    return this.#given - held;
+  }
+
   /** @param {number} bytes that went into the queue */
   given(bytes) {
     this.#given += bytes;

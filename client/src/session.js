@@ -984,14 +984,16 @@ export class Session extends Emitter {
     };
     addEventListener('pagehide', away, { signal });
     addEventListener('pageshow', back, { signal });
-    addEventListener(
-      'online',
-      () => {
-        this.#link.hurry();
-        this.#mesh.hurry();
-      },
-      { signal },
-    );
+    const hurry = () => {
+      this.#link.hurry();
+      this.#mesh.hurry();
+    };
+    addEventListener('online', hurry, { signal });
+    const { document, navigator } = globalThis;
+    document?.addEventListener('visibilitychange', () => document.visibilityState === 'visible' && hurry(), { signal });
+    // Not in all browsers, nor in the types of any.
+    const { connection } = /** @type {{ connection?: EventTarget }} */ (navigator ?? {});
+    connection?.addEventListener?.('change', hurry, { signal });
   }
 }
 

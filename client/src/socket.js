@@ -1,11 +1,8 @@
 /**
- * One WebSocket to the server, from opening to its end. Reconnecting is link.js's business.
+ * One WebSocket to the server, from opening to its end. Reconnecting is sockets.js's business.
  */
 
 import { SocketPipe } from './pipe.js';
-
-/** An attempt to open that takes longer is given up. */
-const OPEN_MS = 6_000;
 
 /**
  * @typedef {object} SocketHandlers
@@ -27,9 +24,10 @@ export class Socket {
    * @param {import('./environment.js').Environment} env
    * @param {string} url
    * @param {import('./attempts.js').SocketAttempt} attempt records what becomes of it
+   * @param {number} patience milliseconds until it must be welcomed
    * @param {SocketHandlers} handlers
    */
-  constructor(env, url, attempt, handlers) {
+  constructor(env, url, attempt, patience, handlers) {
     this.#env = env;
     this.#handlers = handlers;
     this.#attempt = attempt;
@@ -38,17 +36,22 @@ export class Socket {
     socket.binaryType = 'arraybuffer';
     this.#socket = socket;
     this.pipe = new SocketPipe(socket, env.now());
+    this.began = env.now();
+    /** Whether nothing at all has been answered. */
+    this.silent = true;
     /** Set when the server has answered `hello`. */
     this.ready = false;
     /** Set when joins may make a session on it. */
     this.begun = false;
-    this.#timer = env.setTimeout(() => this.#end(4000, 'no answer'), OPEN_MS);
+    this.#timer = env.setTimeout(() => this.#end(4000, 'no answer'), patience);
     socket.onopen = () => {
       attempt.opened();
+      this.silent = false;
       this.#handlers?.opened();
     };
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => {
+      this.silent = false;
       attempt.end('closed', { code: event.code, reason: event.reason ?? '' });
       this.#end(event.code, event.reason);
     };

@@ -10,8 +10,8 @@ import { Trial } from './trial.js';
 const DEAD_MS = 3_000;
 /** Before the proof: PINGs over the reliable channel, which is what is to be proven. */
 const PROVE_MS = 500;
-/** Probes are not queued behind more than that. */
-const PROBE_QUEUE_BYTES = 4_096;
+/** A queue so long is not passed to the network at once: what leaves it has been made room for by acknowledgements. */
+const QUEUE_BYTES = 4_096;
 
 /**
  * @typedef {object} WatchHandlers
@@ -31,6 +31,10 @@ export class Watch {
   /** @type {Trial | null} */
   #trial = null;
   #isDead = false;
+  #isSuspected = false;
+  /** As at the last look: bytes in the longer queue, and bytes that had left both. */
+  #queued = 0;
+  #gone = 0;
   #provedAt = -Infinity;
   /** @type {{ at: number, timer: unknown } | null} */
   #timer = null;
@@ -139,6 +143,7 @@ export class Watch {
   #lookForSilence(now) {
     const { suspicion } = this.#pipe;
     const trial = this.#trial;
+    if (this.#isDraining()) suspicion.heard(now);
     suspicion.expect(now, trial !== null || this.#handlers.awaits());
     if (now >= suspicion.probeAt || (trial && now >= trial.probeAt)) {
       trial?.probed(now);
@@ -146,10 +151,21 @@ export class Watch {
     }
     const isSuspected = suspicion.verdict(now) === 'suspected';
     if (isSuspected && trial) trial.failed();
+    const isNew = isSuspected && !this.#isSuspected;
+    this.#isSuspected = isSuspected;
     if (trial) this.#judge(trial, now);
-    else if (isSuspected) this.#handlers.suspected();
+    else if (isNew) this.#handlers.suspected();
     if (this.#state === 'closed') return;
     this.#lookAt(Math.min(isSuspected ? suspicion.probeAt : suspicion.nextAt, this.#trial?.probeAt ?? Infinity));
+  }
+
+  /** Whether a queue has become shorter since the last look, if it was long: SCTP hears what this page does not. */
+  #isDraining() {
+    const { gone, buffered, lossyBuffered } = this.#pipe;
+    const isDraining = this.#queued > QUEUE_BYTES && gone > this.#gone;
+    this.#queued = Math.max(buffered, lossyBuffered);
+    this.#gone = gone;
+    return isDraining;
   }
 
   /** @param {Trial} trial @param {number} now */
@@ -170,7 +186,7 @@ export class Watch {
     const message = joinFrames([encodeFrame({ kind: 'ping', nonce })]);
     try {
       if (!unordered) this.#pipe.send(message);
-      else if (this.#pipe.lossyBuffered <= PROBE_QUEUE_BYTES) this.#pipe.sendProbe(message);
+      else if (this.#pipe.lossyBuffered <= QUEUE_BYTES) this.#pipe.sendProbe(message);
     } catch {
       // The channel is on its way down, and says so itself.
     }

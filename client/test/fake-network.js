@@ -18,6 +18,8 @@ export class World {
   /** Packets of WebSockets, or of peer connections, vanish. */
   socketsSilent = false;
   peersSilent = false;
+  /** Who repeats in vain waits twice as long each time, as TCP and SCTP do. */
+  backsOff = false;
   /** Silence ends for a peer connection when its ICE is restarted. */
   restartHeals = false;
   /** From the first packet that gets through to open channels. */
@@ -83,6 +85,11 @@ export class World {
     this.clock.setTimeout(call, this.latency);
   }
 
+  /** What is open now never gets through again, as when a NAT forgets its mappings. New connections do. */
+  forgetMappings() {
+    for (const each of [...this.sockets, ...this.peers]) each.isLost = true;
+  }
+
   /** Every open WebSocket breaks, as when a proxy restarts. */
   breakSockets() {
     for (const socket of this.sockets) socket.drop(1006);
@@ -116,7 +123,7 @@ class Uplink {
   #isReliable;
   #freeAt = 0;
   #arrivesAt = 0;
-  buffered = 0;
+  #leaving = new Set();
   highest = 0;
 
   constructor(world, link = null, isReliable = true) {
@@ -125,13 +132,23 @@ class Uplink {
     this.#isReliable = isReliable;
   }
 
+  /** A message leaves packet by packet. */
+  get buffered() {
+    const { now } = this.#world.clock;
+    let bytes = 0;
+    for (const { size, from, to } of this.#leaving) bytes += now >= to ? size : Math.ceil(size * Math.min(1, (to - now) / (to - from)));
+    return bytes;
+  }
+
   send(size, deliver, drained = () => {}) {
     const { clock, latency } = this.#world;
-    this.buffered += size;
-    this.highest = Math.max(this.highest, this.buffered);
+    const from = Math.max(clock.now, this.#freeAt, this.#link?.freeAt ?? 0);
     const leavesAt = this.#leave(size);
+    const leaving = { size, from, to: leavesAt };
+    this.#leaving.add(leaving);
+    this.highest = Math.max(this.highest, this.buffered);
     clock.setTimeout(() => {
-      this.buffered -= size;
+      this.#leaving.delete(leaving);
       drained();
     }, leavesAt - clock.now);
     let arrivesAt = leavesAt + latency + (this.#link?.delay ?? 0);
@@ -158,6 +175,7 @@ class Ordered {
   #silent;
   #queue = [];
   #arrivesAt = 0;
+  #repeatMs = 100;
 
   constructor(world, silent) {
     this.#world = world;
@@ -179,9 +197,11 @@ class Ordered {
   #pump() {
     while (this.#queue.length > 0) {
       if (this.#silent()) {
-        this.#world.clock.setTimeout(() => this.#pump(), 100);
+        if (this.#world.backsOff) this.#repeatMs *= 2;
+        this.#world.clock.setTimeout(() => this.#pump(), this.#repeatMs);
         return;
       }
+      this.#repeatMs = 100;
       this.#queue[0]();
       this.#queue.shift();
     }
@@ -190,6 +210,7 @@ class Ordered {
 
 class FakeWebSocket {
   readyState = 0;
+  isLost = false;
   binaryType = 'blob';
   onopen = null;
   onmessage = null;
@@ -204,24 +225,35 @@ class FakeWebSocket {
   constructor(world, url, protocols, link) {
     this.#world = world;
     this.#uplink = new Uplink(world, link);
-    this.#up = new Ordered(world, () => world.socketsSilent);
-    this.#down = new Ordered(world, () => world.socketsSilent);
+    this.#up = new Ordered(world, () => this.silent);
+    this.#down = new Ordered(world, () => this.silent);
     this.url = url;
     this.protocols = protocols;
     world.sockets.push(this);
-    world.later(() => {
-      if (this.readyState !== 0 || world.socketsSilent) return;
-      if (world.refuseSockets) {
-        this.drop(1006);
-        return;
-      }
-      this.readyState = 1;
-      this.#connection = world.server.connect({
-        send: (data) => this.#deliver(data),
-        close: (code, reason) => world.later(() => this.drop(code, reason)),
-      });
-      this.onopen?.({});
+    world.later(() => this.#open(1_000));
+  }
+
+  get silent() {
+    return this.#world.socketsSilent || this.isLost;
+  }
+
+  #open(repeatMs) {
+    const world = this.#world;
+    if (this.readyState !== 0) return;
+    if (this.silent) {
+      if (world.backsOff) world.clock.setTimeout(() => this.#open(2 * repeatMs), repeatMs);
+      return;
+    }
+    if (world.refuseSockets) {
+      this.drop(1006);
+      return;
+    }
+    this.readyState = 1;
+    this.#connection = world.server.connect({
+      send: (data) => this.#deliver(data),
+      close: (code, reason) => world.later(() => this.drop(code, reason)),
     });
+    this.onopen?.({});
   }
 
   get bufferedAmount() {
@@ -293,6 +325,7 @@ class FakePeerConnection extends Listened {
   #world;
   #restarts = 0;
   #healed = false;
+  isLost = false;
   channels = new Map();
   /** The server's end. */
   remote = null;
@@ -308,7 +341,7 @@ class FakePeerConnection extends Listened {
   }
 
   get silent() {
-    return (this.#world.peersSilent || (this.#world.onlyRelays && !this.#relays)) && !this.#healed;
+    return (this.isLost || this.#world.peersSilent || (this.#world.onlyRelays && !this.#relays)) && !this.#healed;
   }
 
   get #relays() {

@@ -102,6 +102,13 @@ class Connection {
     this.#session = null;
   }
 
+  /** Nothing that comes on it counts any more. */
+  end(code, reason) {
+    this.#open = false;
+    this.#session = null;
+    this.#socket.close(code, reason);
+  }
+
   text(message) {
     this.#socket.send(JSON.stringify(message));
   }
@@ -230,7 +237,9 @@ class Session {
   }
 
   resumedOn(connection) {
+    const replaced = this.connection;
     this.connection = connection;
+    replaced?.end(4409, 'replaced');
     this.#clock.clearTimeout(this.#grace);
   }
 

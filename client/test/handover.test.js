@@ -181,3 +181,74 @@ test('without a WebSocket a suspected channel is kept, and a new one is opened a
   talk.world.refuseSockets = false;
   await talk.check();
 });
+
+test('where both are dead a second WebSocket is opened beside the silent one, and takes over', async (t) => {
+  const talk = await Talk.begin();
+  talk.world.backsOff = true;
+  const from = talk.world.clock.now;
+  talk.world.sockets[0].isLost = true;
+  talk.world.peers[0].isLost = true;
+  await talk.pass(10_000);
+  t.diagnostic(`longest stall: ${talk.stall(from)} ms`);
+  assert.ok(talk.stall(from) <= 2_000 + 4 * 20, `${talk.stall(from)} ms`);
+  assert.equal(talk.ann.session.state, 'connected');
+  await talk.world.clock.until(() => talk.ann.session.rung === 'udp', 30_000);
+  await talk.check();
+});
+
+test('the server closes the WebSocket that was replaced, which does not end the session', async () => {
+  const talk = await Talk.begin();
+  const [, first] = talk.world.sockets;
+  const errors = [];
+  talk.users[1].session.on('error', ({ code }) => errors.push(code));
+  first.isLost = true;
+  await talk.world.clock.until(() => talk.world.sockets.length > 2, 3_000);
+  // It still hears, and is told before the new one is.
+  first.drop(4409, 'replaced');
+  await talk.pass(3_000);
+  assert.deepEqual([errors, talk.users[1].session.state], [[], 'connected']);
+  await talk.check();
+});
+
+test('a second WebSocket is not needed when the first one speaks again', async () => {
+  const talk = await Talk.begin();
+  talk.world.socketsSilent = true;
+  const before = talk.world.sockets.length;
+  await talk.world.clock.until(() => talk.world.sockets.length > before, 3_000);
+  await talk.pass(50);
+  talk.world.socketsSilent = false;
+  await talk.pass(2_000);
+  assert.equal(talk.world.sockets.filter((socket) => socket.readyState === 1).length, 2);
+  assert.equal(talk.world.sockets[1].readyState, 1);
+  await talk.check();
+});
+
+for (const seconds of [1, 5, 20]) {
+  test(`after ${seconds} s without any network frames flow again within 2 s and four round trips`, async (t) => {
+    const talk = await Talk.begin();
+    talk.world.backsOff = true;
+    talk.world.sockets[1].isLost = false;
+    talk.world.socketsSilent = talk.world.peersSilent = true;
+    await talk.pass(seconds * 1_000);
+    talk.world.socketsSilent = talk.world.peersSilent = false;
+    const from = talk.world.clock.now;
+    await talk.pass(15_000);
+    const stall = talk.stall(from);
+    t.diagnostic(`longest stall after the network was back: ${stall} ms`);
+    assert.ok(stall <= 2_000 + 4 * 20, `${stall} ms`);
+    await talk.check();
+  });
+}
+
+test('when the network is said to be back, what has been silent is opened anew at once', async () => {
+  const talk = await Talk.begin();
+  talk.world.backsOff = true;
+  talk.world.forgetMappings();
+  talk.world.socketsSilent = true;
+  await talk.pass(5_300);
+  talk.world.socketsSilent = false;
+  const from = talk.world.clock.now;
+  await talk.pass(10_000);
+  assert.ok(talk.stall(from) <= 2_000, `${talk.stall(from)} ms`);
+  await talk.check();
+});

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use switchyard_signaling::{Code, message::ServerText};
 
 use super::{Shard, session::Via};
@@ -17,8 +18,24 @@ impl Shard {
         if entry.session.channel_is_silent(now) {
             self.leave_channel(slot, now);
         }
+        self.doubt_channel(slot, now);
         // Scheduled again when the pipe has been filled.
         self.mark_session(slot);
+    }
+
+    /// Asks the client over the WebSocket, if the data channel has been silent for long enough.
+    fn doubt_channel(&mut self, slot: u32, now: Instant) {
+        let Some(entry) = self.sessions.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        let Some((_, outbox)) = &entry.socket else { return };
+        let heard = entry.peer.and_then(|peer| self.peers.heard(peer));
+        if heard.and_then(|heard| entry.session.doubt_at(heard)).is_none_or(|due| due > now) {
+            return;
+        }
+        let mut question = BytesMut::new();
+        entry.session.doubt(now, &mut question);
+        if outbox.room() >= question.len() {
+            outbox.push_frames(&[&question], false);
+        }
     }
 
     pub(super) fn peer_due(&mut self, peer: u32, now: Instant) {

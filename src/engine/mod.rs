@@ -52,7 +52,7 @@ use self::{
     peer::Identity,
     peers::{Datagram, Handled, Outcome, PeerCounts, PeerTimeouts, Peers},
     sdp::HostCandidate,
-    session::{Counts, Event, Session, SessionLimits, Via},
+    session::{Came, Counts, Event, Session, SessionLimits, Via},
     timers::{Timer, Timers},
     transmit::{Transmit, TransmitQueue},
 };
@@ -338,7 +338,7 @@ impl Shard {
             }
             Command::Frames(socket, message) => {
                 if let Some(slot) = self.slot_of(socket, None) {
-                    self.session_message(slot, Via::Socket, message, now);
+                    self.session_message(slot, Came::Socket, message, now);
                 }
             }
             Command::Writable(socket) => {
@@ -600,13 +600,15 @@ impl Shard {
             return;
         };
         let alone = entry.session.alone_since.map(|since| since + grace);
+        let heard = entry.peer.filter(|_| entry.socket.is_some()).and_then(|peer| self.peers.heard(peer));
+        let doubt = heard.and_then(|heard| entry.session.doubt_at(heard));
         // What was due and could not be sent now waits for the pipe, which says when it has room.
         let due = entry
             .session
             .poll_timeout(entry.socket.is_some())
             .filter(|_| entry.has_pipe())
             .map(|due| due.max(now + RETRY));
-        let due = [alone, due].into_iter().flatten().min();
+        let due = [alone, due, doubt].into_iter().flatten().min();
         self.timers.schedule(Timer::Session(slot), due, &mut entry.timer);
     }
 }
@@ -642,6 +644,10 @@ impl Counts {
         self.rate_limited += other.rate_limited;
         self.unknown_frames += other.unknown_frames;
         self.duplicates += other.duplicates;
+        self.doubts += other.doubts;
+        for to in 0..2 {
+            self.moves[to] += other.moves[to];
+        }
     }
 }
 

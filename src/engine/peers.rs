@@ -115,6 +115,8 @@ pub(super) struct Entry {
     paths: Vec<Path>,
     local_ip: Option<IpAddr>,
     since: Instant,
+    /// When the last packet of its own came.
+    heard: Instant,
 }
 
 /// The peers.
@@ -162,6 +164,7 @@ impl Peers {
             remote,
             local_ip: None,
             since: now,
+            heard: now,
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -273,6 +276,7 @@ impl Peers {
                 return Handled::Done;
             }
         };
+        entry.heard = now;
         if let Err(error) = entry.peer.handle_datagram(contents, now) {
             tracing::debug!(%error, "the engine refused a datagram");
         }
@@ -300,6 +304,11 @@ impl Peers {
         let entry = self.get(slot)?;
         let deadline = entry.deadline(timeouts);
         Some(entry.peer.poll_timeout(now).map_or(deadline, |due| due.min(deadline)))
+    }
+
+    /// When the last packet of DTLS came, with data or only with SCTP's acknowledgements.
+    pub(super) fn heard(&self, slot: u32) -> Option<Instant> {
+        self.slots.get(slot as usize)?.as_ref().map(|entry| entry.heard)
     }
 
     /// Paths on which peers are, for the connections-by-rung gauge.

@@ -32,6 +32,13 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// A data channel from which nothing came for so long while frames wait for acknowledgement is left, if there is a
 /// WebSocket: the client would have answered two probes.
 const CHANNEL_SILENCE: Duration = Duration::from_secs(5);
+/// A data channel on which nothing has come for this and four round trips while frames wait for acknowledgement is
+/// doubted, and again as often: the client is asked over the WebSocket whether it hears anything.
+const DOUBT: Duration = Duration::from_millis(250);
+/// What four round trips may add to that: the round trip is measured where packets are repeated, too.
+const DOUBT_RTT_MOST: Duration = Duration::from_millis(500);
+/// The nonce of those questions; probes begin at 1.
+const DOUBT_NONCE: u32 = 0;
 /// Refusals of messages that may be told in a row before they are only counted, and how often one more is allowed.
 const REFUSALS: f64 = 32.0;
 const REFUSALS_PER_SECOND: f64 = 4.0;
@@ -65,6 +72,23 @@ pub enum Via {
     Channel,
 }
 
+/// How a pipe message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// Over the WebSocket.
+    Socket,
+    /// Over the ordered data channel.
+    Ordered,
+    /// Over the unordered one, where probes are answered that must not wait for what was lost before them.
+    Unordered,
+}
+
+impl Came {
+    fn via(self) -> Via {
+        if self == Self::Socket { Via::Socket } else { Via::Channel }
+    }
+}
+
 /// What a pipe message asks for beyond the session.
 #[derive(Debug)]
 pub enum Event {
@@ -72,7 +96,7 @@ pub enum Event {
     Act(RoomPlace, Action),
     /// The client moved to the pipe on which the message came.
     Attached,
-    /// A probe of a pipe that is not the attached one: to be answered there, at once.
+    /// A probe of what is not the lane's way: to be answered where it came, at once.
     Pong(u32),
     /// The message or its pipe is wrong; the client is told by a text.
     Problem(Code, String),
@@ -97,6 +121,10 @@ pub struct Counts {
     pub unknown_frames: u64,
     /// Reliable frames that had been received before.
     pub duplicates: u64,
+    /// Moves by ATTACH: to the WebSocket, to the data channel.
+    pub moves: [u64; 2],
+    /// Questions over the WebSocket whether the data channel works.
+    pub doubts: u64,
 }
 
 /// A session.
@@ -135,6 +163,8 @@ pub struct Session {
     probe: Option<(u32, Instant)>,
     next_probe: Option<Instant>,
     heard_on_channel: Instant,
+    /// When the client was last asked over the WebSocket whether the data channel works.
+    doubted: Option<Instant>,
     /// Since when frames have been waiting for acknowledgement without a pause.
     waiting_since: Option<Instant>,
     /// A delivery's latency, since it was last asked for.
@@ -194,6 +224,7 @@ impl Session {
             probe: None,
             next_probe: None,
             heard_on_channel: now,
+            doubted: None,
             waiting_since: None,
             sample: None,
             messages: Bucket::new(burst, now),
@@ -264,14 +295,14 @@ impl Session {
     }
 
     /// Takes a pipe message; what it asks for is added to `events`.
-    pub fn handle_message(&mut self, via: Via, message: Bytes, now: Instant, events: &mut Vec<Event>) {
-        if via == Via::Channel {
+    pub fn handle_message(&mut self, came: Came, message: Bytes, now: Instant, events: &mut Vec<Event>) {
+        if came != Came::Socket {
             self.heard_on_channel = now;
         }
         let mut frames = Frames::new(message);
         for frame in frames.by_ref() {
             match frame {
-                Ok(frame) => self.handle_frame(via, frame, now, events),
+                Ok(frame) => self.handle_frame(came, frame, now, events),
                 Err(error) => events.push(Event::Problem(Code::BadFrame, error.to_string())),
             }
         }
@@ -397,6 +428,22 @@ impl Session {
         self.silent_from().is_some_and(|from| from <= now)
     }
 
+    /// When the client is to be asked over the WebSocket whether the data channel works, if no packet comes over that:
+    /// the last one was `heard` then.
+    pub fn doubt_at(&self, heard: Instant) -> Option<Instant> {
+        let waiting_since = self.waiting_since.filter(|_| self.attached == Via::Channel)?;
+        let patience = DOUBT + (4 * self.rtt.unwrap_or_default()).min(DOUBT_RTT_MOST);
+        let from = waiting_since.max(heard) + patience;
+        Some(self.doubted.map_or(from, |doubted| from.max(doubted + DOUBT)))
+    }
+
+    /// The question, for the WebSocket.
+    pub fn doubt(&mut self, now: Instant, out: &mut BytesMut) {
+        self.doubted = Some(now);
+        self.counts.doubts += 1;
+        frame::put_ping(out, DOUBT_NONCE);
+    }
+
     /// When an acknowledgement or a probe is due, or, if there `is_another` pipe to go to, a check of the channel.
     pub fn poll_timeout(&self, is_another: bool) -> Option<Instant> {
         let silence = self.silent_from().filter(|_| is_another);
@@ -458,7 +505,8 @@ impl Session {
         }
     }
 
-    fn handle_frame(&mut self, via: Via, frame: Frame, now: Instant, events: &mut Vec<Event>) {
+    fn handle_frame(&mut self, came: Came, frame: Frame, now: Instant, events: &mut Vec<Event>) {
+        let via = came.via();
         match frame {
             Frame::Reliable { lane_seq, ack, body } => {
                 self.handle_ack(ack, events);
@@ -466,7 +514,7 @@ impl Session {
             }
             Frame::Lossy(header, payload) => self.handle_lossy(header, payload, now, events),
             Frame::Ack(ack) => self.handle_ack(ack, events),
-            Frame::Ping(nonce) if via == self.attached => self.pong = Some(nonce),
+            Frame::Ping(nonce) if via == self.attached && came != Came::Unordered => self.pong = Some(nonce),
             Frame::Ping(nonce) => events.push(Event::Pong(nonce)),
             Frame::Pong(nonce) => {
                 if let Some((expected, sent)) = self.probe
@@ -484,6 +532,7 @@ impl Session {
                 self.generation = generation;
                 self.attached = via;
                 self.say_attached = true;
+                self.counts.moves[usize::from(via == Via::Channel)] += 1;
                 self.probe = None;
                 self.out.attach(ack);
                 events.push(Event::Attached);
@@ -646,9 +695,7 @@ mod tests {
     use super::*;
     use crate::names::ShardId;
 
-    #[test]
-    fn a_client_is_probed_every_two_seconds_at_most_however_often_it_acknowledges() {
-        let start = Instant::now();
+    fn session(start: Instant) -> Session {
         let limits = SessionLimits {
             announced: Limits::default(),
             lossy_queue_bytes: 0,
@@ -657,14 +704,77 @@ mod tests {
             problems: 1,
         };
         let id = SessionId { shard: ShardId(0), slot: 0, serial: 1 };
-        let mut session = Session::new(id, ("t".into(), "u".into()), "key".into(), Arc::new(limits), start);
-        let control = ServerControl::Refused {
+        Session::new(id, ("t".into(), "u".into()), "key".into(), Arc::new(limits), start)
+    }
+
+    fn something() -> ServerControl {
+        ServerControl::Refused {
             id: None,
             stream: None,
             code: Code::RateLimited,
             message: String::new(),
             retry_after_ms: None,
-        };
+        }
+    }
+
+    /// The client sends one frame.
+    fn takes(session: &mut Session, came: Came, now: Instant, put: impl FnOnce(&mut BytesMut)) -> Vec<Event> {
+        let (mut message, mut events) = (BytesMut::new(), Vec::new());
+        put(&mut message);
+        session.handle_message(came, message.freeze(), now, &mut events);
+        events
+    }
+
+    #[test]
+    fn a_probe_on_the_unordered_channel_is_answered_there() {
+        let now = Instant::now();
+        let mut session = session(now);
+        takes(&mut session, Came::Ordered, now, |out| frame::put_attach(out, 2, 0));
+        session.fill((1000, 1000), now, &mut BytesMut::new());
+        let events = takes(&mut session, Came::Unordered, now, |out| frame::put_ping(out, 7));
+        assert!(matches!(events[..], [Event::Pong(7)]), "{events:?}");
+        assert!(!session.is_ready(), "nothing for the lane's way");
+        assert!(takes(&mut session, Came::Ordered, now, |out| frame::put_ping(out, 8)).is_empty());
+        assert!(session.is_ready());
+    }
+
+    #[test]
+    fn a_client_that_acknowledges_nothing_over_the_channel_is_asked_over_the_websocket() {
+        let ms = Duration::from_millis;
+        let start = Instant::now();
+        let mut session = session(start);
+        assert_eq!(session.doubt_at(start), None, "on the WebSocket");
+        takes(&mut session, Came::Ordered, start, |out| frame::put_attach(out, 2, 0));
+        assert_eq!(session.doubt_at(start), None, "nothing waits");
+        let sent = start + ms(5_000);
+        session.tell(0, &something(), sent).unwrap();
+        session.fill((1000, 1000), sent, &mut BytesMut::new());
+        assert_eq!(session.doubt_at(start), Some(sent + DOUBT));
+        // Packets come: the frames are only not acknowledged yet.
+        let heard = sent + ms(200);
+        assert_eq!(session.doubt_at(heard), Some(heard + DOUBT));
+        session.rtt = Some(ms(100));
+        assert_eq!(session.doubt_at(heard), Some(heard + DOUBT + ms(400)));
+        session.rtt = Some(ms(60_000));
+        let due = heard + DOUBT + DOUBT_RTT_MOST;
+        assert_eq!(session.doubt_at(heard), Some(due));
+        let mut out = BytesMut::new();
+        session.doubt(due, &mut out);
+        let asked = Frames::new(out.freeze()).next();
+        assert!(matches!(asked, Some(Ok(Frame::Ping(DOUBT_NONCE)))), "{asked:?}");
+        assert_eq!((session.doubt_at(heard), session.counts.doubts), (Some(due + DOUBT), 1));
+        // The answer is no sample of the round trip on the attached pipe.
+        takes(&mut session, Came::Socket, due, |out| frame::put_pong(out, DOUBT_NONCE));
+        assert_eq!(session.rtt, Some(ms(60_000)));
+        takes(&mut session, Came::Socket, due, |out| frame::put_ack(out, 1));
+        assert_eq!(session.doubt_at(heard), None);
+    }
+
+    #[test]
+    fn a_client_is_probed_every_two_seconds_at_most_however_often_it_acknowledges() {
+        let start = Instant::now();
+        let mut session = session(start);
+        let control = something();
         let mut probed = Vec::new();
         for step in 0..100 {
             let now = start + Duration::from_millis(100) * step;
@@ -679,7 +789,7 @@ mod tests {
             }
             let mut ack = BytesMut::new();
             frame::put_ack(&mut ack, 2 * (step + 1));
-            session.handle_message(Via::Socket, ack.freeze(), now, &mut Vec::new());
+            session.handle_message(Came::Socket, ack.freeze(), now, &mut Vec::new());
         }
         assert_eq!(probed.len(), 5);
         assert!(probed.windows(2).all(|two| two[1] - two[0] >= PROBE_INTERVAL));

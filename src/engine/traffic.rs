@@ -15,7 +15,7 @@ use super::{
     outbox::Outbox,
     peer::{Channel, PeerEvent},
     peers::{self, Outcome},
-    session::{Event, Session, Via},
+    session::{Came, Event, Session, Via},
     timers::Timer,
 };
 use crate::{
@@ -25,10 +25,10 @@ use crate::{
 };
 
 impl Shard {
-    pub(super) fn session_message(&mut self, slot: u32, via: Via, message: Bytes, now: Instant) {
+    pub(super) fn session_message(&mut self, slot: u32, came: Came, message: Bytes, now: Instant) {
         let mut events = std::mem::take(&mut self.events);
         let Some(entry) = self.entry(slot) else { return };
-        entry.session.handle_message(via, message, now, &mut events);
+        entry.session.handle_message(came, message, now, &mut events);
         let session = entry.session.id;
         for event in events.drain(..) {
             match event {
@@ -44,7 +44,7 @@ impl Shard {
                     }
                     self.settle(now);
                 }
-                Event::Pong(nonce) => self.pong(slot, via, nonce, now),
+                Event::Pong(nonce) => self.pong(slot, came, nonce, now),
                 Event::Attached => {
                     if let Some(entry) = self.entry(slot) {
                         entry.session.alone_since = None;
@@ -65,20 +65,21 @@ impl Shard {
         self.mark_session(slot);
     }
 
-    /// Answers a probe on the pipe it came by.
-    fn pong(&mut self, slot: u32, via: Via, nonce: u32, now: Instant) {
+    /// Answers a probe where it came.
+    fn pong(&mut self, slot: u32, came: Came, nonce: u32, now: Instant) {
         let mut pong = BytesMut::new();
         frame::put_pong(&mut pong, nonce);
         let Some(entry) = self.sessions.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        match (via, &entry.socket, entry.peer) {
-            (Via::Socket, Some((_, outbox)), _) if outbox.room() >= pong.len() => {
+        let channel = if came == Came::Unordered { Channel::Lossy } else { Channel::Reliable };
+        match (came, &entry.socket, entry.peer) {
+            (Came::Socket, Some((_, outbox)), _) if outbox.room() >= pong.len() => {
                 outbox.push_frames(&[&pong], false)
             }
-            (Via::Channel, _, Some(peer)) => {
+            (Came::Ordered | Came::Unordered, _, Some(peer)) => {
                 if let Some(entry) = self.peers.get(peer)
-                    && entry.room(Channel::Reliable) >= pong.len()
+                    && entry.room(channel) >= pong.len()
                 {
-                    let _ = entry.peer.send(Channel::Reliable, pong, now);
+                    let _ = entry.peer.send(channel, pong, now);
                 }
                 self.mark_peer(peer);
             }
@@ -111,10 +112,11 @@ impl Shard {
         }
         while let Some(entry) = self.peers.get(peer) {
             let slot = entry.session;
-            let Some((_, message)) = entry.peer.poll_message() else {
+            let Some((channel, message)) = entry.peer.poll_message() else {
                 break;
             };
-            self.session_message(slot, Via::Channel, message, now);
+            let came = if channel == Channel::Lossy { Came::Unordered } else { Came::Ordered };
+            self.session_message(slot, came, message, now);
         }
         // Acknowledgements that came in may have made room in the channel; its session is asked first, for it knows at
         // once whether something waits.

@@ -355,6 +355,8 @@ impl Loop {
         self.counters.datagrams_dropped(DatagramDrop::Malformed, peers.other as usize);
         self.counters.datagrams_dropped(DatagramDrop::Flood, peers.refused_handshake as usize);
         self.metrics.webrtc.path_changes.inc_by(peers.moved);
+        self.metrics.webrtc.moved(sessions.moves);
+        self.metrics.webrtc.doubts.inc_by(sessions.doubts);
         for (outcome, count) in self.shard.take_outcomes() {
             self.metrics.webrtc.outcome(label_of(outcome), count);
         }

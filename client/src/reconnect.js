@@ -1,0 +1,69 @@
+/**
+ * How long an attempt to open a WebSocket may take, and how long to wait before the next. Pure.
+ *
+ * Who is refused waits longer each time, at random, so that a server that is in trouble or has just come back is not run
+ * over. Who gets no answer at all is most likely on a network that is away, and loses what the network's own retries wait:
+ * TCP asks a second time after one second, then after two, four, eight. So a silent attempt is soon given up for a fresh
+ * one, for as long as a network is likely to be away; the time that it took counts as waiting.
+ */
+
+import { Backoff } from './backoff.js';
+
+/** Nothing is known of the network. */
+const OPEN_MS = 6_000;
+/** It was known to answer faster: TCP, TLS and HTTP take up to four round trips. */
+const OPEN_LEAST_MS = 2_000;
+/** After a few failures, in case it has become slow. */
+const OPEN_LATER_MS = 4_000;
+const QUICK_ATTEMPTS = 4;
+/** So long after the first failure the network is likely to come back at any moment. */
+const AWAY_MS = 30_000;
+/** Between silent attempts, at most. */
+const PAUSE_MS = 250;
+
+export class Reconnect {
+  #random;
+  #backoff;
+  /** @type {number | null} */
+  #failingSince = null;
+  #failures = 0;
+
+  /** @param {() => number} random */
+  constructor(random) {
+    this.#random = random;
+    this.#backoff = new Backoff({ first: 200, most: 20_000, random });
+  }
+
+  /**
+   * How long the next attempt may take.
+   * @param {number} now
+   * @param {number | null} rtt as last known
+   */
+  patience(now, rtt) {
+    if (rtt === null || (this.#failingSince !== null && now - this.#failingSince >= AWAY_MS)) return OPEN_MS;
+    const least = this.#failures < QUICK_ATTEMPTS ? OPEN_LEAST_MS : OPEN_LATER_MS;
+    return Math.min(OPEN_MS, least + 4 * rtt);
+  }
+
+  /**
+   * An attempt failed, or a connection ended. Gives how long to wait before the next.
+   * @param {number} now
+   * @param {number} began when the attempt did
+   * @param {boolean} silent whether nothing at all was answered
+   */
+  failed(now, began, silent) {
+    this.#failingSince ??= now;
+    this.#failures += 1;
+    const wait = this.#backoff.next();
+    if (!silent) return wait;
+    if (now - this.#failingSince < AWAY_MS) return this.#random() * PAUSE_MS;
+    return Math.max(0, wait - (now - began));
+  }
+
+  /** The server has answered. */
+  reset() {
+    this.#failingSince = null;
+    this.#failures = 0;
+    this.#backoff.reset();
+  }
+}

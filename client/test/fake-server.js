@@ -22,6 +22,11 @@ export class FakeServer {
   /** What new sessions are told is on; nothing if null. @type {{ webrtc: boolean, relay: boolean } | null} */
   features = null;
   limits = {};
+  /** Of everybody. */
+  permissions = ['write'];
+  /** Lossy messages and signals that came. */
+  lossy = 0;
+  signals = 0;
   /** What sessions are told of STUN and TURN: a list of servers, and how long it holds. @type {object | null} */
   ice = null;
   /** Answers to `ice_servers`, or not. */
@@ -228,7 +233,7 @@ class Session {
     const { member, role } = mine.self;
     const log = follow && this.#server.log(name);
     this.control(mine.handle, {
-      type: 'joined', id, room: name, handle: mine.handle, member, user, role, permissions: ['write'], topics: [], members,
+      type: 'joined', id, room: name, handle: mine.handle, member, user, role, permissions: this.#server.permissions, topics: [], members,
       ...(log && { log: { origin: log.newOrigin(user) } }),
     });
     if (log) {
@@ -299,6 +304,7 @@ class Session {
           this.#acknowledge(frame.ack);
           break;
         case 'lossy':
+          this.#server.lossy += 1;
           this.#forward(frame);
           break;
         case 'data':
@@ -397,6 +403,7 @@ class Session {
         message.topics.forEach((topic) => membership.topics.delete(topic));
         break;
       case 'signal': {
+        this.#server.signals += 1;
         const to = [...room.values()].filter(
           (other) => other !== membership && (other.self.user === message.to || other.self.member === message.to_member),
         );

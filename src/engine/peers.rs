@@ -20,6 +20,7 @@ use super::{
     peer::{Channel, Peer},
     transmit::TransmitQueue,
 };
+use crate::attempts::Seen;
 
 /// A datagram and where it came from.
 #[derive(Debug)]
@@ -115,6 +116,8 @@ pub(super) struct Entry {
     paths: Vec<Path>,
     local_ip: Option<IpAddr>,
     since: Instant,
+    /// A DTLS datagram came by a path of its own.
+    has_dtls: bool,
 }
 
 /// The peers.
@@ -162,6 +165,7 @@ impl Peers {
             remote,
             local_ip: None,
             since: now,
+            has_dtls: false,
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -263,6 +267,7 @@ impl Peers {
 
     fn feed(&mut self, slot: u32, datagram: BytesMut, now: Instant) -> Handled {
         let entry = self.slots[slot as usize].as_mut().expect("by_path names peers");
+        entry.has_dtls = true;
         let contents = match entry.guard.admit(&datagram) {
             Ok(Admission::AsIs) => datagram,
             Ok(Admission::Rewritten(contents)) => BytesMut::from(&contents[..]),
@@ -390,6 +395,21 @@ impl Entry {
             (false, true) if self.ice.last_seen().is_none() => Outcome::IceTimeout,
             (false, true) => Outcome::HandshakeTimeout,
         }
+    }
+
+    /// How far it has come.
+    pub(super) fn seen(&self) -> Seen {
+        match (self.is_open, self.has_dtls, self.ice.last_seen()) {
+            (true, ..) => Seen::Open,
+            (_, true, _) => Seen::Dtls,
+            (.., Some(_)) => Seen::Checks,
+            (.., None) => Seen::Offer,
+        }
+    }
+
+    /// How long ago its offer came.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
     }
 
     fn deadline(&self, timeouts: PeerTimeouts) -> Instant {

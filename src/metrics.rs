@@ -9,6 +9,7 @@
 //! requests) is counted directly. [`Metrics::render`] is what `/metrics` answers; serving it is the business
 //! of `http`.
 
+mod attempts;
 mod doors;
 mod label;
 mod shard;
@@ -22,6 +23,7 @@ use prometheus::{
     TextEncoder,
 };
 
+pub use attempts::Attempts;
 pub use doors::{Tls, TurnDoors};
 pub use label::{
     Arrival, Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Reload, Rung, StoreFailure,
@@ -55,6 +57,8 @@ pub struct Metrics {
     pub signalling: Signalling,
     /// WebRTC connections.
     pub webrtc: WebRtc,
+    /// Attempts to connect, as clients tell of them.
+    pub attempts: Attempts,
     /// The HTTP side.
     pub http: Http,
     /// What survives.
@@ -464,12 +468,14 @@ impl Metrics {
             &["rung"],
         );
         let turn = Turn::new(r);
+        let attempts = Attempts::new(r);
         let (turn_doors, tls) = (TurnDoors::new(r), Tls::new(r));
         let metrics = Self {
             registry,
             rooms,
             signalling,
             webrtc,
+            attempts,
             http,
             store,
             logs,

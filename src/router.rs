@@ -285,6 +285,11 @@ impl Router {
         rooms.fold((0, 0), |(rooms, members), here| (rooms + 1, members + here))
     }
 
+    /// Something of a session was refused, for the count.
+    pub fn refused(&mut self, code: Code) {
+        self.tally(Tally::Refused(code));
+    }
+
     fn tally(&mut self, tally: Tally) {
         *self.tallies.entry(tally).or_default() += 1;
     }

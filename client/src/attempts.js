@@ -18,7 +18,7 @@ const STATS_MS = 200;
 
 /**
  * @typedef {'ice' | 'failed' | 'timeout' | 'repair' | 'channel_closed' | 'browser' | 'broken' | 'refused' | 'replaced'
- *   | 'forbidden' | 'silent' | 'closed' | 'page'} Cause why an attempt ended
+ *   | 'off' | 'forbidden' | 'silent' | 'closed' | 'page'} Cause why an attempt ended
  *
  * @typedef {object} Attempt
  * @property {number} id counts up
@@ -36,6 +36,7 @@ const STATS_MS = 200;
  * @property {{ code: number, reason: string } | null} [close] WebSocket: as the browser told it
  * @property {boolean | null} [http] WebSocket: whether the server answers HTTP; null: not asked
  *
+ * @property {number} [pc] WebRTC: its number, as the server knows it
  * @property {boolean} [relays] WebRTC: whether TURN servers were in it
  * @property {boolean} [onlyRelays] WebRTC: whether nothing else was allowed
  * @property {number} [restarts] WebRTC: ICE restarts
@@ -54,28 +55,29 @@ const STATS_MS = 200;
 
 export class Attempts {
   #env;
-  #ended;
+  #told;
   #nextId = 1;
   /** Oldest first. @type {AnyAttempt[]} */
   #attempts = [];
 
   /**
    * @param {import('./environment.js').Environment} env
-   * @param {(attempt: Attempt) => void} ended
+   * @param {(attempt: Attempt) => void} told of one that has connected, with `endedMs` null, and of one that has ended
    */
-  constructor(env, ended) {
+  constructor(env, told) {
     this.#env = env;
-    this.#ended = ended;
+    this.#told = told;
   }
 
   /** One that begins now. */
   socket() {
-    return this.#add(new SocketAttempt(this.#env, this.#nextId++, this.#ended));
+    return this.#add(new SocketAttempt(this.#env, this.#nextId++, this.#told));
   }
 
-  /** One that begins now. @param {RTCConfiguration} configuration */
-  peer(configuration) {
-    const attempt = this.#add(new PeerAttempt(this.#env, this.#nextId++, this.#ended));
+  /** One that begins now. @param {RTCConfiguration} configuration @param {number} pc */
+  peer(configuration, pc) {
+    const attempt = this.#add(new PeerAttempt(this.#env, this.#nextId++, this.#told));
+    attempt.data.pc = pc;
     attempt.configured(configuration);
     return attempt;
   }
@@ -132,9 +134,11 @@ class Recorder {
     return this.data.endedMs !== null;
   }
 
-  /** Data can be carried. */
+  /** Data can be carried. Whether it could not before. */
   connected() {
-    this.data.connectedMs ??= this.ms;
+    if (this.data.connectedMs !== null || this.over) return false;
+    this.data.connectedMs = this.ms;
+    return true;
   }
 
   /** A copy, with what it means. @returns {Attempt} */
@@ -162,7 +166,7 @@ class Recorder {
     return true;
   }
 
-  /** Others hear of the end. */
+  /** Others hear of what it came to. */
   tell() {
     this.#told(this.record());
   }
@@ -189,6 +193,12 @@ export class SocketAttempt extends Recorder {
     this.changed('websocket', 'open');
   }
 
+  connected() {
+    if (!super.connected()) return false;
+    this.tell();
+    return true;
+  }
+
   /** @param {Cause} cause @param {{ code: number, reason: string }} [close] where not this page has closed it */
   end(cause, close) {
     if (!this.finish(cause)) return;
@@ -211,6 +221,8 @@ export class PeerAttempt extends Recorder {
   #connection = null;
   /** Until the browser has made them. */
   #watchesTransport = false;
+  /** It has connected, and what it has reached is not known yet. */
+  #tellOfRung = false;
 
   /** @param {import('./environment.js').Environment} env @param {number} id @param {(attempt: Attempt) => void} told */
   constructor(env, id, told) {
@@ -257,9 +269,18 @@ export class PeerAttempt extends Recorder {
     this.data.restarts = (this.data.restarts ?? 0) + 1;
   }
 
+  connected() {
+    if (!super.connected()) return false;
+    this.#tellOfRung = true;
+    return true;
+  }
+
   /** @param {import('./peer.js').Way} way */
   reached({ rung, relay }) {
     Object.assign(this.data, { rung, relay });
+    if (!this.#tellOfRung || this.over) return;
+    this.#tellOfRung = false;
+    this.tell();
   }
 
   /** @param {RTCStatsReport} report */

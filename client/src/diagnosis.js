@@ -9,7 +9,7 @@
  *
  * @typedef {'connected' | 'trying' | 'udp_blocked' | 'port_blocked' | 'relay_unreachable' | 'relay_refused' | 'no_relay'
  *   | 'no_path' | 'no_candidates' | 'no_answer' | 'dtls_failed' | 'channel_failed' | 'path_lost' | 'webrtc_refused'
- *   | 'no_webrtc' | 'websocket_refused' | 'websocket_lost' | 'server_unreachable' | 'offline' | 'abandoned'
+ *   | 'switched_off' | 'no_webrtc' | 'websocket_refused' | 'websocket_lost' | 'server_unreachable' | 'offline' | 'abandoned'
  *   | 'unknown'} Verdict
  *
  * @typedef {{ verdict: Verdict, sentence: string }} Diagnosis
@@ -22,8 +22,9 @@
  *
  * @typedef {object} Surroundings
  * @property {boolean} online
- * @property {'on' | 'off' | 'absent' | 'relay'} webRtc `off` by the application, `absent` in the browser, `relay`: over
- *   relays only
+ * @property {'on' | 'off' | 'absent' | 'relay' | 'switched_off'} webRtc `off` by the application, `absent` in the browser,
+ *   `relay`: over relays only, `switched_off` by the operator
+ * @property {boolean} [relays] whether the operator leaves relays on
  */
 
 /** So many checks in vain are no accident. */
@@ -33,6 +34,7 @@ const CHECKED_MS = 1_000;
 /** What has not been answered by then is said to be missing, though it is tried still. */
 const LONG_MS = 4_000;
 
+const SWITCHED_OFF = 'The operator has switched data channels off, for the server, a room or its token.';
 const RELAYS = { udp: 'UDP', tcp: 'TCP', tls: 'TLS' };
 
 /** @param {Attempt} attempt @returns {Diagnosis} */
@@ -46,7 +48,7 @@ export function verdictOf(attempt) {
  * @param {Surroundings} surroundings
  * @returns {Diagnosis}
  */
-export function diagnosisOf(now, attempts, { online, webRtc }) {
+export function diagnosisOf(now, attempts, { online, webRtc, relays = true }) {
   const sockets = attempts.filter(({ by }) => by === 'websocket').map(verdictOf);
   const peers = attempts.filter(({ by }) => by === 'webrtc').map(verdictOf);
   const telling = (/** @type {Diagnosis[]} */ list) => list.findLast(({ verdict }) => !['trying', 'abandoned'].includes(verdict));
@@ -55,6 +57,10 @@ export function diagnosisOf(now, attempts, { online, webRtc }) {
     const carries = 'The WebSocket carries the data.';
     if (webRtc === 'absent') return say('no_webrtc', `This browser has no WebRTC. ${carries}`);
     if (webRtc === 'off') return say('connected', `Connected over the WebSocket; this application does not use WebRTC.`);
+    if (webRtc === 'switched_off') return say('switched_off', `${SWITCHED_OFF} ${carries}`);
+    if (webRtc === 'relay' && !relays) {
+      return say('switched_off', `WebRTC is to use nothing but relays, and the operator has switched those off. ${carries}`);
+    }
     const peer = telling(peers);
     if (peer) return say(peer.verdict, `${peer.sentence} ${carries}`);
     if (peers.length === 0 && webRtc === 'relay') {
@@ -99,6 +105,7 @@ function peerVerdict(attempt) {
   if (connectedMs !== null && endedMs !== null && cause !== 'page') return say('path_lost', pathLost(attempt));
   if (connectedMs !== null) return reached(attempt, connectedMs);
   if (cause === 'forbidden') return say('no_webrtc', 'The browser refused to make a peer connection.');
+  if (cause === 'off') return say('switched_off', SWITCHED_OFF);
   if (cause === 'refused') return say('webrtc_refused', 'The server refused the offer of a data channel.');
   const failure = failed(attempt);
   if (endedMs === null) return isLate(attempt) && failure ? failure : say('trying', `A data channel is being tried${since(attempt)}.`);

@@ -72,7 +72,7 @@ const DRAIN_MS = 5;
  * @property {(code: string, message: string) => void} closed for good, not by `close`
  * @property {(limits: import('./limits.js').Limits) => void} limits
  * @property {(features: Features) => void} features
- * @property {(attempt: import('./attempts.js').Attempt) => void} attempt one has ended
+ * @property {(attempt: import('./attempts.js').Attempt) => void} attempt one has connected, or has ended
  */
 
 export class Link {
@@ -108,6 +108,8 @@ export class Link {
   #attempts;
   /** @type {import('./diagnosis.js').Surroundings['webRtc']} */
   #webRtc;
+  /** Whether the operator leaves relays on. */
+  #relays = true;
   #peerBackoff;
   #hold = new Hold();
   #pingIntervalMs = 15_000;
@@ -176,6 +178,11 @@ export class Link {
     return this.#socket?.ready === true && (this.#identity !== null || this.#socket.begun);
   }
 
+  /** Whether there is a session, and a WebSocket to talk about it. */
+  get inSession() {
+    return this.#identity !== null && this.#socket?.ready === true;
+  }
+
   /** Bytes in the browser's queues, per pipe. */
   get buffered() {
     return {
@@ -190,7 +197,8 @@ export class Link {
     await Promise.all([this.#attempts.look(this.#url), this.#peer?.attempt.look()]);
     const now = { state: this.#state, rung: this.#rung, relay: this.relay, rtt: this.rtt };
     const attempts = this.#attempts.list();
-    return { now, attempts, ...diagnosisOf(now, attempts, { online: this.#env.online(), webRtc: this.#webRtc }) };
+    const webRtc = this.#wantsWebRtc && !this.#useWebRtc ? 'switched_off' : this.#webRtc;
+    return { now, attempts, ...diagnosisOf(now, attempts, { online: this.#env.online(), webRtc, relays: this.#relays }) };
   }
 
   /** Begins to connect; nothing if it has begun. */
@@ -247,7 +255,7 @@ export class Link {
   /** The server cannot or does not want WebRTC with this offer. @param {boolean} ever */
   peerRefused(ever) {
     if (ever) this.#useWebRtc = false;
-    if (this.#peer) this.#peerFailed(this.#peer, 'refused');
+    if (this.#peer) this.#peerFailed(this.#peer, ever ? 'off' : 'refused');
   }
 
   /** The server refused an ATTACH: with a newer generation, if it is still wanted. */
@@ -426,7 +434,7 @@ export class Link {
     // There will be one when the server has named a relay.
     if (!configuration) return;
     this.#peerNumber += 1;
-    const attempt = this.#attempts.peer(configuration);
+    const attempt = this.#attempts.peer(configuration, this.#peerNumber);
     /** @type {Peer} */
     let peer;
     try {
@@ -612,6 +620,7 @@ export class Link {
     const told = /** @type {Partial<Features>} */ (features ?? {});
     const { webrtc, relay, p2p } = { webrtc: told.webrtc !== false, relay: told.relay !== false, p2p: told.p2p !== false };
     this.#useWebRtc = this.#wantsWebRtc && webrtc;
+    this.#relays = relay;
     this.#owner.features({ webrtc, relay, p2p });
     if (!webrtc) this.peerRefused(true);
     if (!relay) this.#ice.take({});

@@ -16,6 +16,7 @@ import { Link } from './link.js';
 import { LossyQueue } from './lossy.js';
 import { Mesh } from './mesh/mesh.js';
 import { Quality } from './quality.js';
+import { Report } from './report.js';
 import { Room } from './room.js';
 import { messageCost } from './scheduler.js';
 import { parseObject } from './socket.js';
@@ -104,6 +105,7 @@ export class Session extends Emitter {
   #lossy = new LossyQueue((message, seq) => this.#shareLossy(message, seq));
   #mesh;
   #quality = new Quality();
+  #report;
   /** Set while lossy messages wait for their time. @type {{ at: number, timer: unknown } | null} */
   #lossyTimer = null;
   /** By name. @type {Map<string, Room>} */
@@ -147,6 +149,11 @@ export class Session extends Emitter {
     const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
     this.#link = new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, this.#linkOwner());
     this.#mesh = new Mesh(this.#env, peerToPeer, this.#meshPorts());
+    this.#report = new Report(this.#env, (message) => {
+      if (!this.#link.inSession) return false;
+      this.#link.sendText(message);
+      return true;
+    });
     this.#followPage();
   }
 
@@ -449,8 +456,14 @@ export class Session extends Emitter {
         this.emit('rtt', rtt);
         this.#judged(this.#quality.answered(this.#env.now(), answer));
       },
-      tick: (now) => this.#judged(this.#quality.tick(now, this.#link.health(now))),
-      attempt: (attempt) => this.emit('attempt', attempt),
+      tick: (now) => {
+        this.#judged(this.#quality.tick(now, this.#link.health(now)));
+        this.#report.flush();
+      },
+      attempt: (attempt) => {
+        this.#report.take(attempt);
+        if (attempt.endedMs !== null) this.emit('attempt', attempt);
+      },
       closed: (code, message) => {
         this.#page.abort();
         this.#endAll(code, message);

@@ -136,6 +136,7 @@ class Connection {
       case 'ping':
         return this.text({ type: 'pong', t: message.t });
       case 'candidate':
+      case 'attempt':
         return undefined;
       case 'ice_servers':
         if (this.#server.tellsIce) this.text({ type: 'ice_servers', ...(this.#server.ice ?? { ice_servers: [], ice_ttl_ms: 0 }) });

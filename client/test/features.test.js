@@ -48,6 +48,7 @@ test('a session without WebRTC is on the WebSocket and never offers again', asyn
   const bob = await enter(world, 'bob');
   await world.clock.advance(300_000);
   assert.deepEqual(ann.session.features, NO_WEBRTC);
+  assert.equal((await ann.session.diagnose()).verdict, 'switched_off');
   assert.deepEqual([ann.session.state, ann.session.rung], ['connected', 'websocket']);
   assert.deepEqual([sent(world, 'offer').length, world.peers.length], [0, 2], 'but for the offers that went with the joins');
   ann.room.send('hello');

@@ -13,10 +13,11 @@
 //! - [`event`], [`record`]: what a room's log is made of, and how LOG frames carry it;
 //! - [`writer`], [`reader`]: the delivery rules of the log, a client's half;
 //! - [`origin`]: the server's half of writing to a log;
-//! - [`features`]: what can be switched off;
+//! - [`features`]: what can be switched off; [`attempt`]: what clients tell of their attempts to connect;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
 pub mod assembly;
+pub mod attempt;
 pub mod code;
 pub mod event;
 pub mod features;

@@ -19,6 +19,12 @@ pub const TEXT_BYTES: usize = 64 * 1024;
 pub const SDP_BYTES: usize = 32 * 1024;
 /// Bytes of a trickled candidate.
 pub const CANDIDATE_BYTES: usize = 1024;
+/// Bytes of the sentence on an attempt to connect.
+pub const SENTENCE_BYTES: usize = 1024;
+/// Bytes of the word for why an attempt ended.
+pub const CAUSE_BYTES: usize = 32;
+/// Bytes of the details of an attempt, as JSON text.
+pub const DETAILS_BYTES: usize = 6 * 1024;
 /// Bytes of a token.
 pub const TOKEN_BYTES: usize = 8 * 1024;
 /// Bytes of a room's name.

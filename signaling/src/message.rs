@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    attempt::Attempt,
     code::Code,
     event::{Origin, Position},
     features::Features,
@@ -61,6 +62,8 @@ pub enum ClientText {
     },
     /// Fresh credentials for STUN and TURN are wanted.
     IceServers {},
+    /// What became of an attempt to connect.
+    Attempt(Box<Attempt>),
     /// The session ends now.
     Bye,
 }
@@ -460,6 +463,12 @@ impl ClientText {
             Self::Candidate { candidate, .. } => {
                 at_most("candidate", candidate.len(), limits::CANDIDATE_BYTES)?;
             }
+            Self::Attempt(attempt) => {
+                at_most("sentence", attempt.sentence.len(), limits::SENTENCE_BYTES)?;
+                at_most("cause", attempt.cause.as_ref().map_or(0, String::len), limits::CAUSE_BYTES)?;
+                let details = attempt.details.as_ref().map_or(0, |details| to_json(details).len());
+                at_most("details", details, limits::DETAILS_BYTES)?;
+            }
             Self::Ping { .. } | Self::IceServers {} | Self::Bye => {}
         }
         Ok(message)
@@ -504,6 +513,7 @@ fn at_most(what: &'static str, len: usize, limit: usize) -> Result<(), ParseErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attempt::Verdict;
 
     #[test]
     fn a_join_with_an_offer_parses_and_unknown_fields_are_ignored() {
@@ -575,6 +585,34 @@ mod tests {
         let token = "x".repeat(limits::TOKEN_BYTES + 1);
         let text = format!(r#"{{"type":"join","id":1,"room":"r","token":"{token}"}}"#);
         assert_eq!(ClientText::parse(&text).unwrap_err().code(), Code::TooLarge);
+    }
+
+    #[test]
+    fn an_attempt_is_told_with_whatever_else_is_known_of_it() {
+        let told = |verdict: &str, sentence: &str, details: &str| {
+            ClientText::parse(&format!(
+                r#"{{"type":"attempt","n":3,"by":"webrtc","verdict":"{verdict}","sentence":"{sentence}","began":1,"connected_ms":null,"ended_ms":15000,"pc":2,"details":{details}}}"#
+            ))
+        };
+        let Ok(ClientText::Attempt(attempt)) = told("dtls_failed", "so", r#"{"pairs":[{"sent":3}]}"#) else {
+            panic!()
+        };
+        assert_eq!(
+            (attempt.n, attempt.verdict, attempt.ended_ms, attempt.pc),
+            (3, Verdict::DtlsFailed, Some(15_000), Some(2))
+        );
+        let message = ClientText::Attempt(attempt);
+        assert_eq!(ClientText::parse(&to_json(&message)).unwrap(), message);
+        assert!(
+            matches!(told("novel", "so", "{}"), Ok(ClientText::Attempt(told)) if told.verdict == Verdict::Other)
+        );
+        let long = format!(r#"{{"x":"{}"}}"#, "x".repeat(limits::DETAILS_BYTES));
+        for refused in
+            [told("unknown", &"x".repeat(limits::SENTENCE_BYTES + 1), "{}"), told("unknown", "so", &long)]
+        {
+            assert_eq!(refused.unwrap_err().code(), Code::TooLarge);
+        }
+        assert_eq!(told("unknown", "so", "[]").unwrap_err().code(), Code::Malformed);
     }
 
     #[test]

@@ -66,7 +66,7 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     fn ranges(&self) -> Result<(), ConfigError> {
-        let Config { rtc, limits, .. } = self.config;
+        let Config { rtc, limits, attempts, .. } = self.config;
         if let Some(shards) = rtc.shards {
             self.within("rtc.shards", shards.into(), 1, MAX_SHARDS.into())?;
         }
@@ -79,8 +79,13 @@ impl Rules<'_> {
             ("limits.signals_burst", limits.signals_burst, 1, 1_000_000),
             ("limits.messages_burst", limits.messages_burst, 1, 1_000_000),
             ("limits.malformed_before_close", limits.malformed_before_close, 1, 1_000_000),
+            ("attempts.records", attempts.records, 0, 100_000),
         ] {
             self.within(path, value.into(), least, most)?;
+        }
+        let age = attempts.max_age;
+        if age < Duration::from_secs(60) || age > Duration::from_secs(30 * 24 * 3600) {
+            return Err(self.refuse("attempts.max_age", "expected a duration from 1m to 720h"));
         }
         let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
         for (path, value, least) in [
@@ -210,6 +215,8 @@ impl Rules<'_> {
         let limits = &self.config.limits;
         let gibibyte = 1 << 30;
         self.within("limits.max_message_bytes", limits.max_message_bytes as u64, 1024, 16 << 20)?;
+        let kept = self.config.attempts.max_bytes as u64;
+        self.within("attempts.max_bytes", kept, 64 << 10, gibibyte)?;
         self.within("limits.replay_limit_bytes", limits.replay_limit_bytes as u64, 64 << 10, gibibyte)?;
         self.within(
             "limits.lossy_queue_bytes",

@@ -63,6 +63,8 @@ pub struct Config {
     pub rooms: Vec<RoomRule>,
     /// What one session, room or server may use at most.
     pub limits: Limits,
+    /// What is kept of attempts to connect, for who asks why somebody does not.
+    pub attempts: Attempts,
     /// The API keys, each of which is a tenant: key to secret.
     #[serde(deserialize_with = "de::keys")]
     pub keys: BTreeMap<String, Key>,
@@ -231,6 +233,26 @@ impl Default for Limits {
             malformed_before_close: 20,
             resume_grace: Duration::from_secs(10),
         }
+    }
+}
+
+/// Section `attempts`. Records are in memory, the newest of each tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Attempts {
+    /// Records of each tenant; 0 keeps none. Default: 1000.
+    pub records: u32,
+    /// Bytes of them; one has about 2 KB. Default: 4MiB.
+    #[serde(with = "units::size")]
+    pub max_bytes: usize,
+    /// Older ones go. Default: 24h.
+    #[serde(with = "units::duration")]
+    pub max_age: Duration,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { records: 1000, max_bytes: 4 << 20, max_age: Duration::from_secs(24 * 3600) }
     }
 }
 

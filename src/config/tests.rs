@@ -135,7 +135,7 @@ fn a_wrong_key_is_refused_with_its_place_and_what_is_allowed() {
         ),
         (
             "web:\n  port: 80\n",
-            "switchyard.yaml:1:1: unknown key `web`; allowed here: mode, http, rtc, turn, features, rooms, limits, keys, store, \
+            "switchyard.yaml:1:1: unknown key `web`; allowed here: mode, http, rtc, turn, features, rooms, limits, attempts, keys, store, \
              log, drain",
         ),
         (
@@ -274,6 +274,10 @@ fn a_value_out_of_range_or_at_odds_with_another_is_refused() {
         (
             "rtc:\n  advertise_addresses: [\"::\"]\n",
             "switchyard.yaml:2:24: `rtc.advertise_addresses`: :: is no address a client can reach; default none",
+        ),
+        (
+            "attempts:\n  max_age: 10s\n",
+            "switchyard.yaml:2:12: `attempts.max_age`: expected a duration from 1m to 720h; default 1d",
         ),
         (
             "limits:\n  max_message_bytes: 10\n",

@@ -16,11 +16,12 @@ use super::{
     outbox::Outbox,
     peer::{Identity, Peer},
     peers::Outcome,
+    records::Over,
     sdp::{self, Offer},
     session::{Session, Via},
     welcome, welcome_back,
 };
-use crate::{names::SessionId, room::Action};
+use crate::{attempts::Seen, names::SessionId, room::Action};
 
 impl Shard {
     pub(super) fn join(&mut self, socket: SocketId, outbox: Arc<Outbox>, request: JoinRequest, now: Instant) {
@@ -81,6 +82,7 @@ impl Shard {
             session,
             socket: Some((socket, outbox)),
             peer: None,
+            over: Over::default(),
             features,
             is_going: false,
             is_dirty: false,
@@ -159,7 +161,9 @@ impl Shard {
             Ok(sdp) => entry.text(&ServerText::Answer(Description { pc: offer.pc, sdp })),
             Err(sentence) => {
                 entry.refuse(None, Code::BadOffer, &sentence);
+                entry.over.note(offer.pc, Seen::Refused);
                 self.note(Outcome::BadOffer);
+                self.note_failure(slot, offer.pc, Outcome::BadOffer, Duration::ZERO, now);
             }
         }
     }

@@ -54,8 +54,10 @@ impl Shard {
     pub(super) fn peer_lost(&mut self, peer: u32, expired: bool, now: Instant) {
         let Some(entry) = self.peers.get(peer) else { return };
         let (slot, was_open, outcome) = (entry.session, entry.is_open, entry.outcome(expired));
+        let (pc, took) = (entry.pc, entry.age(now));
         tracing::debug!(peer, session = slot, ?outcome, "ended");
         self.note(outcome);
+        self.note_failure(slot, pc, outcome, took, now);
         self.drop_peer(slot, now);
         if was_open && let Some(entry) = self.entry(slot) {
             entry.text(&ServerText::Renegotiate { wanted: vec!["data".to_owned()], reason: Code::PipeLost });
@@ -66,6 +68,11 @@ impl Shard {
         let Some(peer) = self.entry(slot).and_then(|entry| entry.peer.take()) else {
             return;
         };
+        if let Some((pc, seen)) = self.peers.get(peer).map(|entry| (entry.pc, entry.seen()))
+            && let Some(entry) = self.entry(slot)
+        {
+            entry.over.note(pc, seen);
+        }
         self.peers.remove(peer, &mut self.transmits);
         if self.entry(slot).is_some_and(|entry| entry.session.attached == Via::Channel) {
             self.leave_channel(slot, now);

@@ -12,6 +12,7 @@
 //! shares with other threads.
 //!
 //! - [`peer`]: the WebRTC engine; [`ice`], [`stun`], [`dtls_guard`], [`demux`], [`sdp`]: what we do in front of it;
+//! - [`records`]: what is known of attempts to connect;
 //! - [`peers`]: datagram → path → peer; [`session`]: frames, lanes, rooms of a device; [`outbox`]: its WebSocket, and [`gather`] a message for it.
 
 mod commands;
@@ -24,6 +25,7 @@ pub mod outbox;
 pub mod path;
 pub mod peer;
 pub mod peers;
+mod records;
 pub mod sdp;
 pub mod session;
 pub mod stun;
@@ -41,6 +43,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
     Code, Features,
+    attempt::{Attempt, Rung},
     limits::{Limits, VERSION},
     message::{self, Description, Follow, Ice, Refusal, ServerText},
 };
@@ -51,12 +54,14 @@ use self::{
     path::Path,
     peer::Identity,
     peers::{Datagram, Handled, Outcome, PeerCounts, PeerTimeouts, Peers},
+    records::Over,
     sdp::HostCandidate,
     session::{Came, Counts, Event, Session, SessionLimits, Via},
     timers::{Timer, Timers},
     transmit::{Transmit, TransmitQueue},
 };
 use crate::{
+    attempts::Record,
     ice_servers::IceServers,
     names::{RoomKey, SessionId, ShardId},
     room::{BackendAnswer, BackendError, BackendRequest, Grant, LogSettings, RoomLimits},
@@ -159,6 +164,8 @@ pub enum Command {
     Offer(SocketId, Description),
     /// Fresh credentials for STUN and TURN.
     IceServers(SocketId),
+    /// What became of an attempt to connect.
+    Attempt(SocketId, Box<Attempt>),
     /// A pipe message.
     Frames(SocketId, Bytes),
     /// There is room again in the socket's outbox.
@@ -217,8 +224,8 @@ pub struct Rungs {
 /// A shard.
 ///
 /// Order of calls: any number of `handle_*`, then [`flush`](Self::flush), then [`transmits`](Self::transmits) and
-/// [`poll_letter`](Self::poll_letter), [`poll_store`](Self::poll_store) and [`poll_backend`](Self::poll_backend) until
-/// empty. Flushing once after many inputs is what makes datagrams of one
+/// [`poll_letter`](Self::poll_letter), [`poll_store`](Self::poll_store), [`poll_backend`](Self::poll_backend) and
+/// [`poll_record`](Self::poll_record) until empty. Flushing once after many inputs is what makes datagrams of one
 /// peer leave together. [`handle_handshake`](Self::handle_handshake) has rounds of its own behind those.
 pub struct Shard {
     config: ShardConfig,
@@ -240,6 +247,7 @@ pub struct Shard {
     is_settling: bool,
     outcomes: Tallies<Outcome>,
     events: Vec<Event>,
+    records: VecDeque<Record>,
     buffer: BytesMut,
     gather: Gather,
     /// What waits until everybody who is connected has been served.
@@ -266,6 +274,8 @@ struct Entry {
     session: Session,
     socket: Option<(SocketId, Arc<Outbox>)>,
     peer: Option<u32>,
+    /// Those of before.
+    over: Over,
     /// What all its joins have left on.
     features: Features,
     /// The WebSocket's last words were that the page goes away, while the data channel was in use.
@@ -302,6 +312,7 @@ impl Shard {
             is_settling: false,
             outcomes: Tallies::new(),
             events: Vec::new(),
+            records: VecDeque::new(),
             buffer: BytesMut::new(),
             gather: Gather::default(),
             handshakes: VecDeque::new(),
@@ -334,6 +345,11 @@ impl Shard {
             Command::IceServers(socket) => {
                 if let Some(slot) = self.slot_of(socket, None) {
                     self.tell_ice_servers(slot, now);
+                }
+            }
+            Command::Attempt(socket, attempt) => {
+                if let Some(slot) = self.slot_of(socket, None) {
+                    self.told_of(slot, *attempt, now);
                 }
             }
             Command::Frames(socket, message) => {
@@ -527,15 +543,13 @@ impl Shard {
     pub fn rungs(&self) -> Rungs {
         let mut rungs = Rungs::default();
         for entry in self.sessions.iter().flatten() {
-            let path = entry.peer.filter(|_| entry.session.attached == Via::Channel);
-            let rung = match path.and_then(|peer| self.peers.current_path(peer)) {
-                Some(Path::Udp(_)) => &mut rungs.udp,
-                Some(Path::Tcp(_)) => &mut rungs.tcp,
-                Some(Path::Relay(_)) => &mut rungs.relay,
-                None if entry.session.alone_since.is_some() || entry.socket.is_none() => &mut rungs.none,
-                None => &mut rungs.websocket,
-            };
-            *rung += 1;
+            *match self.rung_of(entry) {
+                Some(Rung::Udp) => &mut rungs.udp,
+                Some(Rung::Tcp) => &mut rungs.tcp,
+                Some(Rung::Relay) => &mut rungs.relay,
+                Some(Rung::WebSocket) => &mut rungs.websocket,
+                Some(Rung::Other) | None => &mut rungs.none,
+            } += 1;
         }
         rungs
     }

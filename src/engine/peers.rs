@@ -20,6 +20,7 @@ use super::{
     peer::{Channel, Peer},
     transmit::TransmitQueue,
 };
+use crate::attempts::Seen;
 
 /// A datagram and where it came from.
 #[derive(Debug)]
@@ -117,6 +118,8 @@ pub(super) struct Entry {
     since: Instant,
     /// When the last packet of its own came.
     heard: Instant,
+    /// A DTLS datagram came by a path of its own.
+    has_dtls: bool,
 }
 
 /// The peers.
@@ -165,6 +168,7 @@ impl Peers {
             local_ip: None,
             since: now,
             heard: now,
+            has_dtls: false,
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -266,6 +270,7 @@ impl Peers {
 
     fn feed(&mut self, slot: u32, datagram: BytesMut, now: Instant) -> Handled {
         let entry = self.slots[slot as usize].as_mut().expect("by_path names peers");
+        entry.has_dtls = true;
         let contents = match entry.guard.admit(&datagram) {
             Ok(Admission::AsIs) => datagram,
             Ok(Admission::Rewritten(contents)) => BytesMut::from(&contents[..]),
@@ -399,6 +404,21 @@ impl Entry {
             (false, true) if self.ice.last_seen().is_none() => Outcome::IceTimeout,
             (false, true) => Outcome::HandshakeTimeout,
         }
+    }
+
+    /// How far it has come.
+    pub(super) fn seen(&self) -> Seen {
+        match (self.is_open, self.has_dtls, self.ice.last_seen()) {
+            (true, ..) => Seen::Open,
+            (_, true, _) => Seen::Dtls,
+            (.., Some(_)) => Seen::Checks,
+            (.., None) => Seen::Offer,
+        }
+    }
+
+    /// How long ago its offer came.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
     }
 
     fn deadline(&self, timeouts: PeerTimeouts) -> Instant {

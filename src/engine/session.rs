@@ -172,6 +172,7 @@ pub struct Session {
     messages: Bucket,
     refusals: Bucket,
     offers: Bucket,
+    attempts: Bucket,
     problems: Bucket,
 }
 
@@ -230,6 +231,8 @@ impl Session {
             messages: Bucket::new(burst, now),
             refusals: Bucket::new(REFUSALS, now),
             offers: Bucket::new(OFFERS, now),
+            // Filled by the first to take one.
+            attempts: Bucket::new(f64::INFINITY, now),
             problems: Bucket::new(f64::from(limits.problems), now),
             limits,
         }
@@ -282,6 +285,16 @@ impl Session {
         self.assembly.forget_room(handle);
         self.lossy.retain(|lossy| lossy.handle != handle);
         self.lossy_bytes = self.lossy.iter().map(|lossy| lossy.message.payload.len()).sum();
+    }
+
+    /// Takes the right to tell of one attempt to connect.
+    pub fn take_attempt(&mut self, per_second: f64, most: f64, now: Instant) -> Result<(), Duration> {
+        self.attempts.take(per_second, most, now)
+    }
+
+    /// The names of the rooms that it is in, or joins.
+    pub fn rooms(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rooms.values().map(|membership| &membership.key.room)
     }
 
     /// Where its rooms are.

@@ -404,6 +404,11 @@ impl Connection {
                     self.app.shards.send(home, Command::IceServers(self.id)).await;
                 }
             }
+            ClientText::Attempt(attempt) => {
+                if let Some(home) = self.session_shard() {
+                    self.app.shards.send(home, Command::Attempt(self.id, attempt)).await;
+                }
+            }
             ClientText::Ping { t } => self.say(&ServerText::Pong { t }),
             ClientText::Bye => match self.home {
                 Some(home) => {
@@ -525,6 +530,7 @@ fn kind_of(message: &ClientText) -> &'static str {
         ClientText::Offer(_) => "offer",
         ClientText::Candidate { .. } => "candidate",
         ClientText::IceServers {} => "ice_servers",
+        ClientText::Attempt(_) => "attempt",
         ClientText::Ping { .. } => "ping",
         ClientText::Bye => "bye",
     }

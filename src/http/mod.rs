@@ -149,7 +149,7 @@ async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     let door = match request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) {
         Some("/v1/connect") => Door::Connect,
         Some(path) if path.ends_with("/streams") => Door::Streams,
-        Some("/v1/ice-servers") => Door::Api,
+        Some("/v1/ice-servers" | "/v1/attempts") => Door::Api,
         Some(path) if path.starts_with("/v1/rooms/") => Door::Api,
         Some("/metrics") => Door::Metrics,
         Some("/healthz" | "/readyz") => Door::Health,

@@ -37,6 +37,7 @@ use tokio::{
 };
 
 use crate::{
+    attempts::{self, Attempts},
     config::{Config, Mode},
     engine::{
         Command, Shard, ShardConfig, SocketId, path::TcpId, peer::Identity, peers::Datagram,
@@ -100,6 +101,7 @@ pub struct Shards {
     relay: Mutex<Option<turn::Relay>>,
     https: Mutex<Option<mpsc::Receiver<WireIo>>>,
     ice_servers: Option<Arc<IceServers>>,
+    attempts: Arc<Attempts>,
     turn: Turn,
     limits: Limits,
 }
@@ -128,6 +130,11 @@ impl Shards {
         let (letters, mut letter_receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(LETTERS)).unzip();
         let logs = Arc::new(log_settings(config));
+        let attempts = Arc::new(Attempts::new(attempts::Limits {
+            records: config.attempts.records as usize,
+            bytes: config.attempts.max_bytes,
+            age_ms: config.attempts.max_age.as_millis() as u64,
+        }));
         let questions = Arc::new(Questions::default());
         let (store, mut replies) =
             storage::open(config, metrics, count, questions.clone()).context("cannot open the store")?;
@@ -173,6 +180,7 @@ impl Shards {
                 clock: logs.clock.clone(),
                 counters: metrics.shard(index),
                 metrics: metrics.clone(),
+                attempts: attempts.clone(),
                 population: population.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
@@ -193,6 +201,7 @@ impl Shards {
             relay: Mutex::new(relay),
             https: Mutex::new(Some(https_connections)),
             ice_servers,
+            attempts,
             turn,
             limits: sessions.announced.clone(),
         })
@@ -201,6 +210,11 @@ impl Shards {
     /// What clients are told of STUN and TURN; `None` if nothing.
     pub fn ice_servers(&self) -> Option<&IceServers> {
         self.ice_servers.as_deref()
+    }
+
+    /// What is known of attempts to connect.
+    pub fn attempts(&self) -> &Attempts {
+        &self.attempts
     }
 
     /// How clients reach a relay: as configured, with the addresses, ports and secret that were taken.

@@ -31,6 +31,7 @@ use super::{
     udp::{self, ActiveUdp, ReceiveBuffer, Udp},
 };
 use crate::{
+    attempts::{Attempts, Record, Teller},
     engine::{
         Command, Shard,
         path::{Path, TcpId},
@@ -67,6 +68,7 @@ pub(super) struct Shell {
     pub(super) clock: WallClock,
     pub(super) counters: ShardCounters,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) attempts: Arc<Attempts>,
     pub(super) population: Arc<AtomicUsize>,
 }
 
@@ -89,6 +91,7 @@ struct Loop {
     receive: ReceiveBuffer,
     counters: ShardCounters,
     metrics: Arc<Metrics>,
+    attempts: Arc<Attempts>,
     population: Arc<AtomicUsize>,
     counted: usize,
     published: Instant,
@@ -138,6 +141,7 @@ impl Shell {
             receive: ReceiveBuffer::new(),
             counters: self.counters,
             metrics: self.metrics,
+            attempts: self.attempts,
             population: self.population,
             counted: 0,
             published: Instant::now(),
@@ -321,6 +325,10 @@ impl Loop {
             // Whoever asked may have gone.
             let _ = self.backend.remove(&request).map(|reply| reply.send(result));
         }
+        while let Some(record) = self.shard.poll_record() {
+            count_attempt(&self.metrics, &record);
+            self.attempts.add(record);
+        }
         for (index, queue) in self.letters_out.iter().enumerate() {
             let to = ShardId(index as u16);
             while let Some(letter) = self.shard.poll_letter(to) {
@@ -387,6 +395,18 @@ impl Loop {
         self.counters.queue_depth(Queue::Http, self.inputs.len());
         self.counters.queue_depth(Queue::Shards, self.letters_in.len());
         self.counters.publish();
+    }
+}
+
+/// What the server itself has seen is counted by `switchyard_webrtc_total`.
+fn count_attempt(metrics: &Metrics, Record { told_by, attempt, .. }: &Record) {
+    if *told_by == Teller::Server {
+        return;
+    }
+    metrics.attempts.told(attempt.by, attempt.verdict);
+    // One that has connected is told of twice, if it breaks.
+    if let (Some(took), Some(rung), None) = (attempt.connected_ms, attempt.rung, attempt.ended_ms) {
+        metrics.attempts.connected(rung, Duration::from_millis(took));
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use switchyard_signaling::attempt::{By, Rung as SignalledRung, Verdict};
+
 use super::*;
 
 /// The text format, read as strictly as Prometheus reads it.
@@ -47,6 +49,8 @@ fn busy() -> (Metrics, ShardCounters) {
     metrics.rooms.refused("room_full", 1);
     metrics.signalling.message("join");
     metrics.webrtc.outcome(Connect::Opened, 1);
+    metrics.attempts.told(By::WebRtc, Verdict::UdpBlocked);
+    metrics.attempts.connected(SignalledRung::Tcp, Duration::from_millis(300));
     metrics.http.request(Door::Metrics, 200, Duration::from_millis(3));
     metrics.store.committed(3, 5, Duration::from_millis(4));
     metrics.store.read(StoreRead::Page, Duration::from_millis(1));
@@ -132,6 +136,8 @@ fn what_is_counted_directly_is_seen_at_once() {
         (r#"switchyard_refusals_total{code="room_full"}"#, 1.0),
         (r#"switchyard_signals_total{type="join"}"#, 1.0),
         (r#"switchyard_webrtc_total{outcome="opened"}"#, 1.0),
+        (r#"switchyard_attempts_total{by="webrtc",verdict="udp_blocked"}"#, 1.0),
+        (r#"switchyard_connect_seconds_bucket{rung="tcp",le="0.5"}"#, 1.0),
         (r#"switchyard_http_requests_total{door="metrics",status="2xx"}"#, 1.0),
         ("switchyard_http_request_seconds_count", 1.0),
         ("switchyard_store_batches_total", 3.0),
@@ -157,6 +163,7 @@ fn failures_are_there_as_zero_before_the_first() {
     scrape.assert(r#"switchyard_refusals_total{code="token_expired"}"#, 0.0);
     scrape.assert(r#"switchyard_turn_connections_total{outcome="handshake",transport="tls"}"#, 0.0);
     scrape.assert(r#"switchyard_tls_reloads_total{outcome="failed"}"#, 0.0);
+    scrape.assert(r#"switchyard_attempts_total{by="websocket",verdict="server_unreachable"}"#, 0.0);
 }
 
 #[test]
@@ -177,6 +184,7 @@ fn names_follow_the_conventions_of_prometheus() {
 #[test]
 fn every_label_is_one_of_a_few_that_name_nobody() {
     let allowed = BTreeSet::from([
+        "by",
         "cause",
         "code",
         "direction",
@@ -191,6 +199,7 @@ fn every_label_is_one_of_a_few_that_name_nobody() {
         "status",
         "transport",
         "type",
+        "verdict",
         "version",
     ]);
     let (metrics, _shard) = busy();

@@ -8,9 +8,10 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 17] = [
+const MODULES: [(&str, &[&str]); 18] = [
     ("names", &[]),
     ("bucket", &[]),
+    ("attempts", &["names"]),
     ("health", &[]),
     ("ice_servers", &[]),
     ("metrics", &[]),
@@ -22,9 +23,23 @@ const MODULES: [(&str, &[&str]); 17] = [
     ("store", &["config", "metrics", "names"]),
     ("room", &["bucket", "names", "store"]),
     ("router", &["names", "room", "store"]),
-    ("engine", &["bucket", "ice_servers", "names", "room", "router", "store"]),
-    ("io", &["config", "engine", "ice_servers", "metrics", "names", "room", "router", "store", "tls"]),
-    ("http", &["config", "engine", "io", "metrics", "names", "room", "store", "token"]),
+    ("engine", &["attempts", "bucket", "ice_servers", "names", "room", "router", "store"]),
+    (
+        "io",
+        &[
+            "attempts",
+            "config",
+            "engine",
+            "ice_servers",
+            "metrics",
+            "names",
+            "room",
+            "router",
+            "store",
+            "tls",
+        ],
+    ),
+    ("http", &["attempts", "config", "engine", "io", "metrics", "names", "room", "store", "token"]),
     (
         "lib",
         &[

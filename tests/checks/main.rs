@@ -14,6 +14,7 @@ mod packages;
 mod text;
 mod tokens;
 mod tree;
+mod verdicts;
 
 /// Fails with everything that a rule has found.
 fn expect_none(findings: &[String]) {

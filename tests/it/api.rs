@@ -162,7 +162,7 @@ impl Backend {
     }
 }
 
-async fn send(server: SocketAddr, head: &str, body: &[u8]) -> Answer {
+pub(crate) async fn send(server: SocketAddr, head: &str, body: &[u8]) -> Answer {
     let mut open = Open::begin(server, head).await;
     let length = format!("Content-Length: {}\r\n\r\n", body.len());
     open.0.write_all(length.as_bytes()).await.unwrap();

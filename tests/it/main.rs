@@ -8,6 +8,7 @@
 //! - [`hostile`]: floods and half-finished handshakes, and what bystanders notice of them;
 //! - [`doors`]: the real server on real sockets, and clients that misuse them;
 //! - [`api`]: the same server's door for an application's backend;
+//! - [`attempts`]: what it is told of attempts to connect, has seen of them, and tells the backend;
 //! - [`https`]: the same server at one TLS port, which it shares with TURN;
 //! - [`features`]: what it, a room's rule or a token switches off;
 //! - [`ice_servers`]: what a server with TURN tells both of it.
@@ -17,6 +18,7 @@
 #![cfg(test)]
 
 mod api;
+mod attempts;
 mod doors;
 mod features;
 mod hostile;

@@ -1,4 +1,4 @@
-//! The application backend's door, `/v1/rooms/…` and `/v1/ice-servers`: publish, stream, update and read by HTTP with an API key (MSG3, MSG5–MSG7).
+//! The application backend's door, `/v1/rooms/…`, `/v1/ice-servers` and `/v1/attempts`: publish, stream, update and read by HTTP with an API key (MSG3, MSG5–MSG7).
 //! The document for its users is `docs/http-api.md`.
 //!
 //! Whoever has the key and its secret is the tenant: may write in any user's name, in all rooms of the tenant and in no
@@ -7,8 +7,9 @@
 //!
 //! - this file: who may come in, how much at once, what is answered when something is wrong;
 //! - [`mod@write`]: events, one request each; [`stream`]: a message that grows; [`read`]: pages and replays; [`ice`]: STUN
-//!   and TURN for a user.
+//!   and TURN for a user; [`attempts`]: why users do not connect.
 
+mod attempts;
 mod ice;
 mod read;
 mod stream;
@@ -23,7 +24,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{patch, post, put},
+    routing::{get, patch, post, put},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::StreamExt as _;
@@ -157,6 +158,7 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/v1/rooms/{room}/events", post(write::custom).get(read::events))
         .route("/v1/rooms/{room}/fields", patch(write::fields).get(read::fields))
         .route("/v1/ice-servers", post(ice::ice_servers))
+        .route("/v1/attempts", get(attempts::attempts))
         .layer(middleware::from_fn_with_state(app.clone(), one_of_many));
     let long = Router::new().route("/v1/rooms/{room}/streams", post(stream::stream));
     short.merge(long).layer(middleware::from_fn_with_state(app.clone(), authenticate))

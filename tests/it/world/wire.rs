@@ -298,12 +298,16 @@ impl Wire {
             }
             (ClientText::Ping { t }, _) => self.say(&ServerText::Pong { t }),
             (ClientText::Candidate { .. }, _) => {}
+            (ClientText::Attempt(attempt), Some(home)) => {
+                commands.push((home, Command::Attempt(self.id, attempt)))
+            }
             (ClientText::Offer(offer), Some(home)) => commands.push((home, Command::Offer(self.id, offer))),
             (ClientText::Bye, Some(home)) => commands.push((home, Command::Bye(self.id))),
             (ClientText::IceServers {}, Some(home)) => commands.push((home, Command::IceServers(self.id))),
-            (ClientText::Offer(_) | ClientText::IceServers {} | ClientText::Bye, None) => {
-                self.refuse(Code::JoinFirst)
-            }
+            (
+                ClientText::Offer(_) | ClientText::IceServers {} | ClientText::Attempt(_) | ClientText::Bye,
+                None,
+            ) => self.refuse(Code::JoinFirst),
         }
     }
 

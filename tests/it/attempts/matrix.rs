@@ -43,9 +43,14 @@ const fn condition(
 
 const OPEN: [Firewall; 2] = [Firewall::Open; 2];
 
+pub(super) const OPEN_BEHIND_NATS: Condition =
+    condition("port-restricted NAT both", Nat::PortRestricted, OPEN, [Rung::Udp; 2]);
+pub(super) const ONLY_443: Condition =
+    condition("only TCP 443 both", Nat::PortRestricted, [Firewall::Only443; 2], [Rung::RelayTls; 2]);
+
 pub(super) const CONDITIONS: [Condition; 6] = [
     condition("open", Nat::None, OPEN, [Rung::Udp; 2]),
-    condition("port-restricted NAT both", Nat::PortRestricted, OPEN, [Rung::Udp; 2]),
+    OPEN_BEHIND_NATS,
     condition("symmetric NAT both", Nat::Symmetric, OPEN, [Rung::Udp; 2]),
     condition(
         "one side UDP blocked",
@@ -53,7 +58,7 @@ pub(super) const CONDITIONS: [Condition; 6] = [
         [Firewall::UdpBlocked, Firewall::Open],
         [Rung::Tcp, Rung::Udp],
     ),
-    condition("only TCP 443 both", Nat::PortRestricted, [Firewall::Only443; 2], [Rung::RelayTls; 2]),
+    ONLY_443,
     condition(
         "only HTTPS to the server both",
         Nat::PortRestricted,

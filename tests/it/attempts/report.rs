@@ -1,12 +1,16 @@
 //! What is printed of attempts, and what of it must not be.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use switchyard_loadtest::browser::Rung;
 
 use super::{Condition, Outcome};
 
-/// The share of attempts that reach the expected rung or a better one, over all of them.
+/// The share of a network's attempts that must reach the expected rung or a better one.
 const LEAST: f64 = 0.99;
 
 /// All attempts, by condition and loss.
@@ -16,47 +20,69 @@ pub(super) struct Report(Vec<Cell>);
 struct Cell {
     condition: &'static str,
     loss: f64,
-    reached: usize,
-    rungs: BTreeMap<Rung, usize>,
-    first_message: Vec<Duration>,
-    best_rung: Vec<Duration>,
+    expected: [Rung; 2],
+    /// With their seeds.
+    outcomes: Vec<(u64, Outcome)>,
 }
 
 impl Report {
-    pub(super) fn add(&mut self, condition: &Condition, loss: f64, outcomes: Vec<Outcome>) {
-        let mut rungs = BTreeMap::new();
-        for rung in outcomes.iter().flat_map(|outcome| outcome.rungs) {
-            *rungs.entry(rung).or_default() += 1;
-        }
-        let sorted = |of: fn(&Outcome) -> Duration| {
-            let mut times: Vec<Duration> = outcomes.iter().map(of).collect();
-            times.sort();
-            times
-        };
-        self.0.push(Cell {
-            condition: condition.name,
-            loss,
-            reached: outcomes.iter().filter(|outcome| outcome.has_reached(condition)).count(),
-            rungs,
-            first_message: sorted(|outcome| outcome.first_message),
-            best_rung: sorted(|outcome| outcome.best_rung),
+    pub(super) fn add(&mut self, condition: &Condition, loss: f64, seed: u64, outcome: Outcome) {
+        let is_it = |cell: &Cell| cell.condition == condition.name && cell.loss == loss;
+        let index = self.0.iter().position(is_it).unwrap_or_else(|| {
+            let (name, expected) = (condition.name, condition.rungs);
+            self.0.push(Cell { condition: name, loss, expected, outcomes: Vec::new() });
+            self.0.len() - 1
         });
+        self.0[index].outcomes.push((seed, outcome));
     }
 
-    /// What is below the bounds: in one network, or over all.
-    pub(super) fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let conditions: std::collections::BTreeSet<_> = self.0.iter().map(|cell| cell.condition).collect();
-        for condition in conditions {
-            let cells = || self.0.iter().filter(|cell| cell.condition == condition);
-            let all: usize = cells().map(|cell| cell.first_message.len()).sum();
-            let reached: usize = cells().map(|cell| cell.reached).sum();
-            // A handful may have one that did not.
-            if (reached as f64) < LEAST * all as f64 && all - reached > 1 {
-                problems.push(format!("{condition}: {reached} of {all} reached the expected rung"));
-            }
+    /// How many clients are on which rung.
+    pub(super) fn rungs(&self) -> BTreeMap<Rung, usize> {
+        let mut all = BTreeMap::new();
+        for (rung, count) in self.0.iter().flat_map(Cell::rungs) {
+            *all.entry(rung).or_default() += count;
         }
-        problems
+        all
+    }
+
+    /// Networks in which too few attempts reached their rung.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let conditions: BTreeSet<_> = self.0.iter().map(|cell| cell.condition).collect();
+        let problem = |condition| {
+            let cells = || self.0.iter().filter(|cell| cell.condition == condition);
+            let all: usize = cells().map(|cell| cell.outcomes.len()).sum();
+            let reached: usize = cells().map(Cell::reached).sum();
+            // Of a few, one may have had bad luck.
+            let is_few = (reached as f64) < LEAST * all as f64 && all - reached > 1;
+            is_few.then(|| format!("{condition}: {reached} of {all} reached the expected rung"))
+        };
+        conditions.into_iter().filter_map(problem).collect()
+    }
+}
+
+impl Cell {
+    fn reached(&self) -> usize {
+        self.outcomes.len() - self.missed().count()
+    }
+
+    fn missed(&self) -> impl Iterator<Item = &(u64, Outcome)> {
+        self.outcomes.iter().filter(|(_, outcome)| !outcome.has_reached(self.expected))
+    }
+
+    fn rungs(&self) -> BTreeMap<Rung, usize> {
+        let mut rungs = BTreeMap::new();
+        for rung in self.outcomes.iter().flat_map(|(_, outcome)| outcome.rungs) {
+            *rungs.entry(rung).or_default() += 1;
+        }
+        rungs
+    }
+
+    fn percentiles(&self, of: fn(&Outcome) -> Duration) -> String {
+        let mut times: Vec<f64> =
+            self.outcomes.iter().map(|(_, outcome)| of(outcome).as_secs_f64()).collect();
+        times.sort_by(f64::total_cmp);
+        let at = |share: usize| times[times.len() * share / 100];
+        format!("{:.2} / {:.2}", at(50), at(95))
     }
 }
 
@@ -64,32 +90,33 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<30} {:>4}  {:>8}  {:>12}  {:<34} {:>13} {:>13}",
-            "network", "loss", "attempts", "at its rung", "rungs of clients", "first message", "best rung"
+            "{:<30} {:>4} {:>9} {:>12}  {:<32} {:>13} {:>13}",
+            "network", "loss", "attempts", "at its rung", "clients by rung", "first message", "best rung"
         )?;
         for cell in &self.0 {
             let rungs: Vec<String> =
-                cell.rungs.iter().rev().map(|(rung, count)| format!("{rung:?} {count}")).collect();
-            let count = cell.first_message.len();
+                cell.rungs().iter().rev().map(|(rung, count)| format!("{rung:?} {count}")).collect();
             writeln!(
                 f,
-                "{:<30} {:>3}%  {count:>8}  {:>12}  {:<34} {:>13} {:>13}",
+                "{:<30} {:>3}% {:>9} {:>12}  {:<32} {:>13} {:>13}",
                 cell.condition,
                 (cell.loss * 100.0).round(),
-                cell.reached,
+                cell.outcomes.len(),
+                cell.reached(),
                 rungs.join(", "),
-                percentiles(&cell.first_message),
-                percentiles(&cell.best_rung),
+                cell.percentiles(|outcome| outcome.first_message),
+                cell.percentiles(|outcome| outcome.best_rung),
             )?;
         }
-        let all: usize = self.0.iter().map(|cell| cell.first_message.len()).sum();
-        let reached: usize = self.0.iter().map(|cell| cell.reached).sum();
+        let all: usize = self.0.iter().map(|cell| cell.outcomes.len()).sum();
+        let reached: usize = self.0.iter().map(Cell::reached).sum();
+        for cell in &self.0 {
+            for (seed, outcome) in cell.missed() {
+                let (name, loss) = (cell.condition, cell.loss * 100.0);
+                writeln!(f, "not at its rung: {name}, {loss:.0}%, SEED={seed}: {:?}", outcome.rungs)?;
+            }
+        }
         writeln!(f, "{all} attempts, all connected; {reached} at the expected rung or a better one")?;
-        write!(f, "times are the 50th and the 95th percentile in seconds, of the later of the two clients")
+        write!(f, "times in seconds until the later client was there, the 50th and 95th percentile")
     }
-}
-
-fn percentiles(sorted: &[Duration]) -> String {
-    let at = |share: usize| sorted.get(sorted.len() * share / 100).map_or(0.0, Duration::as_secs_f64);
-    format!("{:.2} / {:.2}", at(50), at(95))
 }

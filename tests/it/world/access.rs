@@ -1,8 +1,8 @@
 //! A client's access network in a world: links, NAT and firewall, and the modelled TCP of its WebSocket, of ICE-TCP and
 //! of relays by TCP and TLS; and the server's ends of those streams, as `src/io/` has them.
 //!
-//! Beyond the access network there is nothing but the server: what comes out has arrived. TLS costs the WebSocket the
-//! round trip of its handshake; relays by TLS are TCP on another port.
+//! Beyond the access network there is nothing but the server: what comes out has arrived. Of TLS there are the round trip
+//! of its handshake and the bytes that it adds.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -167,10 +167,10 @@ impl Line {
         }
         while let Some(output) = browser.poll_stream() {
             match output {
-                StreamOutput::Open { stream, to, .. } => {
+                StreamOutput::Open { stream, to, tls } => {
                     let connection = *next_connection;
                     *next_connection += 1;
-                    let id = self.access.open_stream(now, to);
+                    let id = self.access.connect(now, to, tls);
                     let end = self.end_at(to, connection);
                     self.streams.insert(id, (stream, end));
                 }

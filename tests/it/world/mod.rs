@@ -506,9 +506,7 @@ impl World {
         match checker::check(&self.clients, &self.sent, complete) {
             Ok(verdict) => verdict,
             Err(reason) => {
-                if std::env::var_os("HISTORY").is_some() {
-                    self.print_histories();
-                }
+                self.print_histories();
                 panic!("seed {}: {reason}; HISTORY=1 prints what everybody saw", self.setup.seed)
             }
         }
@@ -523,7 +521,11 @@ impl World {
         }
     }
 
-    fn print_histories(&self) {
+    /// Prints what everybody saw, if the variable `HISTORY` asks for it.
+    pub(crate) fn print_histories(&self) {
+        if std::env::var_os("HISTORY").is_none() {
+            return;
+        }
         for (number, client) in self.clients.iter().enumerate() {
             eprintln!("client {number}, on {:?}:", client.browser.attached());
             for seen in &client.history {
@@ -562,7 +564,7 @@ impl World {
     ) -> Duration {
         let begin = self.now;
         let reached = self.run_until(begin + span, condition);
-        if !reached && std::env::var_os("HISTORY").is_some() {
+        if !reached {
             self.print_histories();
         }
         assert!(reached, "seed {}: not within {span:?}: {what}", self.setup.seed);

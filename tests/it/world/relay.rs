@@ -18,7 +18,8 @@ use switchyard_turn_config::{
 use super::shard_address;
 
 const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-/// Where it listens. TLS is TCP at a port of its own.
+/// Where it listens.
+/// By UDP and by TCP.
 pub(crate) const UDP: SocketAddr = SocketAddr::V4(SocketAddrV4::new(IP, 3478));
 const TLS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(IP, 443));
 

@@ -386,3 +386,103 @@ impl Ways {
         self.relays.iter().position(|relay| matches!(relay.wire, Wire::Stream(of) if of == stream))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use switchyard_signaling::message::IceServer;
+
+    use super::*;
+
+    const ANSWER: &str = "a=candidate:1 1 udp 2130706431 192.0.2.1 7882 typ host\r\n\
+                          a=candidate:2 1 tcp 1518214911 192.0.2.1 7881 typ host tcptype passive\r\n";
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn relays() -> Vec<Server> {
+        let urls = [
+            "turn:192.0.2.2:3478?transport=udp",
+            "turn:192.0.2.2:3478?transport=tcp",
+            "turns:192.0.2.2:443?transport=tcp",
+            "turns:a.name.is.not.looked.up:443",
+        ];
+        let urls = urls.map(str::to_owned).to_vec();
+        let (username, credential) = (Some("ada".to_owned()), Some("secret".to_owned()));
+        let stun = IceServer { urls: vec!["stun:192.0.2.2".to_owned()], username: None, credential: None };
+        let ice_servers = vec![stun, IceServer { urls, username, credential }];
+        relays_of(&Ice { ice_servers, ice_ttl_ms: 1 })
+    }
+
+    #[test]
+    fn the_relays_that_are_named_by_address_are_tried() {
+        let rungs: Vec<Rung> = relays().iter().map(Rung::of_relay).collect();
+        assert_eq!(rungs, [Rung::RelayUdp, Rung::RelayTcp, Rung::RelayTls]);
+    }
+
+    #[test]
+    fn datagrams_pass_a_stream_whole_however_it_is_cut() {
+        let now = Instant::now();
+        for piece in 1..20 {
+            let mut ways = Ways::default();
+            ways.begin(now, address("10.0.0.1:5000"), Vec::new());
+            ways.handle_answer(now, ANSWER);
+            let open = StreamOutput::Open { stream: 1, to: address("192.0.2.1:7881"), tls: false };
+            assert_eq!(ways.poll_stream(), Some(open));
+            ways.handle_stream_open(now, 1);
+            let Some(Arrival::Way(way, Behind::Tcp, _)) = ways.poll_arrival() else { panic!("no way") };
+            assert_eq!(ways.rung(way), Rung::Tcp);
+            for payload in [&b"one"[..], b"another", b""] {
+                let payload = Bytes::from_static(payload);
+                ways.send(Datagram { from: way, to: address("192.0.2.1:7882"), payload });
+            }
+            let bytes = std::iter::from_fn(|| match ways.poll_stream() {
+                Some(StreamOutput::Bytes(1, bytes)) => Some(bytes),
+                _ => None,
+            });
+            let bytes: Vec<u8> = bytes.flatten().collect();
+            bytes.chunks(piece).for_each(|bytes| ways.handle_stream_bytes(now, 1, bytes));
+            let come = std::iter::from_fn(|| match ways.poll_arrival() {
+                Some(Arrival::Datagram { at, from, payload }) => {
+                    assert_eq!((at, from), (Some(way), address("192.0.2.1:7882")));
+                    Some(payload)
+                }
+                _ => None,
+            });
+            assert_eq!(come.collect::<Vec<_>>(), [&b"one"[..], b"another", b""], "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_relay_that_refuses_is_asked_from_two_more_ports_and_no_more() {
+        let now = Instant::now();
+        let mut ways = Ways::default();
+        ways.begin(now, address("10.0.0.1:5000"), relays()[..1].to_vec());
+        let mut ports = BTreeSet::new();
+        while let Some(request) = ways.poll_datagram() {
+            assert!(ports.insert(request.from.port()) && request.from.port() != 5000);
+            // An error response without anything to go on with.
+            let mut refusal = vec![0x01, 0x13, 0, 8];
+            refusal.extend_from_slice(&request.payload[4..20]);
+            refusal.extend_from_slice(&[0x00, 0x09, 0, 4, 0, 0, 4, 37]);
+            ways.handle_datagram(now, request.from, request.to, &refusal);
+        }
+        assert_eq!((ports.len(), ways.poll_timeout()), (3, None));
+    }
+
+    #[test]
+    fn what_has_ended_closes_its_streams_and_asks_for_nothing() {
+        let now = Instant::now();
+        let mut ways = Ways::default();
+        ways.begin(now, address("10.0.0.1:5000"), relays());
+        ways.handle_answer(now, ANSWER);
+        ways.end(now);
+        let streams: Vec<StreamOutput> = std::iter::from_fn(|| ways.poll_stream()).collect();
+        let closed = |output: &&StreamOutput| matches!(output, StreamOutput::Close(_));
+        assert_eq!((streams.len(), streams.iter().filter(closed).count()), (6, 3));
+        ways.handle_stream_open(now, 1);
+        assert!(ways.poll_arrival().is_none() && ways.poll_timeout().is_none());
+    }
+}

@@ -88,6 +88,12 @@ impl Condition {
     }
 }
 
+/// A network with a common NAT and without a firewall.
+pub(super) fn behind_nat(link: LinkConfig) -> NetworkSpec {
+    let nat = Nat::PortRestricted.config();
+    NetworkSpec { up: link.clone(), down: link, nat, ..NetworkSpec::default() }
+}
+
 impl Nat {
     fn config(self) -> Option<NatConfig> {
         use Behaviour::{AddressAndPortDependent, EndpointIndependent};

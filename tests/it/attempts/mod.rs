@@ -4,6 +4,7 @@
 //! modelled links with loss, delay and jitter; both send numbered messages from the moment they are in the room. It is
 //! connected when all of them have come, once and in order. `SEEDS=n` makes n attempts of each cell of the matrix.
 
+mod changes;
 mod matrix;
 mod report;
 

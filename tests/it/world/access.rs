@@ -109,6 +109,11 @@ impl Line {
         self.socket.is_some_and(|(_, is_open)| is_open)
     }
 
+    /// Whether there is a WebSocket, open or about to be.
+    pub(crate) fn has_socket(&self) -> bool {
+        self.socket.is_some()
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.access.poll_timeout()
     }

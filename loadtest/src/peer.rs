@@ -1,5 +1,8 @@
-//! A browser's peer connection: a full ICE agent on one local address, DTLS, SCTP and the protocol's two negotiated
-//! data channels. This is the only file that names the WebRTC library.
+//! A browser's peer connection: a full ICE agent, DTLS, SCTP and the protocol's two negotiated data channels. This is the
+//! only file that names the WebRTC library.
+//!
+//! It has one local address and, for a browser that climbs, further ones ([`Peer::add_candidate`]) that stand for its ways
+//! by TCP and over relays. Which pair is taken is the library's decision, by their priorities.
 //!
 //! No sockets and no clock: whoever drives it carries its datagrams and gives it the time. The other end is the
 //! server's `src/engine/`; what the channels carry is [`crate::browser`]'s business.
@@ -29,7 +32,7 @@ use rtc::{
         message::RTCMessage,
         sdp::RTCSessionDescription,
         state::{RTCIceConnectionState, RTCPeerConnectionState},
-        transport::{CandidateConfig, CandidateHostConfig, RTCIceCandidate},
+        transport::{CandidateConfig, CandidateHostConfig, RTCIceCandidate, RTCIceCandidateInit},
     },
     sansio::Protocol,
     shared::{TaggedBytesMut, TransportContext, TransportProtocol},
@@ -95,6 +98,8 @@ pub struct Peer {
     remote: Option<Remote>,
     connected: bool,
     failed: bool,
+    /// Addresses that stand for ways other than the direct one.
+    others: Vec<SocketAddr>,
     /// The next connectivity check, until connected.
     next_check: Instant,
     latest: Instant,
@@ -106,8 +111,8 @@ pub struct Peer {
 struct Remote {
     ufrag: String,
     pwd: String,
-    /// Where the selected pair leads, seen on the datagrams that leave.
-    selected: Option<SocketAddr>,
+    /// The selected pair, local and remote, seen on the datagrams that leave.
+    selected: Option<(SocketAddr, SocketAddr)>,
     tie_breaker: u64,
 }
 
@@ -121,6 +126,19 @@ const CHECKS: u16 = 1_000;
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(200);
 const ANNOUNCEMENTS: u8 = 10;
 
+/// How long a check by TCP, and one over a relay, waits for a better one before it is taken.
+const TCP_WAIT: Duration = Duration::from_millis(500);
+const RELAY_WAIT: Duration = Duration::from_secs(1);
+
+/// What stands behind a further local address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// A TCP connection to the server.
+    Tcp,
+    /// An allocation of a relay, whose address it is.
+    Relay,
+}
+
 impl Peer {
     /// A peer connection with one host candidate, and its offer.
     pub fn new(now: Instant, local: SocketAddr) -> Result<(Self, String), PeerError> {
@@ -128,6 +146,8 @@ impl Peer {
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
             .with_include_loopback_candidate(true)
             .with_ice_connection_attempts(Some(Duration::from_millis(1)), Some(CHECKS))
+            .with_srflx_acceptance_min_wait(Some(TCP_WAIT))
+            .with_relay_acceptance_min_wait(Some(RELAY_WAIT))
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(limits::CHANNEL_MESSAGE_BYTES as u32))
             .build();
         let mut pc = RTCPeerConnectionBuilder::new().with_setting_engine(settings).build(now)?;
@@ -157,6 +177,7 @@ impl Peer {
             remote: None,
             connected: false,
             failed: false,
+            others: Vec::new(),
             next_check: now,
             latest: now,
             announce: None,
@@ -178,15 +199,48 @@ impl Peer {
         Ok(())
     }
 
+    /// A further local address, the better the greater `preference`. What leaves from it has it as the sender in
+    /// [`poll_datagram`](Self::poll_datagram).
+    pub fn add_candidate(
+        &mut self,
+        address: SocketAddr,
+        behind: Behind,
+        preference: u8,
+    ) -> Result<(), PeerError> {
+        let (ip, port) = (address.ip(), address.port());
+        // To the library a TCP connection is an address like any other, of the kind that is taken after host candidates.
+        let (kind, type_preference) = match behind {
+            Behind::Tcp => ("srflx", 100),
+            Behind::Relay => ("relay", 0),
+        };
+        let priority = (type_preference << 24) | (u32::from(preference) << 8) | 255;
+        let candidate =
+            format!("candidate:{priority} 1 udp {priority} {ip} {port} typ {kind} raddr {ip} rport {port}");
+        self.others.push(address);
+        self.pc.add_local_candidate(RTCIceCandidateInit { candidate, ..RTCIceCandidateInit::default() })?;
+        Ok(())
+    }
+
+    /// The local address of the pair in use, once there is one.
+    pub fn selected(&self) -> Option<SocketAddr> {
+        let (local, _) = self.remote.as_ref()?.selected?;
+        Some(local)
+    }
+
     /// A datagram has arrived.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
+        self.handle_datagram_at(now, self.ice_local, from, payload);
+    }
+
+    /// A datagram has arrived at one of the local addresses.
+    pub fn handle_datagram_at(&mut self, now: Instant, at: SocketAddr, from: SocketAddr, payload: &[u8]) {
         self.latest = now;
         if is_stun(payload) {
             // It may be what the next step waits for.
             self.next_check = now;
         }
         let transport = TransportContext {
-            local_addr: self.ice_local,
+            local_addr: at,
             peer_addr: from,
             ecn: None,
             transport_protocol: TransportProtocol::UDP,
@@ -225,9 +279,10 @@ impl Peer {
             return Some(check);
         }
         let out = self.pc.poll_write()?;
-        let to = out.transport.peer_addr;
-        let payload = self.nominating(&out.message, to).unwrap_or_else(|| out.message.freeze());
-        Some(Datagram { from: self.wire_local, to, payload })
+        let (at, to) = (out.transport.local_addr, out.transport.peer_addr);
+        let payload = self.nominating(&out.message, (at, to)).unwrap_or_else(|| out.message.freeze());
+        let from = if self.others.contains(&at) { at } else { self.wire_local };
+        Some(Datagram { from, to, payload })
     }
 
     /// What has happened.
@@ -291,7 +346,8 @@ impl Peer {
     /// of network beneath a browser, looks like to the server.
     pub fn change_address(&mut self, now: Instant, local: SocketAddr) {
         self.wire_local = local;
-        if self.connected {
+        // What other ways there are, their connections notice by themselves.
+        if self.connected && self.selected().is_none_or(|at| !self.others.contains(&at)) {
             self.announce = Some((now, ANNOUNCEMENTS));
         }
     }
@@ -316,10 +372,10 @@ impl Peer {
 
     /// A check as Chromium sends it: it puts USE-CANDIDATE into every check of the pair it has selected, where the
     /// library does so once. The transaction stays the library's own, so that it knows the answer.
-    fn nominating(&mut self, packet: &[u8], to: SocketAddr) -> Option<Bytes> {
+    fn nominating(&mut self, packet: &[u8], pair: (SocketAddr, SocketAddr)) -> Option<Bytes> {
         let remote = self.remote.as_mut()?;
         if !is_stun(packet) {
-            remote.selected = Some(to);
+            remote.selected = Some(pair);
             return None;
         }
         let mut check = Message { raw: packet.to_vec(), ..Message::default() };
@@ -331,14 +387,14 @@ impl Peer {
         if controlling.get_from(&check).is_ok() {
             remote.tie_breaker = controlling.0;
         }
-        if remote.selected != Some(to) {
+        if remote.selected != Some(pair) {
             return None;
         }
         self.own_check(check.transaction_id)
     }
 
     fn send_own_check(&mut self) {
-        let Some(to) = self.remote.as_ref().and_then(|remote| remote.selected) else {
+        let Some((_, to)) = self.remote.as_ref().and_then(|remote| remote.selected) else {
             return;
         };
         if let Some(payload) = self.own_check(TransactionId::new()) {

@@ -4,6 +4,7 @@
 //!   Logs have theirs: devices ([`world::seats`]) with histories, a disk that can be struck ([`world::storage`]), and a judge
 //!   of histories ([`world::verdict`]);
 //! - [`worlds`]: what must hold in them whatever the seed;
+//! - [`attempts`]: how browsers come up the ladder in networks that block and lose;
 //! - [`traps`]: what the WebRTC engine would get wrong if nobody looked after it;
 //! - [`hostile`]: floods and half-finished handshakes, and what bystanders notice of them;
 //! - [`doors`]: the real server on real sockets, and clients that misuse them;

@@ -18,13 +18,16 @@ pub struct BrowserConfig {
     pub address: Option<SocketAddr>,
     /// Whether it moves to the data channel as soon as that is open.
     pub moves_by_itself: bool,
+    /// Whether it tries more than UDP: ICE-TCP, and the relays that the server names. Whoever drives it opens streams then
+    /// ([`Browser::poll_stream`](super::Browser::poll_stream)), and says which port a datagram came to.
+    pub climbs: bool,
     /// How long after losing a peer connection it offers a new one; doubled with each loss in a row, up to 30 s.
     pub retry: Duration,
 }
 
 impl Default for BrowserConfig {
     fn default() -> Self {
-        Self { address: None, moves_by_itself: true, retry: Duration::from_secs(2) }
+        Self { address: None, moves_by_itself: true, climbs: false, retry: Duration::from_secs(2) }
     }
 }
 
@@ -151,4 +154,22 @@ pub enum SocketOutput {
     Text(String),
     /// A binary message.
     Binary(Bytes),
+}
+
+/// What is to be done with a stream of a browser that climbs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamOutput {
+    /// Connect.
+    Open {
+        /// What to call it.
+        stream: u64,
+        /// To where.
+        to: SocketAddr,
+        /// Whether its bytes go within TLS.
+        tls: bool,
+    },
+    /// Send bytes.
+    Bytes(u64, Bytes),
+    /// It is not wanted any more; nothing more of it is to be given to the browser.
+    Close(u64),
 }

@@ -14,8 +14,10 @@
 
 mod event;
 mod frames;
+mod ladder;
 mod log;
 mod pipes;
+mod ways;
 mod webrtc;
 
 use std::{
@@ -35,10 +37,13 @@ use switchyard_signaling::{
     message::{ClientControl, ClientText, Ice, Resume, ServerText, to_json},
 };
 
-pub use self::event::{BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput};
+pub use self::event::{
+    BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput, StreamOutput,
+};
+pub use self::ladder::Rung;
 pub use self::log::{LogError, LogEvent, RoomLog, Saved, Text};
 
-use self::pipes::Pipes;
+use self::{ladder::Ladder, pipes::Pipes};
 use crate::{
     netsim::Datagram,
     peer::{Channel, Peer},
@@ -56,6 +61,8 @@ pub struct Browser {
     next_request: u32,
     peer: Option<Peer>,
     peer_number: u32,
+    /// Of a browser that climbs.
+    ladder: Option<Ladder>,
     /// Which of the channels are open, reliable and lossy.
     open: (bool, bool),
     /// Until when the peer connection must have opened its reliable channel.
@@ -110,6 +117,7 @@ impl Browser {
     pub fn new(now: Instant, config: BrowserConfig) -> Self {
         let limits = Limits::default();
         Self {
+            ladder: config.climbs.then(Ladder::default),
             config,
             socket: Socket::default(),
             session: None,
@@ -277,6 +285,9 @@ impl Browser {
         if self.config.address.is_some() {
             self.config.address = Some(address);
         }
+        if let Some(ladder) = &mut self.ladder {
+            ladder.ways.change_address(address);
+        }
         if let Some(peer) = &mut self.peer {
             peer.change_address(now, address);
         }
@@ -357,11 +368,25 @@ impl Browser {
         }
     }
 
-    /// A datagram has arrived.
+    /// A datagram has arrived at the browser's one port.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) {
+        if let Some(to) = self.config.address.filter(|_| self.ladder.is_some()) {
+            return self.handle_datagram_to(now, to, from, payload);
+        }
         if let Some(peer) = &mut self.peer {
             peer.handle_datagram(now, from, payload);
             self.pump(now);
+        }
+    }
+
+    /// A datagram has arrived at one of the ports that datagrams were sent from: a browser that climbs has several.
+    pub fn handle_datagram_to(&mut self, now: Instant, to: SocketAddr, from: SocketAddr, payload: &[u8]) {
+        match &mut self.ladder {
+            Some(ladder) => {
+                ladder.ways.handle_datagram(now, to, from, payload);
+                self.pump(now);
+            }
+            None => self.handle_datagram(now, from, payload),
         }
     }
 
@@ -375,6 +400,7 @@ impl Browser {
         if !self.stalled {
             self.keep_alive(now);
         }
+        self.climb(now);
         self.pump(now);
     }
 
@@ -382,7 +408,9 @@ impl Browser {
 
     /// When `handle_timeout` is due.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let ladder = self.ladder.as_mut().and_then(Ladder::poll_timeout);
         let peer = self.peer.as_mut().and_then(Peer::poll_timeout);
+        let peer = [peer, ladder].into_iter().flatten().min();
         if self.stalled {
             return peer;
         }
@@ -396,7 +424,11 @@ impl Browser {
 
     /// The next datagram to send.
     pub fn poll_datagram(&mut self) -> Option<Datagram> {
-        self.peer.as_mut()?.poll_datagram()
+        self.hand_over();
+        match &mut self.ladder {
+            Some(ladder) => ladder.ways.poll_datagram(),
+            None => self.peer.as_mut()?.poll_datagram(),
+        }
     }
 
     /// The next message for the WebSocket. Ask only as long as the WebSocket can take it: what is not asked for
@@ -437,7 +469,7 @@ impl Browser {
         self.session.is_some()
     }
 
-    /// What the server said of STUN and TURN. Nothing is done with it.
+    /// What the server said of STUN and TURN. Only a browser that climbs does something with it.
     pub fn ice(&self) -> Option<&Ice> {
         self.ice.as_ref()
     }
@@ -495,10 +527,13 @@ impl Browser {
             ServerText::Answer(answer) => {
                 if answer.pc == self.peer_number
                     && let Some(peer) = &mut self.peer
-                    && let Err(error) = peer.handle_answer(now, &answer.sdp)
                 {
-                    self.violation(format!("answer: {error}"));
-                    self.lose_peer(now);
+                    if let Err(error) = peer.handle_answer(now, &answer.sdp) {
+                        self.violation(format!("answer: {error}"));
+                        self.lose_peer(now);
+                    } else if let Some(ladder) = &mut self.ladder {
+                        ladder.handle_answer(now, &answer.sdp);
+                    }
                 }
             }
             ServerText::Renegotiate { .. } => {

@@ -26,8 +26,12 @@ impl Browser {
         self.deadline = Some(now + CONNECT_TIMEOUT);
         self.retry = None;
         self.urgent_channel.clear();
+        let relays = self.known_relays();
         match Peer::new(now, address) {
             Ok((peer, sdp)) => {
+                if let Some(ladder) = &mut self.ladder {
+                    ladder.begin(now, address, relays);
+                }
                 self.peer = Some(peer);
                 Some(Description { pc: self.peer_number, sdp })
             }
@@ -41,6 +45,9 @@ impl Browser {
     /// Gives the peer connection up, goes on over the WebSocket, and tries another one later.
     pub(super) fn lose_peer(&mut self, now: Instant) {
         self.peer = None;
+        if let Some(ladder) = &mut self.ladder {
+            ladder.end(now);
+        }
         self.deadline = None;
         self.open = (false, false);
         self.urgent_channel.clear();
@@ -57,6 +64,7 @@ impl Browser {
 
     /// Takes what the peer connection has, and gives it what it can send.
     pub(super) fn pump(&mut self, now: Instant) {
+        self.take_arrivals(now);
         while let Some(event) = self.peer.as_mut().and_then(Peer::poll_event) {
             self.events.push_back(Event::Peer(event));
             match event {
@@ -68,8 +76,14 @@ impl Browser {
                     }
                 }
                 PeerEvent::Open(Channel::Lossy) => self.open.1 = true,
+                PeerEvent::Failed if self.try_relays(now) => {}
                 PeerEvent::Failed => self.lose_peer(now),
-                PeerEvent::IceConnected | PeerEvent::DtlsConnected => {}
+                PeerEvent::IceConnected => {
+                    if let Some(ladder) = &mut self.ladder {
+                        ladder.reached();
+                    }
+                }
+                PeerEvent::DtlsConnected => {}
             }
         }
         if self.stalled {

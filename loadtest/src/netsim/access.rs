@@ -14,7 +14,7 @@
 //! Give it what happens: [`send_datagram`](Access::send_datagram) what the browser sends,
 //! [`handle_datagram`](Access::handle_datagram) what a mapping's socket receives,
 //! [`open_stream`](Access::open_stream), [`send`](Access::send) and [`close_stream`](Access::close_stream) for
-//! WebSockets, and commands such as [`change_address`](Access::change_address). After each, or after a batch of them
+//! WebSockets ([`connect`](Access::connect) for other streams), and commands such as [`change_address`](Access::change_address). After each, or after a batch of them
 //! with the same `now`, take everything from [`poll`](Access::poll). Then wait until
 //! [`poll_timeout`](Access::poll_timeout), and `poll` again. `now` must not run backwards.
 //!
@@ -177,12 +177,20 @@ impl<T> Access<T> {
         self.down.send(now, datagram.wire_bytes(), Packet::Datagram(datagram));
     }
 
-    /// The browser connects by TCP. [`Output::StreamOpen`] or [`Output::StreamFailed`] says what becomes of it.
+    /// The browser opens a WebSocket. [`Output::StreamOpen`] or [`Output::StreamFailed`] says what becomes of it.
     pub fn open_stream(&mut self, now: Instant, to: SocketAddr) -> StreamId {
+        self.open(now, Stream::new(to, self.target.tls && to == self.target.http))
+    }
+
+    /// The browser connects by TCP, or by TLS, for something other than a WebSocket.
+    pub fn connect(&mut self, now: Instant, to: SocketAddr, tls: bool) -> StreamId {
+        self.open(now, Stream::bare(to, tls))
+    }
+
+    fn open(&mut self, now: Instant, mut stream: Stream<T>) -> StreamId {
         self.advance(now);
-        let id = StreamId(self.next_stream);
+        let (id, to) = (StreamId(self.next_stream), stream.to);
         self.next_stream += 1;
-        let mut stream = Stream::new(to, self.target.tls && to == self.target.http);
         if self.is_transparent(now) && self.firewall.judge_tcp(to, self.target.http) == Verdict::Passes {
             stream.open_at_once();
             self.outputs.push_back(Output::StreamOpen(id));

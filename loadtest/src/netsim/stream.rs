@@ -6,7 +6,7 @@
 //! from ten segments and congestion avoidance with halving (RFC 5681, 6928), a receive window, a bounded send buffer,
 //! and an end after two minutes without progress.
 //!
-//! Opening takes the round trips of TCP, of TLS 1.3 if the server has it, and of the HTTP upgrade.
+//! Opening takes the round trips of TCP, of TLS 1.3 if the server has it, and of the HTTP upgrade if it is for a WebSocket.
 //!
 //! What it leaves out: both ends are in one place here, so that an item needs no bytes; every segment is acknowledged
 //! at once (no delayed acknowledgements); no tail loss probes, no CUBIC or BBR, no restart after idling, no Nagle;
@@ -358,6 +358,9 @@ enum Message<T> {
 /// certificates; the rest is about what browsers and this server send.
 const HANDSHAKE: [usize; 4] = [1, 1, 600, 250];
 const HANDSHAKE_TLS: [usize; 6] = [1, 1, 1_800, 4_000, 700, 300];
+/// The same without HTTP.
+const BARE_HANDSHAKE: [usize; 2] = [1, 1];
+const BARE_HANDSHAKE_TLS: [usize; 4] = [1, 1, 1_800, 4_000];
 /// What a record of TLS 1.3 adds.
 const TLS_RECORD_BYTES: usize = 22;
 
@@ -381,6 +384,7 @@ pub(super) enum Transmit {
 pub(super) struct Stream<T> {
     pub(super) to: SocketAddr,
     tls: bool,
+    handshake: &'static [usize],
     /// How many messages of the handshake have arrived.
     step: usize,
     is_open: bool,
@@ -390,11 +394,21 @@ pub(super) struct Stream<T> {
 }
 
 impl<T> Stream<T> {
-    /// A connection that begins to open.
+    /// A connection for a WebSocket, which begins to open.
     pub(super) fn new(to: SocketAddr, tls: bool) -> Self {
+        Self::open(to, tls, if tls { &HANDSHAKE_TLS } else { &HANDSHAKE })
+    }
+
+    /// The same for something else that begins to talk at once.
+    pub(super) fn bare(to: SocketAddr, tls: bool) -> Self {
+        Self::open(to, tls, if tls { &BARE_HANDSHAKE_TLS } else { &BARE_HANDSHAKE })
+    }
+
+    fn open(to: SocketAddr, tls: bool, handshake: &'static [usize]) -> Self {
         let mut stream = Self {
             to,
             tls,
+            handshake,
             step: 0,
             is_open: false,
             up: Flow::new(),
@@ -494,8 +508,7 @@ impl<T> Stream<T> {
 
     /// Writes the next message of the handshake; not if there is none.
     fn write_handshake(&mut self) -> bool {
-        let sizes: &[usize] = if self.tls { &HANDSHAKE_TLS } else { &HANDSHAKE };
-        let Some(&size) = sizes.get(self.step) else {
+        let Some(&size) = self.handshake.get(self.step) else {
             return false;
         };
         let direction = if self.step.is_multiple_of(2) { Direction::Up } else { Direction::Down };

@@ -79,6 +79,12 @@ impl std::fmt::Debug for TurnServer {
     }
 }
 
+/// Where a URI with an address for a host leads, how, and whether within TLS. Names are not looked up.
+pub(crate) fn by_address(uri: &str) -> Option<(SocketAddr, Carrier, bool)> {
+    let Uri { secure, host, port, carrier } = parse(uri)?;
+    Some((SocketAddr::new(host.parse().ok()?, port), carrier, secure))
+}
+
 fn parse(uri: &str) -> Option<Uri> {
     let (scheme, rest) = uri.split_once(':')?;
     let secure = match scheme {

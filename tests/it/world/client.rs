@@ -14,8 +14,9 @@ use switchyard_loadtest::{
 use switchyard_signaling::{Code, message::ServerControl};
 
 use super::{
+    access::Line,
     checker,
-    wire::{Wire, WireConfig},
+    wire::{Far, Wire, WireConfig},
 };
 
 /// Something that a client saw.
@@ -52,6 +53,8 @@ pub(crate) struct Client {
     pub(crate) wire_config: WireConfig,
     pub(crate) address: SocketAddr,
     pub(super) host: Option<HostId>,
+    /// Its access network, if it has one of its own.
+    pub(crate) line: Option<Line>,
     pub(super) due: Option<Instant>,
     /// Something happened to the browser: it may have something to say.
     pub(super) touched: bool,
@@ -74,6 +77,7 @@ impl Client {
             wire_config,
             address,
             host,
+            line: None,
             due: None,
             touched: true,
         }
@@ -81,7 +85,8 @@ impl Client {
 
     /// When its WebSocket has something for either end.
     pub(super) fn wire_due(&self) -> Option<Instant> {
-        self.wire.as_ref()?.due(self.browser.reads_socket())
+        let reads = self.line.as_ref().map_or(self.browser.reads_socket(), Far::reads_socket);
+        self.wire.as_ref()?.due(reads)
     }
 
     pub(super) fn see(&mut self, at: Duration, what: What) {

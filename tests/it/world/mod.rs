@@ -3,24 +3,26 @@
 //! Nothing in it reads the real clock but [`World::waits`], which measures what a shard's work costs. Whoever
 //! drives a world commands its clients and lets time pass with [`World::run`]; [`checker`] judges what they received.
 
+pub(crate) mod access;
 pub(crate) mod checker;
 pub(crate) mod client;
 #[expect(dead_code, reason = "retention is tested in tests/store")]
 pub(crate) mod disk;
 pub(crate) mod history;
+pub(crate) mod relay;
 pub(crate) mod seats;
 pub(crate) mod storage;
 pub(crate) mod verdict;
 pub(crate) mod wire;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use switchyard::{
     engine::{
         Command, Shard, ShardConfig, SocketId,
@@ -37,21 +39,25 @@ use switchyard::{
 };
 use switchyard_loadtest::{
     browser::{Browser, BrowserConfig, Lane, Outgoing, Pipe, SendError},
-    netsim::{self, HostId, LinkConfig, Network},
+    netsim::{self, HostId, LinkConfig, Network, NetworkSpec},
     rng::Rng,
 };
 use switchyard_signaling::{frame::Target, limits::Limits, message::ClientControl};
 use switchyard_turn_config::settings::{Secret, Turn};
 
 use self::{
+    access::{ICE_TCP, Line, Said},
     checker::{Sent, SentKey, Verdict},
     client::{Client, What},
+    relay::Relay,
     storage::Storage,
     wire::{Wire, WireConfig},
 };
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
+/// When worlds begin.
+const UNIX: u64 = 1_700_000_000;
 /// The tenant of every room.
 pub(crate) const TENANT: &str = "tenant";
 
@@ -74,6 +80,8 @@ pub(crate) struct Setup {
     pub(crate) resync_events: u64,
     /// How long a step of the disk takes at most.
     pub(crate) disk: Duration,
+    /// Whether the server answers ICE-TCP and has its relay.
+    pub(crate) relays: bool,
 }
 
 impl Setup {
@@ -97,6 +105,7 @@ impl Setup {
             writes: (0, 0),
             resync_events: 1000,
             disk: 2 * MS,
+            relays: false,
         }
     }
 }
@@ -106,6 +115,8 @@ impl Setup {
 pub(crate) struct Kind {
     /// Its way for datagrams, both directions; none keeps it on the WebSocket.
     pub(crate) udp: Option<LinkConfig>,
+    /// Its access network instead: links, NAT and firewall, for everything. Its browser climbs.
+    pub(crate) access: Option<NetworkSpec>,
     pub(crate) wire: WireConfig,
     /// Stays on the WebSocket although it has a data channel.
     pub(crate) stays: bool,
@@ -122,10 +133,12 @@ struct Server {
 
 impl Server {
     fn shard(&self, setup: &Setup, shard: u16) -> Shard {
+        let mut candidates = vec![HostCandidate { address: shard_address(shard as usize), tcp: false }];
+        candidates.extend(setup.relays.then_some(HostCandidate { address: ICE_TCP, tcp: true }));
         let config = ShardConfig {
             shard: ShardId(shard),
             shards: setup.shards,
-            candidates: vec![HostCandidate { address: shard_address(shard as usize), tcp: false }],
+            candidates,
             identity: self.identity.clone(),
             timeouts: setup.timeouts,
             sessions: Arc::new(setup.limits.clone()),
@@ -150,6 +163,10 @@ pub(crate) struct World {
     pub(crate) shards: Vec<Shard>,
     pub(crate) clients: Vec<Client>,
     pub(crate) network: Network,
+    pub(crate) relay: Option<Relay>,
+    /// Whose the addresses are that access networks show to the world.
+    lines: BTreeMap<IpAddr, usize>,
+    next_connection: u64,
     pub(crate) sent: Sent,
     /// How long clients' datagrams waited for shards to be done with them, in real time, if measured.
     pub(crate) waits: Option<Waits>,
@@ -211,9 +228,12 @@ pub(crate) fn shard_address(shard: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 7882 + shard as u16))
 }
 
-/// Nobody is there: clients are told and go their own way.
-fn turn_settings() -> Turn {
+/// Without a relay nobody is there: clients are told and go their own way.
+fn turn_settings(has_relay: bool) -> Turn {
     let mut turn = Turn { host: Some("turn.example.com".to_owned()), ..Turn::default() };
+    if has_relay {
+        turn = relay::settings();
+    }
     turn.credentials.secret = Some(Secret::new("a secret of twenty characters and more"));
     turn
 }
@@ -221,13 +241,13 @@ fn turn_settings() -> Turn {
 impl World {
     pub(crate) fn new(setup: Setup) -> Self {
         let start = Instant::now();
-        let mut logs = LogSettings::new(WallClock::new(start, 1_700_000_000_000));
+        let mut logs = LogSettings::new(WallClock::new(start, UNIX * 1000));
         (logs.writes_per_minute, logs.write_burst) = setup.writes;
         logs.resync_events = setup.resync_events;
         let server = Server {
             identity: setup.webrtc.then(|| Identity::generate().unwrap()),
             logs: Arc::new(logs),
-            ice_servers: IceServers::new(turn_settings(), 1_700_000_000).map(Arc::new),
+            ice_servers: IceServers::new(turn_settings(setup.relays), UNIX).map(Arc::new),
             starts: 0,
             plant: None,
         };
@@ -243,6 +263,12 @@ impl World {
             rng: Rng::stream(setup.seed, 1),
             clients: Vec::new(),
             network,
+            relay: setup.relays.then(|| {
+                let sfu = (0..shards.len()).map(shard_address).collect();
+                Relay::new(&turn_settings(true), sfu, (start, UNIX), setup.seed)
+            }),
+            lines: BTreeMap::new(),
+            next_connection: 1,
             sent: Sent::default(),
             waits: None,
             held_most: 0,
@@ -282,12 +308,20 @@ impl World {
             host
         });
         let config = BrowserConfig {
-            address: host.map(|_| address),
+            address: (host.is_some() || kind.access.is_some()).then_some(address),
             moves_by_itself: !kind.stays,
+            climbs: kind.access.is_some(),
             ..BrowserConfig::default()
         };
         let browser = Browser::new(self.now, config);
-        self.clients.push(Client::new(browser, format!("u{number}"), host, address, kind.wire.clone()));
+        let mut client = Client::new(browser, format!("u{number}"), host, address, kind.wire.clone());
+        if let Some(spec) = &kind.access {
+            let public = IpAddr::from([10, 2, (number / 250) as u8, (number % 250) as u8 + 1]);
+            self.lines.insert(public, number);
+            let seed = Rng::stream(self.setup.seed, 2000 + number as u64).next_u64();
+            client.line = Some(Line::new(self.now, spec, public, seed));
+        }
+        self.clients.push(client);
         self.open(number);
         number
     }
@@ -367,6 +401,14 @@ impl World {
         if self.clients[client].wire.is_some() {
             self.cut(client, 500 * MS);
         }
+        if let Some(line) = &mut self.clients[client].line {
+            return line.open_socket(self.now);
+        }
+        self.opened(client);
+    }
+
+    /// The client's WebSocket is open.
+    fn opened(&mut self, client: usize) {
         let id = SocketId(self.next_socket);
         self.next_socket += 1;
         let config = self.clients[client].wire_config.clone();
@@ -378,6 +420,9 @@ impl World {
 
     /// The client's WebSocket breaks, and what was in it is gone; the server notices after up to this time.
     pub(crate) fn cut(&mut self, client: usize, noticed: Duration) {
+        if let Some(line) = &mut self.clients[client].line {
+            line.close_socket(self.now);
+        }
         let Some(wire) = self.clients[client].wire.take() else {
             return;
         };
@@ -461,9 +506,7 @@ impl World {
         match checker::check(&self.clients, &self.sent, complete) {
             Ok(verdict) => verdict,
             Err(reason) => {
-                if std::env::var_os("HISTORY").is_some() {
-                    self.print_histories();
-                }
+                self.print_histories();
                 panic!("seed {}: {reason}; HISTORY=1 prints what everybody saw", self.setup.seed)
             }
         }
@@ -478,7 +521,11 @@ impl World {
         }
     }
 
-    fn print_histories(&self) {
+    /// Prints what everybody saw, if the variable `HISTORY` asks for it.
+    pub(crate) fn print_histories(&self) {
+        if std::env::var_os("HISTORY").is_none() {
+            return;
+        }
         for (number, client) in self.clients.iter().enumerate() {
             eprintln!("client {number}, on {:?}:", client.browser.attached());
             for seen in &client.history {
@@ -517,7 +564,7 @@ impl World {
     ) -> Duration {
         let begin = self.now;
         let reached = self.run_until(begin + span, condition);
-        if !reached && std::env::var_os("HISTORY").is_some() {
+        if !reached {
             self.print_histories();
         }
         assert!(reached, "seed {}: not within {span:?}: {what}", self.setup.seed);
@@ -541,7 +588,9 @@ impl World {
     }
 
     fn next(&self) -> Option<Instant> {
-        let clients = self.clients.iter().flat_map(|client| [client.due, client.wire_due()]);
+        let clients = self.clients.iter().flat_map(|client| {
+            [client.due, client.wire_due(), client.line.as_ref().and_then(Line::poll_timeout)]
+        });
         let shards = self.shards.iter().map(Shard::poll_timeout);
         let letters = self.letters.iter().map(|queue| queue.front().map(|(at, _)| *at));
         let ghosts = self.ghosts.iter().map(|(at, ..)| Some(*at));
@@ -550,6 +599,7 @@ impl World {
             .chain(letters)
             .chain(ghosts)
             .chain([self.network.poll_timeout(), self.storage.poll_timeout()])
+            .chain([self.relay.as_ref().and_then(Relay::poll_timeout)])
             .flatten()
             .min()
     }
@@ -561,6 +611,9 @@ impl World {
                 client.browser.handle_timeout(now);
                 client.touched = true;
             }
+        }
+        if let Some(relay) = &mut self.relay {
+            relay.handle_timeout(now);
         }
         for shard in 0..self.shards.len() {
             if self.shards[shard].poll_timeout().is_some_and(|due| due <= now) {
@@ -584,7 +637,8 @@ impl World {
         for round in 0.. {
             assert!(round < 10_000, "seed {}: the world does not come to rest", self.setup.seed);
             let arrived = self.carry_datagrams() | self.carry_letters();
-            if arrived | self.carry_wires() | self.flush() | self.carry_storage() {
+            let carried = self.carry_lines() | self.carry_relay();
+            if arrived | carried | self.carry_wires() | self.flush() | self.carry_storage() {
                 continue;
             }
             let worked = std::mem::take(&mut self.worked);
@@ -673,19 +727,17 @@ impl World {
         for client in &mut self.clients {
             if client.touched {
                 client.take_events(now - self.start);
-                while let Some(datagram) = client.browser.poll_datagram() {
+                while let Some(datagram) = client.browser.poll_datagram().filter(|_| client.line.is_none()) {
                     self.network.send(now, datagram);
                     moved = true;
                 }
             }
             let Some(wire) = &mut client.wire else { continue };
-            let (touched, closed) = wire.carry(
-                &mut client.browser,
-                (now, self.start),
-                &self.setup,
-                client.touched,
-                &mut commands,
-            );
+            let (times, setup) = ((now, self.start), &self.setup);
+            let (touched, closed) = match &mut client.line {
+                Some(line) => wire.carry(line, times, setup, true, &mut commands),
+                None => wire.carry(&mut client.browser, times, setup, client.touched, &mut commands),
+            };
             client.touched |= touched;
             moved |= touched;
             if let Some(code) = closed {
@@ -702,6 +754,76 @@ impl World {
         moved
     }
 
+    /// Moves what is on its way in the access networks, and hands the server what comes out of them.
+    fn carry_lines(&mut self) -> bool {
+        let (now, mut moved) = (self.now, false);
+        let (mut said, mut opened, mut closed) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, client) in self.clients.iter_mut().enumerate() {
+            let Some(line) = &mut client.line else { continue };
+            let was_open = line.is_open();
+            let has_moved =
+                line.carry(&mut client.browser, now, client.touched, &mut self.next_connection, &mut said);
+            client.touched |= has_moved;
+            moved |= has_moved;
+            if line.is_open() != was_open {
+                if was_open { closed.push(number) } else { opened.push(number) }
+            }
+        }
+        moved |= !said.is_empty();
+        opened.into_iter().for_each(|client| self.opened(client));
+        closed.into_iter().for_each(|client| self.cut(client, 500 * MS));
+        for said in said {
+            match said {
+                Said::ToShard(shard, datagram) => {
+                    self.serves = true;
+                    self.turn(shard, |shard| shard.handle_datagram(datagram, now));
+                }
+                Said::PathClosed(path) => self.close_path(path),
+                Said::ToRelay(link, bytes) => {
+                    if let Some(relay) = &mut self.relay {
+                        relay.handle_client(now, &link, &bytes);
+                    }
+                }
+                Said::RelayClosed(link) => {
+                    if let Some(relay) = &mut self.relay {
+                        relay.handle_closed(now, &link);
+                    }
+                }
+            }
+        }
+        moved
+    }
+
+    /// Carries what the relay has for clients and shards.
+    fn carry_relay(&mut self) -> bool {
+        let Some(relay) = &mut self.relay else { return false };
+        let (now, closed) = (self.now, relay.take_closed());
+        let (for_shards, for_clients) = (relay.take_for_shards(), relay.take_for_clients());
+        let moved = !(for_shards.is_empty() && for_clients.is_empty() && closed.is_empty());
+        for (link, bytes) in for_clients {
+            if let Some(line) = self.line_at(link.remote.ip()) {
+                line.handle_relay(now, &link, bytes);
+            }
+        }
+        for (shard, datagram) in for_shards {
+            self.turn(shard, |shard| shard.handle_datagram(datagram, now));
+        }
+        closed.into_iter().for_each(|path| self.close_path(path));
+        moved
+    }
+
+    fn close_path(&mut self, path: Path) {
+        let now = self.now;
+        for shard in 0..self.shards.len() {
+            self.turn(shard, |shard| shard.handle_command(Command::PathClosed(path), now));
+        }
+    }
+
+    fn line_at(&mut self, public: IpAddr) -> Option<&mut Line> {
+        let client = *self.lines.get(&public)?;
+        self.clients[client].line.as_mut()
+    }
+
     fn flush(&mut self) -> bool {
         let mut moved = false;
         for from in 0..self.shards.len() {
@@ -714,8 +836,17 @@ impl World {
             self.turn(from, |shard| shard.flush(now));
             self.busy[from] = false;
             self.held_most = self.held_most.max(self.held());
+            let mut others = Vec::new();
             for transmit in self.shards[from].transmits() {
-                let Path::Udp(to) = transmit.way.path else { continue };
+                let path = transmit.way.path;
+                let to = match path {
+                    Path::Udp(to) if !self.lines.contains_key(&to.ip()) => to,
+                    _ => {
+                        let datagrams = transmit.contents.chunks(transmit.segment);
+                        others.extend(datagrams.map(|datagram| (path, Bytes::copy_from_slice(datagram))));
+                        continue;
+                    }
+                };
                 if let Some(batches) = &mut self.batches {
                     batches.push((self.flushes, transmit.way.path, transmit.contents.len()));
                 }
@@ -730,6 +861,7 @@ impl World {
                 }
             }
             self.shards[from].clear_transmits();
+            others.into_iter().for_each(|(path, datagram)| self.send_by(from, path, datagram));
             while let Some(letter) = self.shards[from].poll_store() {
                 self.storage.handle(letter, now);
             }
@@ -750,6 +882,27 @@ impl World {
             }
         }
         moved
+    }
+
+    /// Sends a datagram of a shard's to a client behind an access network, or to the relay.
+    fn send_by(&mut self, shard: usize, path: Path, datagram: Bytes) {
+        let (now, from) = (self.now, shard_address(shard));
+        match path {
+            Path::Udp(to) => {
+                if let Some(line) = self.line_at(to.ip()) {
+                    line.handle_datagram(now, from, to, datagram);
+                }
+            }
+            Path::Tcp(connection) => {
+                let mut lines = self.clients.iter_mut().filter_map(|client| client.line.as_mut());
+                lines.any(|line| line.handle_ice_tcp(now, connection, &datagram));
+            }
+            Path::Relay(allocation) => {
+                if let Some(relay) = &mut self.relay {
+                    relay.handle_sfu(now, allocation, from, &datagram);
+                }
+            }
+        }
     }
 
     fn turn(&mut self, shard: usize, act: impl FnOnce(&mut Shard)) {

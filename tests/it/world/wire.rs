@@ -54,6 +54,32 @@ impl Default for WireConfig {
     }
 }
 
+/// What is at the other end of a WebSocket: the browser, or what lies between.
+pub(crate) trait Far {
+    fn poll_socket(&mut self) -> Option<SocketOutput>;
+    fn reads_socket(&self) -> bool;
+    fn handle_text(&mut self, now: Instant, text: &str);
+    fn handle_binary(&mut self, now: Instant, message: Bytes);
+}
+
+impl Far for Browser {
+    fn poll_socket(&mut self) -> Option<SocketOutput> {
+        self.poll_socket()
+    }
+
+    fn reads_socket(&self) -> bool {
+        self.reads_socket()
+    }
+
+    fn handle_text(&mut self, now: Instant, text: &str) {
+        self.handle_text(now, text);
+    }
+
+    fn handle_binary(&mut self, now: Instant, message: Bytes) {
+        self.handle_binary(now, message);
+    }
+}
+
 #[derive(Clone, Debug)]
 enum ToClient {
     Text(String),
@@ -159,7 +185,7 @@ impl Wire {
     /// was closed, if it was.
     pub(crate) fn carry(
         &mut self,
-        browser: &mut Browser,
+        browser: &mut impl Far,
         (now, start): (Instant, Instant),
         setup: &Setup,
         touched: bool,

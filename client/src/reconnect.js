@@ -3,8 +3,9 @@
  *
  * Who is refused waits longer each time, at random, so that a server that is in trouble or has just come back is not run
  * over. Who gets no answer at all is most likely on a network that is away, and loses what the network's own retries wait:
- * TCP asks a second time after one second, then after two, four, eight. So a silent attempt is soon given up for a fresh
- * one, for as long as a network is likely to be away; the time that it took counts as waiting.
+ * TCP asks a second time after one second, then after two, four, eight. So a silent attempt is soon given up. The next
+ * comes when somebody has found the network back (sockets.js asks), or after some seconds: not at once, for Firefox makes
+ * WebSockets to where others have failed wait, half as long again after each.
  */
 
 import { Backoff } from './backoff.js';
@@ -18,8 +19,9 @@ const OPEN_LATER_MS = 4_000;
 const QUICK_ATTEMPTS = 4;
 /** So long after the first failure the network is likely to come back at any moment. */
 const AWAY_MS = 30_000;
-/** Between silent attempts, at most. */
-const PAUSE_MS = 250;
+/** Between silent attempts, if nobody finds the network back. */
+const PAUSE_LEAST_MS = 4_000;
+const PAUSE_MS = 2_000;
 
 export class Reconnect {
   #random;
@@ -56,7 +58,7 @@ export class Reconnect {
     this.#failures += 1;
     const wait = this.#backoff.next();
     if (!silent) return wait;
-    if (now - this.#failingSince < AWAY_MS) return this.#random() * PAUSE_MS;
+    if (now - this.#failingSince < AWAY_MS) return PAUSE_LEAST_MS + this.#random() * PAUSE_MS;
     return Math.max(0, wait - (now - began));
   }
 

@@ -1,6 +1,7 @@
 /**
  * Sees to it that there is a WebSocket to the server: opens it, opens it again when it ends, and opens a second beside one
- * that is silent. The one of the two that speaks first is kept.
+ * that is silent. The one of the two that speaks first is kept. While nothing answers, it asks over HTTP whether the
+ * network is back, more often than a WebSocket could be tried.
  */
 
 import { Reconnect } from './reconnect.js';
@@ -9,6 +10,8 @@ import { Timers } from './timers.js';
 
 /** Given up for a fresh one when the network is said to be back. */
 const STALE_MS = 1_000;
+/** Between questions over HTTP, each of which has more time than that for its answer. */
+const ASK_MS = 1_000;
 
 /**
  * @typedef {object} SocketsOwner
@@ -54,12 +57,14 @@ export class Sockets {
   /** Opens one if there is none. */
   open() {
     this.#timers.cancel('reconnect');
+    this.#timers.cancel('ask');
     this.current ??= this.#open();
   }
 
   /** Opens a second beside the one in use, which is silent. */
   openBeside() {
     if (!this.current || this.#beside || this.#env.now() < this.#besideNotBefore) return;
+    this.#timers.cancel('ask');
     this.#beside = this.#open();
   }
 
@@ -122,7 +127,9 @@ export class Sockets {
 
   /** The second one is not needed, if it has not taken over at the server yet. @param {Socket} socket */
   #speaks(socket) {
-    if (socket !== this.current || !this.#beside || this.#beside.pipe.open) return;
+    if (socket !== this.current) return;
+    this.#timers.cancel('ask');
+    if (!this.#beside || this.#beside.pipe.open) return;
     this.#beside.close();
     this.#beside = null;
   }
@@ -134,6 +141,7 @@ export class Sockets {
     if (socket === this.#beside) {
       this.#beside = null;
       this.#besideNotBefore = now + wait();
+      if (socket.silent) this.#askForNetwork();
       return;
     }
     if (socket !== this.current) return;
@@ -147,5 +155,19 @@ export class Sockets {
     if (!this.#owner.closed(socket, code, reason) || isReplaced) return;
     const spread = draining !== null || code === 4503;
     this.#timers.after('reconnect', spread ? this.#env.random() * (draining ?? 5_000) : wait(), () => this.open());
+    if (socket.silent && !spread) this.#askForNetwork();
+  }
+
+  #askForNetwork() {
+    this.#timers.after('ask', ASK_MS, () => this.#askForNetwork());
+    const isBack = this.#env.reach(this.#url.replace(/^ws/, 'http')).catch(() => false);
+    isBack.then((is) => is && this.#timers.has('ask') && this.#isBack());
+  }
+
+  #isBack() {
+    this.#timers.cancel('ask');
+    this.#besideNotBefore = -Infinity;
+    if (this.current) this.openBeside();
+    else this.open();
   }
 }

@@ -76,7 +76,7 @@ export class World {
       online: () => this.online,
       reach: async () => {
         this.reached += 1;
-        return this.http;
+        return this.http && !this.socketsSilent;
       },
     };
   }

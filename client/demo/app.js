@@ -4,7 +4,8 @@
  * which the windows that are there pass on to those that come.
  *
  * `?room=` names the room, `?transport=websocket` keeps WebRTC out of it, `#token=` brings a token (a server in
- * development mode makes its own), `#ice=relay` lets WebRTC go over TURN relays only. `window.switchyard` has the session and the room, for tests and the curious.
+ * development mode makes its own), `#ice=relay` lets WebRTC go over TURN relays only, `#p2p=off` and
+ * `#p2p=relay` decide on connections between browsers. `window.switchyard` has the session and the room, for tests and the curious.
  */
 
 import { SwitchyardError, connect } from '/client/index.js';
@@ -55,9 +56,15 @@ function begin() {
   const session = connect({
     transport: query.get('transport') === 'websocket' ? 'websocket' : 'auto',
     iceTransportPolicy: hash.get('ice') === 'relay' ? 'relay' : 'all',
+    peerToPeer: peerToPeer(),
     getToken: (room) => tokenFor(room, user, name),
   });
   return { session, name, user, room: fields.room.value.trim() };
+}
+
+function peerToPeer() {
+  const wanted = hash.get('p2p');
+  return wanted === 'off' || wanted === 'relay' ? wanted : undefined;
 }
 
 async function enter() {
@@ -173,6 +180,7 @@ function listen({ session, room, board, chat, self, signal }) {
     },
     { signal },
   );
+  room.on('peer', () => showPeople(room, self.name), { signal });
   room.on('gap', ({ sender, count }) => chat.notice(`${count} messages${sender ? ` of ${sender.name}` : ''} are missing.`), { signal });
   room.on('refused', ({ message }) => chat.notice(`Refused: ${message}`), { signal });
   room.on(

@@ -1,12 +1,24 @@
-/** The list of people in the room, oneself first. */
+/** The list of people in the room, oneself first, and how each is reached. */
 
 import { byId, make } from './dom.js';
 import { initialsOf, paint } from './palette.js';
 
+/** @type {Record<import('/client/room.js').Reach, string>} */
+const REACHES = { direct: 'direct', relay: 'via relay', server: 'via server' };
+
 /** @param {import('/client/room.js').Room} room @param {string} ownName */
 export function showPeople(room, ownName) {
   const others = [...room.members.values()].sort((a, b) => a.name.localeCompare(b.name) || a.member - b.member);
-  const items = others.map((member) => person(member.user, member.name || member.user, ''));
+  const { peers } = room;
+  const items = others.map((member) => {
+    const item = person(member.user, member.name || member.user, '');
+    const { state, rtt } = peers.get(member.member) ?? { state: /** @type {const} */ ('server'), rtt: null };
+    const reach = make('span', 'reach', REACHES[state]);
+    reach.dataset.reach = state;
+    if (rtt !== null) reach.title = `${rtt.toFixed(rtt < 10 ? 1 : 0)} ms`;
+    item.append(reach);
+    return item;
+  });
   const self = room.self;
   if (self) items.unshift(person(self.user, ownName, ' (you)'));
   byId('people', HTMLUListElement).replaceChildren(...items);

@@ -138,6 +138,28 @@ test('over a direct path that comes and goes nobody has a message twice', async 
   }
 });
 
+test('a path that falls silent is doubted at once: no cursor is late by more than half a second', async () => {
+  const world = new Rooms();
+  const [ann, bob] = await world.people('ann', 'bob');
+  await world.clock.until(() => all([ann, bob]), 5_000);
+  let last = world.clock.now;
+  let stall = 0;
+  bob.room.on('data', () => {
+    stall = Math.max(stall, world.clock.now - last);
+    last = world.clock.now;
+  });
+  for (let count = 0; count < 400; count += 1) {
+    if (count === 100) world.path.set(false);
+    if (count === 300) world.path.set(true);
+    ann.room.sendLossy(`${count}`);
+    await world.clock.advance(50);
+    if (count === 99) assert.equal(world.atServer, 0);
+  }
+  assert.ok(stall > 0 && stall < 500, `${stall} ms without a cursor`);
+  assert.equal(new Set(bob.data).size, bob.data.length);
+  assert.ok(bob.data.length > 390, `${bob.data.length} of 400`);
+});
+
 test('the server is away: what goes directly goes on', async () => {
   const world = new Rooms();
   const [ann, bob] = await world.people('ann', 'bob');

@@ -10,11 +10,13 @@ pub struct Features {
     pub webrtc: bool,
     /// Being told STUN and TURN servers.
     pub relay: bool,
+    /// Connections between members. The server only says so: it does not look into the signals that make them.
+    pub p2p: bool,
 }
 
 impl Default for Features {
     fn default() -> Self {
-        Self { webrtc: true, relay: true }
+        Self { webrtc: true, relay: true, p2p: true }
     }
 }
 
@@ -22,7 +24,11 @@ impl Features {
     /// What both leave on.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        Self { webrtc: self.webrtc && other.webrtc, relay: self.relay && other.relay }
+        Self {
+            webrtc: self.webrtc && other.webrtc,
+            relay: self.relay && other.relay,
+            p2p: self.p2p && other.p2p,
+        }
     }
 
     /// Whether nothing is switched off.
@@ -38,18 +44,19 @@ mod tests {
 
     #[test]
     fn what_either_switches_off_is_off_and_nothing_else_is() {
-        let of = |webrtc, relay| Features { webrtc, relay };
-        assert_eq!(of(true, false).and(of(false, true)), of(false, false));
-        assert_eq!(of(true, false).and(Features::default()), of(true, false));
-        assert_eq!(Features::default().and(of(false, true)), of(false, true));
+        let of = |webrtc, relay, p2p| Features { webrtc, relay, p2p };
+        assert_eq!(of(true, false, true).and(of(false, true, true)), of(false, false, true));
+        assert_eq!(of(true, false, true).and(of(true, true, false)), of(true, false, false));
+        assert_eq!(of(true, false, true).and(Features::default()), of(true, false, true));
+        assert_eq!(Features::default().and(of(false, true, true)), of(false, true, true));
         assert!(Features::default().and(Features::default()).is_all());
     }
 
     #[test]
     fn what_is_not_said_is_on_and_what_is_not_known_is_ignored() {
         let features: Features = serde_json::from_str(r#"{"webrtc":false,"telepathy":true}"#).unwrap();
-        assert_eq!(features, Features { webrtc: false, relay: true });
-        assert_eq!(serde_json::to_string(&features).unwrap(), r#"{"webrtc":false,"relay":true}"#);
+        assert_eq!(features, Features { webrtc: false, ..Features::default() });
+        assert_eq!(serde_json::to_string(&features).unwrap(), r#"{"webrtc":false,"relay":true,"p2p":true}"#);
         assert!(serde_json::from_str::<Features>(r#"{"webrtc":"no"}"#).is_err());
     }
 }

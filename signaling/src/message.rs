@@ -246,6 +246,13 @@ pub struct Member {
     pub name: String,
     /// viewer, commenter, editor, admin.
     pub role: String,
+    /// Whether the member may send data. Who is connected to it directly takes none where the server would not.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub write: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A control message from the server.
@@ -558,7 +565,7 @@ mod tests {
             r#""ice_servers":[{"urls":["turn:a"],"username":"1:ada","credential":"x"}],"ice_ttl_ms":1000"#;
         let features = Features::default();
         let session = |ice| ServerText::Session { session: "s".into(), key: "k".into(), ice, features };
-        let on = r#""features":{"webrtc":true,"relay":true}"#;
+        let on = r#""features":{"webrtc":true,"relay":true,"p2p":true}"#;
         for (message, json) in [
             (session(None), format!(r#"{{"type":"session","session":"s","key":"k",{on}}}"#)),
             (

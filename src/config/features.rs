@@ -73,6 +73,7 @@ pub(super) fn strict<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Featu
 struct Strict {
     webrtc: bool,
     relay: bool,
+    p2p: bool,
 }
 
 #[cfg(test)]

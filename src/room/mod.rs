@@ -381,10 +381,18 @@ impl Room {
             let member = self.members.get_mut(&number).expect("by_session names members");
             self.expiry.remove(&(member.grant.expires, number));
             self.expiry.insert((grant.expires, number));
+            let could_write = member.grant.permissions.contains(Permission::Write);
             member.grant = grant;
+            let changed = could_write != member.grant.permissions.contains(Permission::Write);
             let follow = follow.filter(|_| member.origin.is_none());
             self.outputs.push_back(Output::Admitted(receiver));
-            return self.welcome(number, id, follow, now);
+            self.welcome(number, id, follow, now);
+            // Whoever is connected to the member directly goes by it.
+            if changed {
+                let member = self.describe(number);
+                self.announce(Some(receiver.session), &ServerControl::MemberJoined { member }, now);
+            }
+            return;
         }
         if let Err(Refused(code, sentence)) = self.admits(&grant) {
             self.refuse(receiver, Some(id), None, Refused(code, sentence), now);
@@ -642,6 +650,7 @@ impl Room {
             user: grant.user.to_string(),
             name: grant.name.to_string(),
             role: grant.role.name().to_owned(),
+            write: grant.permissions.contains(Permission::Write),
         }
     }
 

@@ -184,8 +184,22 @@ fn a_refreshed_grant_keeps_the_member_and_changes_what_it_may_do() {
     world.join(1, "ann", Role::Editor);
     world.join(2, "bob", Role::Viewer);
     let told = world.join(2, "bob", Role::Editor);
-    assert!(told.len() == 1 && is(&told[0], &[2], r#""member":2"#), "{told:?}");
+    assert!(told.len() == 2 && is(&told[0], &[2], r#""member":2"#), "{told:?}");
     assert_eq!(world.send(2, Target::Room)[0].0, [1]);
+}
+
+#[test]
+fn the_others_know_who_may_not_write_and_learn_when_that_changes() {
+    let mut world = World::new();
+    world.join(1, "ann", Role::Editor);
+    let told = world.join(2, "bob", Role::Commenter);
+    assert!(is(&told[1], &[1], r#""role":"commenter","write":false}"#), "{told:?}");
+    let told = world.join(2, "bob", Role::Editor);
+    assert!(is(&told[1], &[1], r#""member":2,"user":"bob","name":"bob","role":"editor"}"#), "{told:?}");
+    assert_eq!(world.join(2, "bob", Role::Admin).len(), 1, "nothing that concerns the others");
+    assert!(is(&world.join(2, "bob", Role::Viewer)[1], &[1], r#""write":false}"#));
+    let told = world.join(3, "eve", Role::Editor);
+    assert!(told[0].2.contains(r#""role":"viewer","write":false}"#), "{told:?}");
 }
 
 #[test]

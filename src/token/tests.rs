@@ -83,7 +83,7 @@ fn what_is_minted_is_verified() {
             room: "lab".into(),
             role: Role::Editor,
             overrides: Overrides::default(),
-            features: Features { webrtc: true, relay: false },
+            features: Features { relay: false, ..Features::default() },
             expires_at: NOW + 60 + LEEWAY_SECONDS,
             id: Some("t1".to_owned()),
         }
@@ -111,10 +111,11 @@ fn features_are_switched_off_by_name_and_unknown_ones_are_passed_over() {
         let room = json!({ "name": "lab", "role": "viewer", "features": features });
         check(&token(&but(&json!({ "room": room })))).map(|verified| verified.features)
     };
-    let of = |webrtc, relay| Ok(Features { webrtc, relay });
-    assert_eq!(features(&json!({})), of(true, true));
-    assert_eq!(features(&json!({ "webrtc": false })), of(false, true));
-    assert_eq!(features(&json!({ "relay": false, "telepathy": { "range": 3 } })), of(true, false));
+    let of = |webrtc, relay, p2p| Ok(Features { webrtc, relay, p2p });
+    assert_eq!(features(&json!({})), of(true, true, true));
+    assert_eq!(features(&json!({ "webrtc": false })), of(false, true, true));
+    assert_eq!(features(&json!({ "relay": false, "telepathy": { "range": 3 } })), of(true, false, true));
+    assert_eq!(features(&json!({ "p2p": false })), of(true, true, false));
     assert_eq!(check(&token(&claims())).unwrap().features, Features::default());
     for wrong in [json!("webrtc"), json!(null), json!({ "webrtc": "off" }), json!({ "relay": 0 }), json!([1])]
     {

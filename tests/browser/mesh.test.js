@@ -10,6 +10,8 @@ import { Stage } from './lib/stage.js';
 import { until } from './lib/wait.js';
 import { Window } from './lib/window.js';
 
+const COUNT = 50;
+
 describe('mesh', { skip: NO_NAMESPACES }, () => {
   /** @type {Stage} */
   let stage;
@@ -23,12 +25,13 @@ describe('mesh', { skip: NO_NAMESPACES }, () => {
   /**
    * A window in a room: `session`, `room`, `inbox` with what came, `peers` with what was told of the others' connections, and
    * all `connections` of the page.
-   * @param {string} browser @param {string} user @param {string} room @param {object} [options] of `connect`
+   * @param {string} browser @param {string} user @param {string} room
+   * @param {{ peerToPeer?: string, noRelays?: boolean }} [options] @param {string} [url]
    */
-  async function enter(browser, user, room, options = {}) {
-    const window = await Window.open(stage.browsers[browser], stage.server.url);
+  async function enter(browser, user, room, options = {}, url = stage.server.url) {
+    const window = await Window.open(stage.browsers[browser], url);
     await window.evaluate(
-      async (who, name, more) => {
+      async (who, name, { noRelays, peerToPeer }) => {
         const { connect } = await import('/client/index.js');
         const getToken = async () => {
           const response = await fetch(`/v1/dev/token?${new URLSearchParams({ room: name, user: who })}`);
@@ -41,7 +44,8 @@ describe('mesh', { skip: NO_NAMESPACES }, () => {
             connections.push(this);
           }
         };
-        const session = connect({ getToken, environment: { RTCPeerConnection: watched }, ...more });
+        const iceServers = noRelays ? () => [] : undefined;
+        const session = connect({ getToken, environment: { RTCPeerConnection: watched }, iceServers, peerToPeer });
         const room = await session.join({ room: name, log: false });
         const inbox = [];
         const peers = [];
@@ -62,10 +66,11 @@ describe('mesh', { skip: NO_NAMESPACES }, () => {
     await until(`all ${others} are reached: ${state}`, async () => (await ask()).join() === Array(others).fill(state).join(), { within: 30_000 });
   }
 
-  const lossy = async () => {
-    const metrics = await stage.server.metrics();
-    return metrics.sum('messages_total', { lane: 'lossy' });
-  };
+  /** Messages that the server has been sent. */
+  const messages = async (lane = 'lossy') => (await stage.server.metrics()).sum('messages_total', { direction: 'in', lane });
+
+  /** @param {Window} window */
+  const rtt = (window) => window.evaluate(() => [...globalThis.room.peers.values()][0].rtt);
 
   for (const [one, other] of [
     ['chromium', 'chromium'],
@@ -80,9 +85,170 @@ describe('mesh', { skip: NO_NAMESPACES }, () => {
       try {
         await Promise.all([reaches(ann, 1, 'direct'), reaches(ben, 1, 'direct')]);
         context.diagnostic(`direct ${Date.now() - started} ms after the first began to load the page`);
+        const before = await messages();
+        const sending = [ann, ben].map((window) => window.evaluate(point, COUNT));
+        await Promise.all(sending);
+        for (const window of [ann, ben]) {
+          await window.until('the cursors of the other are here', (count) => globalThis.inbox.length === count, COUNT);
+        }
+        // Each shard publishes its counts once a second: these come after what has been sent.
+        const reliable = await messages('reliable');
+        for (const window of [ann, ben]) await window.evaluate(() => globalThis.room.send('after'));
+        await until('the server has counted', async () => (await messages('reliable')) >= reliable + 2);
+        assert.equal(await messages(), before, 'lossy messages at the server');
+        context.diagnostic(`${2 * COUNT} cursors, none over the server; round trip ${(await rtt(ann)).toFixed(1)} ms`);
+        const numbers = await ben.evaluate(() => globalThis.inbox.filter(({ seq }) => seq !== undefined).map(({ data }) => Number(data)));
+        assert.equal(new Set(numbers).size, COUNT, 'each once');
+
+        await ann.evaluate(() => globalThis.session.close());
+        await ben.until('the connection is closed at the other end too', () => {
+          const [, ...others] = globalThis.connections;
+          return others.length > 0 && others.every(({ connectionState }) => connectionState === 'closed');
+        });
+        assert.deepEqual([...ann.complaints, ...ben.complaints], []);
       } finally {
         await Promise.all([ann.close(), ben.close()]);
       }
     });
   }
+
+  test('switched off by one of two, neither makes a connection, and lossy messages go over the server', async () => {
+    const room = `off-${(rooms += 1)}`;
+    const ann = await enter('chromium', 'ann', room, { peerToPeer: 'off' });
+    const ben = await enter('firefox', 'ben', room);
+    try {
+      for (const window of [ann, ben]) await window.until('the data channel to the server is up', () => globalThis.session.rung === 'udp');
+      await ann.evaluate(point, COUNT);
+      await ben.until('cursors come', (count) => globalThis.inbox.length > count / 2, COUNT);
+      for (const window of [ann, ben]) {
+        assert.equal(await window.evaluate(() => globalThis.connections.length), 1);
+        assert.deepEqual(await window.evaluate(() => globalThis.peers), []);
+      }
+    } finally {
+      await Promise.all([ann.close(), ben.close()]);
+    }
+  });
+
+  test('switched off by the server for a room, nobody makes a connection', async () => {
+    const other = await stage.startServer({ SWITCHYARD__FEATURES__P2P: 'false' });
+    const room = `forbidden-${(rooms += 1)}`;
+    const ann = await enter('chromium', 'ann', room, {}, other.url);
+    const ben = await enter('firefox', 'ben', room, {}, other.url);
+    try {
+      for (const window of [ann, ben]) await window.until('the data channel to the server is up', () => globalThis.session.rung === 'udp');
+      assert.equal(await ann.evaluate(() => globalThis.session.features.p2p), false);
+      await ann.evaluate(point, COUNT);
+      await ben.until('cursors come', (count) => globalThis.inbox.length > count / 2, COUNT);
+      for (const window of [ann, ben]) assert.equal(await window.evaluate(() => globalThis.connections.length), 1);
+    } finally {
+      await Promise.all([ann.close(), ben.close()]);
+      await other.stop();
+    }
+  });
+
+  for (const [one, other] of [
+    ['chromium', 'chromium'],
+    ['firefox', 'firefox'],
+    ['chromium', 'firefox'],
+  ]) {
+    test(`${one} and ${other}: the path between them is cut; over the server meanwhile, and directly again`, async (context) => {
+      const room = `cut-${(rooms += 1)}`;
+      const options = { noRelays: true };
+      const ann = await enter(one, 'ann', room, options);
+      const ben = await enter(other, 'ben', room, options);
+      try {
+        await Promise.all([reaches(ann, 1, 'direct'), reaches(ben, 1, 'direct')]);
+        for (const window of [ann, ben]) await window.evaluate(pour);
+        const cut = Date.now();
+        stage.network.cutWithinClient(true);
+        await Promise.all([reaches(ann, 1, 'server'), reaches(ben, 1, 'server')]);
+        context.diagnostic(`over the server ${Date.now() - cut} ms after the cut`);
+        for (const window of [ann, ben]) {
+          const seen = await window.evaluate(() => globalThis.inbox.length);
+          await window.until('cursors come on', (before) => globalThis.inbox.length > before + 5, seen);
+        }
+        stage.network.cutWithinClient(false);
+        const healed = Date.now();
+        await Promise.all([reaches(ann, 1, 'direct'), reaches(ben, 1, 'direct')]);
+        context.diagnostic(`direct again ${Date.now() - healed} ms after it was allowed`);
+        for (const [window, peer] of [
+          [ann, ben],
+          [ben, ann],
+        ]) {
+          const { reliable, stall } = await window.evaluate(() => globalThis.pouring.stop());
+          await peer.until('every reliable message is here', (count) => globalThis.poured.reliable.length === count, reliable);
+          const { seen, seqs } = await peer.evaluate(() => ({ seen: globalThis.poured.reliable, seqs: globalThis.poured.lossy }));
+          assert.deepEqual(seen, Array.from({ length: reliable }, (_, index) => index + 1), 'complete, once, in order');
+          assert.equal(new Set(seqs).size, seqs.length, 'no cursor twice');
+          context.diagnostic(`the longest time without a cursor: ${stall.toFixed(0)} ms`);
+        }
+        // Firefox tells the page's console that ICE has failed.
+        assert.deepEqual([...ann.complaints, ...ben.complaints].filter((complaint) => !complaint.includes('ICE failed')), []);
+      } finally {
+        stage.network.cutWithinClient(false);
+        await Promise.all([ann.close(), ben.close()]);
+      }
+    });
+  }
+
+  test('the path between them is cut, and there is a TURN server: over it, without a new connection', async (context) => {
+    const room = `relayed-${(rooms += 1)}`;
+    const ann = await enter('chromium', 'ann', room);
+    const ben = await enter('firefox', 'ben', room);
+    try {
+      await Promise.all([reaches(ann, 1, 'direct'), reaches(ben, 1, 'direct')]);
+      const cut = Date.now();
+      stage.network.cutWithinClient(true);
+      await Promise.all([reaches(ann, 1, 'relay'), reaches(ben, 1, 'relay')]);
+      context.diagnostic(`by relay ${Date.now() - cut} ms after the cut`);
+      const before = await messages();
+      await ann.evaluate(point, COUNT);
+      await ben.until('cursors come', (count) => globalThis.inbox.length > count / 2, COUNT);
+      assert.equal(await messages(), before);
+    } finally {
+      stage.network.cutWithinClient(false);
+      await Promise.all([ann.close(), ben.close()]);
+    }
+  });
 });
+
+/** In the page: cursors, one after the other. @param {number} count */
+async function point(count) {
+  for (let index = 1; index <= count; index += 1) {
+    globalThis.room.sendLossy(String(index), { stream: 1 });
+    // Timers of windows in the background come once a second.
+    const { port1, port2 } = new MessageChannel();
+    await new Promise((resolve) => {
+      port1.onmessage = resolve;
+      port2.postMessage(null);
+    });
+    port1.close();
+  }
+}
+
+/** In the page: reliable messages and cursors until it is stopped, and notes of those that come. */
+function pour() {
+  const { room } = globalThis;
+  const counts = { reliable: 0, lossy: 0 };
+  const poured = { reliable: [], lossy: [] };
+  let last = performance.now();
+  let stall = 0;
+  room.on('data', ({ data, lossy, seq }) => {
+    if (!lossy) poured.reliable.push(Number(data));
+    else {
+      const now = performance.now();
+      stall = Math.max(stall, now - last);
+      last = now;
+      poured.lossy.push(seq);
+    }
+  });
+  const timer = setInterval(() => {
+    room.send(String((counts.reliable += 1)), { stream: 2 });
+    room.sendLossy(String((counts.lossy += 1)), { stream: 1 });
+  }, 50);
+  const stop = () => {
+    clearInterval(timer);
+    return { ...counts, stall };
+  };
+  Object.assign(globalThis, { poured, pouring: { stop } });
+}

@@ -23,9 +23,10 @@ use crate::{
     doors::{Got, Raw, SECOND, SECRET},
 };
 
-const ON: Features = Features { webrtc: true, relay: true };
-const NO_WEBRTC: Features = Features { webrtc: false, relay: true };
-const NO_RELAY: Features = Features { webrtc: true, relay: false };
+const ON: Features = Features { webrtc: true, relay: true, p2p: true };
+const NO_WEBRTC: Features = Features { webrtc: false, ..ON };
+const NO_RELAY: Features = Features { relay: false, ..ON };
+const NO_P2P: Features = Features { p2p: false, ..ON };
 
 /// With WebRTC, and a TURN server elsewhere to be told.
 async fn start(folder: &TempDir, settings: &str) -> Running {
@@ -126,6 +127,9 @@ async fn server_room_and_token_switch_off_each_for_itself() {
         ("features: { webrtc: false }", "lab-7", ON, NO_WEBRTC),
         ("features: { relay: false }", "lab-7", ON, NO_RELAY),
         ("features: { relay: false }", "lab-7", NO_WEBRTC, NO_WEBRTC.and(NO_RELAY)),
+        ("features: { p2p: false }", "lab-7", ON, NO_P2P),
+        ("", "lab-7", NO_P2P, NO_P2P),
+        ("rooms: [{ match: \"lab-*\", features: { p2p: false } }]", "lab-7", NO_RELAY, NO_P2P.and(NO_RELAY)),
         (rules, "lab-7", ON, NO_WEBRTC),
         (rules, "lab-7", NO_RELAY, NO_WEBRTC.and(NO_RELAY)),
         (rules, "lab-public", ON, ON),

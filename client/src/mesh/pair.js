@@ -20,6 +20,8 @@ const COURTESY_MS = 1_500;
 /** From the first signal to an open channel; an ICE restart. */
 const CONNECT_MS = 10_000;
 const RESTART_MS = 8_000;
+/** A restart that has failed is tried again after this. */
+const RESTART_AGAIN_MS = 3_000;
 /** An offer without an answer is sent again after this, doubling. */
 const REPEAT_MS = 2_000;
 const DISCONNECTED_MS = 2_000;
@@ -28,6 +30,10 @@ const LOST_MS = 1_000;
 const PING_MS = 1_000;
 /** Nothing came since a PING: the server carries it too; after twice this it is to be repaired. */
 const SILENT_MS = 1_500;
+/** While messages are sent a PING goes with one of them so often; nothing came since for so long, or so many round trips: in doubt. */
+const QUICK_PING_MS = 100;
+const DOUBT_MS = 250;
+const DOUBT_RTTS = 4;
 /** Connections that fail one after the other before it is left alone. */
 const TRIES = 2;
 const RETRY = { least: 5_000, first: 20_000, most: 300_000 };
@@ -66,6 +72,7 @@ const LOOK_MS = 5_000;
  * @property {number | null} disconnectedAt
  * @property {number | null} lostAt the other end has closed it
  * @property {number | null} restartedAt since when it is being repaired
+ * @property {number} triedAt the last ICE restart
  * @property {boolean} isRelayed
  * @property {number} lookAt
  */
@@ -136,17 +143,22 @@ export class Pair {
   /**
    * Sends a frame on the lossy channel, if it stands and its queue is short.
    * @param {Uint8Array} frame
+   * @returns {boolean} whether that is enough: false while it is in doubt that anything gets through
    */
   sendLossy(frame) {
-    const lossy = this.#attempt?.lossy;
-    if (this.#state === 'server' || lossy?.readyState !== 'open' || lossy.bufferedAmount > LOSSY_QUEUE_BYTES) return false;
+    const attempt = this.#attempt;
+    if (this.#state === 'server' || attempt?.lossy.readyState !== 'open' || attempt.lossy.bufferedAmount > LOSSY_QUEUE_BYTES) return false;
+    const { probe } = attempt;
+    const now = this.#env.now();
+    const frames = [frame];
+    if (probe.due(now, QUICK_PING_MS)) frames.unshift(encodeFrame({ kind: 'ping', nonce: probe.ping(now) }));
     try {
-      lossy.send(joinFrames([frame]));
+      attempt.lossy.send(joinFrames(frames));
     } catch {
       return false;
     }
     this.counters.sent += 1;
-    return true;
+    return !probe.silent(now, Math.max(DOUBT_MS, DOUBT_RTTS * (probe.rtt ?? 0)));
   }
 
   /**
@@ -196,13 +208,14 @@ export class Pair {
       disconnectedAt: null,
       lostAt: null,
       restartedAt: null,
+      triedAt: now,
       isRelayed: false,
       lookAt: now,
     };
     const unlessOld = (/** @type {() => void} */ call) => this.#attempt === attempt && call();
     for (const channel of [reliable, lossy]) {
       channel.binaryType = 'arraybuffer';
-      channel.onmessage = ({ data }) => unlessOld(() => this.#message(attempt, data));
+      channel.onmessage = ({ data }) => unlessOld(() => this.#message(attempt, channel, data));
       channel.onclose = () => unlessOld(() => this.#lost(attempt));
     }
     reliable.onopen = () => unlessOld(() => this.#opened(attempt));
@@ -340,6 +353,7 @@ export class Pair {
     if (restartedAt !== null) {
       if (!isBad) attempt.restartedAt = null;
       else if (now - restartedAt >= RESTART_MS) this.#failed();
+      else if (connection.connectionState === 'failed' && now - attempt.triedAt >= RESTART_AGAIN_MS) this.#restart(attempt, now);
       else this.#repeat(attempt, now);
     } else if (isBad) {
       this.#restart(attempt, now);
@@ -352,7 +366,8 @@ export class Pair {
   /** @param {Attempt} attempt @param {number} now */
   #restart(attempt, now) {
     this.counters.restarts += 1;
-    attempt.restartedAt = now;
+    attempt.restartedAt ??= now;
+    attempt.triedAt = now;
     attempt.repeatMs = REPEAT_MS;
     attempt.repeatAt = now + REPEAT_MS;
     const configuration = this.#options.configuration();
@@ -408,21 +423,21 @@ export class Pair {
 
   /** @param {Attempt} attempt @param {number} now */
   #ping(attempt, now) {
-    this.#send(attempt, { kind: 'ping', nonce: attempt.probe.ping(now) });
+    this.#send(attempt.reliable, { kind: 'ping', nonce: attempt.probe.ping(now) });
   }
 
-  /** @param {Attempt} attempt @param {import('../frame.js').ProbeFrame} frame */
-  #send({ reliable }, frame) {
-    if (reliable.readyState !== 'open') return;
+  /** @param {RTCDataChannel} channel @param {import('../frame.js').ProbeFrame} frame */
+  #send(channel, frame) {
+    if (channel.readyState !== 'open') return;
     try {
-      reliable.send(joinFrames([encodeFrame(frame)]));
+      channel.send(joinFrames([encodeFrame(frame)]));
     } catch {
       // It closes, and that is told.
     }
   }
 
-  /** @param {Attempt} attempt @param {unknown} data */
-  #message(attempt, data) {
+  /** @param {Attempt} attempt @param {RTCDataChannel} channel @param {unknown} data */
+  #message(attempt, channel, data) {
     const now = this.#env.now();
     attempt.probe.heard(now);
     if (!(data instanceof ArrayBuffer)) return;
@@ -430,7 +445,7 @@ export class Pair {
     try {
       for (const bytes of splitFrames(new Uint8Array(data))) {
         const frame = decodeFrame(bytes);
-        if (frame.kind === 'ping') this.#send(attempt, { kind: 'pong', nonce: frame.nonce });
+        if (frame.kind === 'ping') this.#send(channel, { kind: 'pong', nonce: frame.nonce });
         else if (frame.kind === 'pong') attempt.probe.pong(frame.nonce, now);
         else this.#options.frame(frame);
       }

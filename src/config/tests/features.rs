@@ -21,7 +21,7 @@ fn everything_is_on_until_somebody_switches_it_off() {
 #[test]
 fn the_first_rule_that_matches_decides_and_only_takes_away() {
     let config = read(RULES).unwrap();
-    let of = |webrtc, relay| Features { webrtc, relay };
+    let of = |webrtc, relay| Features { webrtc, relay, p2p: true };
     assert_eq!(config.features_of("hall"), of(true, false));
     assert_eq!(config.features_of("lab-public"), of(true, false), "the exception stands first");
     assert_eq!(config.features_of("lab-7"), of(false, false));
@@ -34,7 +34,7 @@ fn the_first_rule_that_matches_decides_and_only_takes_away() {
 fn one_environment_variable_rolls_back_to_the_websocket() {
     for (text, relay) in [("", true), (RULES, false)] {
         let config = with_environment(text, &[("SWITCHYARD__FEATURES__WEBRTC", "false")]).unwrap();
-        assert_eq!(config.features, Features { webrtc: false, relay });
+        assert_eq!(config.features, Features { webrtc: false, relay, p2p: true });
         assert!(config.rtc.enabled, "the sockets are another matter");
     }
 }
@@ -44,7 +44,7 @@ fn mistakes_are_refused_with_their_place_and_what_is_allowed() {
     for (text, message) in [
         (
             "features:\n  webtrc: false\n",
-            "switchyard.yaml:2:3: unknown key `features.webtrc`; did you mean `webrtc`? Allowed here: webrtc, relay",
+            "switchyard.yaml:2:3: unknown key `features.webtrc`; did you mean `webrtc`? Allowed here: webrtc, relay, p2p",
         ),
         (
             "features:\n  relay: no\n",
@@ -62,7 +62,7 @@ fn mistakes_are_refused_with_their_place_and_what_is_allowed() {
         ),
         (
             "rooms:\n  - match: a\n  - match: lab\n    features: { sfu: false }\n",
-            "switchyard.yaml:4:17: unknown key `rooms.features.sfu`; allowed here: webrtc, relay",
+            "switchyard.yaml:4:17: unknown key `rooms.features.sfu`; allowed here: webrtc, relay, p2p",
         ),
         (
             "rooms:\n  - match: \"*-lab\"\n",

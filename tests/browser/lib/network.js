@@ -136,21 +136,31 @@ table ip translate {
     this.#rules('');
   }
 
+  /** UDP between browsers in the client's namespace vanishes; or no longer. @param {boolean} isCut */
+  cutWithinClient(isCut) {
+    apply(`${this.#name}c`, 'input', isCut ? 'iifname "lo" meta l4proto udp drop' : '');
+  }
+
   remove() {
     this.#remove.now();
   }
 
   /** @param {string} rules of the forward chain, in place of those before */
   #rules(rules) {
-    const ruleset = `table inet test
+    apply(`${this.#name}r`, 'forward', rules);
+  }
+}
+
+/** @param {string} namespace @param {string} hook @param {string} rules of the chain there, in place of those before */
+function apply(namespace, hook, rules) {
+  const ruleset = `table inet test
 delete table inet test
 table inet test {
-  chain forward {
-    type filter hook forward priority 0; policy accept;
+  chain ${hook} {
+    type filter hook ${hook} priority 0; policy accept;
     ${rules}
   }
 }
 `;
-    run('ip', ['netns', 'exec', `${this.#name}r`, 'nft', '-f', '-'], ruleset);
-  }
+  run('ip', ['netns', 'exec', namespace, 'nft', '-f', '-'], ruleset);
 }

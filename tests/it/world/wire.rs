@@ -366,7 +366,7 @@ fn grant(token: &str, start: Instant) -> Grant {
 /// What follows the three words of a token is switched off.
 fn features(token: &str) -> Features {
     let is_off = |name| token.split(' ').skip(3).any(|word| word == name);
-    Features { webrtc: !is_off("webrtc"), relay: !is_off("relay") }
+    Features { webrtc: !is_off("webrtc"), relay: !is_off("relay"), p2p: !is_off("p2p") }
 }
 
 fn len(output: &SocketOutput) -> usize {

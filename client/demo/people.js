@@ -6,15 +6,23 @@ import { initialsOf, paint } from './palette.js';
 /** @param {import('/client/room.js').Room} room @param {string} ownName */
 export function showPeople(room, ownName) {
   const others = [...room.members.values()].sort((a, b) => a.name.localeCompare(b.name) || a.member - b.member);
-  const items = others.map((member) => person(member.user, member.name || member.user, ''));
+  const items = others.map((member) => person(member.user, member.name || member.user, '', member.quality));
   const self = room.self;
   if (self) items.unshift(person(self.user, ownName, ' (you)'));
   byId('people', HTMLUListElement).replaceChildren(...items);
   byId('people-count', HTMLElement).textContent = String(items.length);
 }
 
-/** @param {string} user @param {string} name @param {string} remark */
-function person(user, name, remark) {
+/** What the mark says in words. */
+const WORDS = { excellent: 'very good connection', good: 'good connection', poor: 'poor connection', lost: 'connection lost' };
+
+/**
+ * @param {string} user
+ * @param {string} name
+ * @param {string} remark
+ * @param {import('/client/room.js').MemberQuality | null} [quality]
+ */
+function person(user, name, remark, quality) {
   const item = make('li', '');
   const avatar = make('span', 'avatar', initialsOf(name));
   avatar.setAttribute('aria-hidden', 'true');
@@ -22,5 +30,18 @@ function person(user, name, remark) {
   const label = make('span', 'name', name + remark);
   label.title = name;
   item.append(avatar, label);
+  if (quality) item.append(mark(quality));
   return item;
+}
+
+/** @param {import('/client/room.js').MemberQuality} quality */
+function mark({ score, rung }) {
+  const bars = make('span', 'signal');
+  bars.dataset.score = score;
+  bars.setAttribute('role', 'img');
+  const words = rung && score !== 'lost' ? `${WORDS[score]}, ${rung}` : WORDS[score];
+  bars.setAttribute('aria-label', words);
+  bars.title = words;
+  bars.append(make('i', ''), make('i', ''), make('i', ''));
+  return bars;
 }

@@ -15,6 +15,11 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @property {string} user
  * @property {string} name
  * @property {string} role
+ * @property {MemberQuality | null} [quality] how good its connection is; null where that is not known
+ *
+ * @typedef {object} MemberQuality
+ * @property {import('./quality.js').Score} score
+ * @property {import('./link.js').Rung | null} rung
  *
  * @typedef {object} DataEvent a data message: passed on and not kept
  * @property {string | Uint8Array} data
@@ -36,6 +41,7 @@ import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js
  * @property {DataEvent} data
  * @property {Member} memberjoined
  * @property {{ member: Member, reason: string }} memberleft
+ * @property {{ member: Member } & MemberQuality} quality a member's connection is another
  * @property {{ sender: Member | null, stream: number, count: number }} gap messages of a stream that are missing, at
  *   their place; without a sender, messages of the whole room
  * @property {{ from: Member, data: unknown }} signal
@@ -342,6 +348,15 @@ export class Room extends Emitter {
     const known = this.#members.has(member.member);
     this.#members.set(member.member, member);
     if (!known) this.emit('memberjoined', member);
+  }
+
+  /** @internal @param {number} number @param {MemberQuality | null} quality */
+  memberQuality(number, quality) {
+    const known = this.#members.get(number);
+    if (!known || !quality) return;
+    const member = { ...known, quality };
+    this.#members.set(number, member);
+    this.emit('quality', { member, ...quality });
   }
 
   /** @internal @param {number} number @param {string} reason */

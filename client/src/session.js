@@ -18,6 +18,7 @@ import { Quality } from './quality.js';
 import { Report } from './report.js';
 import { Room } from './room.js';
 import { messageCost } from './scheduler.js';
+import { Share } from './share.js';
 import { parseObject } from './socket.js';
 import { identityIn } from './token.js';
 
@@ -99,6 +100,7 @@ export class Session extends Emitter {
   #lossy = new LossyQueue();
   #quality = new Quality();
   #report;
+  #share;
   /** Set while lossy messages wait for their time. @type {{ at: number, timer: unknown } | null} */
   #lossyTimer = null;
   /** By name. @type {Map<string, Room>} */
@@ -140,11 +142,13 @@ export class Session extends Emitter {
     this.#url = endpoint(url);
     const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
     this.#link = new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, this.#linkOwner());
-    this.#report = new Report(this.#env, (message) => {
+    const tell = (/** @type {Record<string, unknown>} */ message) => {
       if (!this.#link.inSession) return false;
       this.#link.sendText(message);
       return true;
-    });
+    };
+    this.#report = new Report(this.#env, tell);
+    this.#share = new Share(tell);
     this.#followPage();
   }
 
@@ -447,6 +451,7 @@ export class Session extends Emitter {
       tick: (now) => {
         this.#judged(this.#quality.tick(now, this.#link.health(now)));
         this.#report.flush();
+        this.#share.tick(now, this.quality);
       },
       attempt: (attempt) => {
         this.#report.take(attempt);
@@ -480,6 +485,7 @@ export class Session extends Emitter {
 
   #sessionLost() {
     this.#counters.sessionsLost += 1;
+    this.#share.forget();
     for (const room of this.#rooms.values()) room.logOrNull?.detached();
     const { uncertain, waiting } = this.#lane.abandon();
     this.#newLane();
@@ -656,6 +662,9 @@ export class Session extends Emitter {
       case 'member_left':
         // Its last messages may still follow, for control messages go first; the server has them whole.
         room.memberLeft(Number(message.member), text(message.reason));
+        break;
+      case 'quality':
+        room.memberQuality(Number(message.member), readQuality(message));
         break;
       case 'signal': {
         const known = room.member(Number(message.from));
@@ -981,7 +990,16 @@ function list(value) {
 /** @param {unknown} value @returns {import('./room.js').Member | null} */
 function readMember(value) {
   if (typeof value !== 'object' || value === null) return null;
-  const { member, user, name, role } = /** @type {Record<string, unknown>} */ (value);
+  const { member, user, name, role, quality } = /** @type {Record<string, unknown>} */ (value);
   if (typeof member !== 'number') return null;
-  return { member, user: text(user), name: text(name), role: text(role) };
+  return { member, user: text(user), name: text(name), role: text(role), quality: readQuality(quality) };
+}
+
+const SCORES = ['excellent', 'good', 'poor', 'lost'];
+const RUNGS = ['udp', 'tcp', 'relay', 'websocket'];
+
+/** @param {unknown} value @returns {import('./room.js').MemberQuality | null} */
+function readQuality(value) {
+  const { score, rung } = /** @type {Record<string, any>} */ (value ?? {});
+  return SCORES.includes(score) ? { score, rung: RUNGS.includes(rung) ? rung : null } : null;
 }

@@ -14,6 +14,7 @@ use crate::{
     features::Features,
     limits,
     limits::Limits,
+    quality::{self, Quality},
 };
 
 /// A text message from a client.
@@ -64,6 +65,8 @@ pub enum ClientText {
     IceServers {},
     /// What became of an attempt to connect.
     Attempt(Box<Attempt>),
+    /// How good the connection is.
+    Quality(Quality),
     /// The session ends now.
     Bye,
 }
@@ -246,6 +249,9 @@ pub struct Member {
     pub name: String,
     /// viewer, commenter, editor, admin.
     pub role: String,
+    /// How good its connection is, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<quality::Seen>,
 }
 
 /// A control message from the server.
@@ -310,6 +316,14 @@ pub enum ServerControl {
         member: u32,
         /// Why.
         reason: Code,
+    },
+    /// A member's connection is another.
+    Quality {
+        /// Whose.
+        member: u32,
+        /// How good it is.
+        #[serde(flatten)]
+        quality: quality::Seen,
     },
     /// A signal from a user of the room.
     Signal {
@@ -469,7 +483,7 @@ impl ClientText {
                 let details = attempt.details.as_ref().map_or(0, |details| to_json(details).len());
                 at_most("details", details, limits::DETAILS_BYTES)?;
             }
-            Self::Ping { .. } | Self::IceServers {} | Self::Bye => {}
+            Self::Ping { .. } | Self::IceServers {} | Self::Quality(_) | Self::Bye => {}
         }
         Ok(message)
     }

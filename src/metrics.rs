@@ -12,6 +12,7 @@
 mod attempts;
 mod doors;
 mod label;
+mod quality;
 mod shard;
 mod turn;
 
@@ -29,6 +30,7 @@ pub use label::{
     Arrival, Connect, DatagramDrop, Direction, Door, DropCause, Lane, Queue, Reload, Rung, StoreFailure,
     StoreQueue, StoreRead, Stream, TurnDrop,
 };
+pub use quality::Quality;
 pub use shard::ShardCounters;
 pub use turn::{Turn, TurnCounters};
 
@@ -59,6 +61,8 @@ pub struct Metrics {
     pub webrtc: WebRtc,
     /// Attempts to connect, as clients tell of them.
     pub attempts: Attempts,
+    /// How good connections are, as clients have measured.
+    pub quality: Quality,
     /// The HTTP side.
     pub http: Http,
     /// What survives.
@@ -468,7 +472,7 @@ impl Metrics {
             &["rung"],
         );
         let turn = Turn::new(r);
-        let attempts = Attempts::new(r);
+        let (attempts, quality) = (Attempts::new(r), Quality::new(r));
         let (turn_doors, tls) = (TurnDoors::new(r), Tls::new(r));
         let metrics = Self {
             registry,
@@ -476,6 +480,7 @@ impl Metrics {
             signalling,
             webrtc,
             attempts,
+            quality,
             http,
             store,
             logs,

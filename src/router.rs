@@ -336,7 +336,7 @@ impl Router {
             return;
         };
         // Only these change who is in the room and when something is due.
-        let cheap = matches!(action, Action::Send(..));
+        let cheap = matches!(action, Action::Send(..) | Action::Quality(..));
         room.handle(session, action, now);
         #[cfg(feature = "plants")]
         let cheap = cheap && !room.holds_back();

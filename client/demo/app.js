@@ -181,6 +181,7 @@ function listen({ session, room, board, chat, self, signal }) {
     { signal },
   );
   room.on('peer', () => showPeople(room, self.name), { signal });
+  room.on('quality', () => showPeople(room, self.name), { signal });
   room.on('gap', ({ sender, count }) => chat.notice(`${count} messages${sender ? ` of ${sender.name}` : ''} are missing.`), { signal });
   room.on('refused', ({ message }) => chat.notice(`Refused: ${message}`), { signal });
   room.on(

@@ -11,7 +11,7 @@ export function showPeople(room, ownName) {
   const others = [...room.members.values()].sort((a, b) => a.name.localeCompare(b.name) || a.member - b.member);
   const { peers } = room;
   const items = others.map((member) => {
-    const item = person(member.user, member.name || member.user, '');
+    const item = person(member.user, member.name || member.user, '', member.quality);
     const { state, rtt } = peers.get(member.member) ?? { state: /** @type {const} */ ('server'), rtt: null };
     const reach = make('span', 'reach', REACHES[state]);
     reach.dataset.reach = state;
@@ -25,8 +25,16 @@ export function showPeople(room, ownName) {
   byId('people-count', HTMLElement).textContent = String(items.length);
 }
 
-/** @param {string} user @param {string} name @param {string} remark */
-function person(user, name, remark) {
+/** What the mark says in words. */
+const WORDS = { excellent: 'very good connection', good: 'good connection', poor: 'poor connection', lost: 'connection lost' };
+
+/**
+ * @param {string} user
+ * @param {string} name
+ * @param {string} remark
+ * @param {import('/client/room.js').MemberQuality | null} [quality]
+ */
+function person(user, name, remark, quality) {
   const item = make('li', '');
   const avatar = make('span', 'avatar', initialsOf(name));
   avatar.setAttribute('aria-hidden', 'true');
@@ -34,5 +42,18 @@ function person(user, name, remark) {
   const label = make('span', 'name', name + remark);
   label.title = name;
   item.append(avatar, label);
+  if (quality) item.append(mark(quality));
   return item;
+}
+
+/** @param {import('/client/room.js').MemberQuality} quality */
+function mark({ score, rung }) {
+  const bars = make('span', 'signal');
+  bars.dataset.score = score;
+  bars.setAttribute('role', 'img');
+  const words = rung && score !== 'lost' ? `${WORDS[score]}, ${rung}` : WORDS[score];
+  bars.setAttribute('aria-label', words);
+  bars.title = words;
+  bars.append(make('i', ''), make('i', ''), make('i', ''));
+  return bars;
 }

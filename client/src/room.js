@@ -17,6 +17,11 @@ import { Seen } from './mesh/seen.js';
  * @property {string} name
  * @property {string} role
  * @property {boolean} [write] false: the server refuses its data
+ * @property {MemberQuality | null} [quality] how good its connection is; null where that is not known
+ *
+ * @typedef {object} MemberQuality
+ * @property {import('./quality.js').Score} score
+ * @property {import('./link.js').Rung | null} rung
  *
  * @typedef {'direct' | 'relay' | 'server'} Reach what carries lossy data between a member and this page: a connection of the
  *   two browsers, one over a TURN server, or the server
@@ -41,6 +46,7 @@ import { Seen } from './mesh/seen.js';
  * @property {DataEvent} data
  * @property {Member} memberjoined
  * @property {{ member: Member, reason: string }} memberleft
+ * @property {{ member: Member } & MemberQuality} quality a member's connection is another
  * @property {{ sender: Member | null, stream: number, count: number }} gap messages of a stream that are missing, at
  *   their place; without a sender, messages of the whole room
  * @property {{ from: Member, data: unknown }} signal
@@ -357,6 +363,15 @@ export class Room extends Emitter {
     const known = this.#members.has(member.member);
     this.#members.set(member.member, member);
     if (!known) this.emit('memberjoined', member);
+  }
+
+  /** @internal @param {number} number @param {MemberQuality | null} quality */
+  memberQuality(number, quality) {
+    const known = this.#members.get(number);
+    if (!known || !quality) return;
+    const member = { ...known, quality };
+    this.#members.set(number, member);
+    this.emit('quality', { member, ...quality });
   }
 
   /** @internal @param {number} number @param {string} reason */

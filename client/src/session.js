@@ -19,6 +19,7 @@ import { Quality } from './quality.js';
 import { Report } from './report.js';
 import { Room } from './room.js';
 import { messageCost } from './scheduler.js';
+import { Share } from './share.js';
 import { parseObject } from './socket.js';
 import { identityIn } from './token.js';
 
@@ -106,6 +107,7 @@ export class Session extends Emitter {
   #mesh;
   #quality = new Quality();
   #report;
+  #share;
   /** Set while lossy messages wait for their time. @type {{ at: number, timer: unknown } | null} */
   #lossyTimer = null;
   /** By name. @type {Map<string, Room>} */
@@ -149,11 +151,13 @@ export class Session extends Emitter {
     const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
     this.#link = new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, this.#linkOwner());
     this.#mesh = new Mesh(this.#env, peerToPeer, this.#meshPorts());
-    this.#report = new Report(this.#env, (message) => {
+    const tell = (/** @type {Record<string, unknown>} */ message) => {
       if (!this.#link.inSession) return false;
       this.#link.sendText(message);
       return true;
-    });
+    };
+    this.#report = new Report(this.#env, tell);
+    this.#share = new Share(tell);
     this.#followPage();
   }
 
@@ -459,6 +463,7 @@ export class Session extends Emitter {
       tick: (now) => {
         this.#judged(this.#quality.tick(now, this.#link.health(now)));
         this.#report.flush();
+        this.#share.tick(now, this.quality);
       },
       attempt: (attempt) => {
         this.#report.take(attempt);
@@ -493,6 +498,7 @@ export class Session extends Emitter {
 
   #sessionLost() {
     this.#counters.sessionsLost += 1;
+    this.#share.forget();
     for (const room of this.#rooms.values()) room.logOrNull?.detached();
     const { uncertain, waiting } = this.#lane.abandon();
     this.#newLane();
@@ -671,6 +677,9 @@ export class Session extends Emitter {
         // Its last messages may still follow, for control messages go first; the server has them whole.
         room.memberLeft(Number(message.member), text(message.reason));
         this.#mesh.memberLeft(room, Number(message.member));
+        break;
+      case 'quality':
+        room.memberQuality(Number(message.member), readQuality(message));
         break;
       case 'signal': {
         if (this.#mesh.signal(room, Number(message.from), text(message.user), message.data)) break;
@@ -1049,8 +1058,17 @@ function list(value) {
 /** @param {unknown} value @returns {import('./room.js').Member | null} */
 function readMember(value) {
   if (typeof value !== 'object' || value === null) return null;
-  const { member, user, name, role, write } = /** @type {Record<string, unknown>} */ (value);
+  const { member, user, name, role, write, quality } = /** @type {Record<string, unknown>} */ (value);
   if (typeof member !== 'number') return null;
-  const known = { member, user: text(user), name: text(name), role: text(role) };
+  const known = { member, user: text(user), name: text(name), role: text(role), quality: readQuality(quality) };
   return write === false ? { ...known, write } : known;
+}
+
+const SCORES = ['excellent', 'good', 'poor', 'lost'];
+const RUNGS = ['udp', 'tcp', 'relay', 'websocket'];
+
+/** @param {unknown} value @returns {import('./room.js').MemberQuality | null} */
+function readQuality(value) {
+  const { score, rung } = /** @type {Record<string, any>} */ (value ?? {});
+  return SCORES.includes(score) ? { score, rung: RUNGS.includes(rung) ? rung : null } : null;
 }

@@ -138,6 +138,9 @@ class Connection {
       case 'candidate':
       case 'attempt':
         return undefined;
+      case 'quality':
+        this.#session?.judged(message);
+        return undefined;
       case 'ice_servers':
         if (this.#server.tellsIce) this.text({ type: 'ice_servers', ...(this.#server.ice ?? { ice_servers: [], ice_ttl_ms: 0 }) });
         return undefined;
@@ -239,6 +242,15 @@ class Session {
     });
     if (log) {
       mine.log = log.follow(mine.self, follow, (payload) => this.pushLog(mine.handle, payload));
+    }
+  }
+
+  judged({ score, rung }) {
+    for (const { room, self } of this.memberships.values()) {
+      self.quality = { score, rung };
+      for (const other of room.values()) {
+        if (other.session !== this) other.session.control(other.handle, { type: 'quality', member: self.member, score, rung });
+      }
     }
   }
 

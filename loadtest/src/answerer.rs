@@ -225,6 +225,7 @@ impl Session {
             | ClientText::Ping { .. }
             | ClientText::IceServers {}
             | ClientText::Attempt(_)
+            | ClientText::Quality(_)
             | ClientText::Bye => {}
         }
     }

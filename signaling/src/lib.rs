@@ -13,7 +13,8 @@
 //! - [`event`], [`record`]: what a room's log is made of, and how LOG frames carry it;
 //! - [`writer`], [`reader`]: the delivery rules of the log, a client's half;
 //! - [`origin`]: the server's half of writing to a log;
-//! - [`features`]: what can be switched off; [`attempt`]: what clients tell of their attempts to connect;
+//! - [`features`]: what can be switched off; [`attempt`]: what clients tell of their attempts to connect, [`quality`]: and of
+//!   their connection;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
 pub mod assembly;
@@ -26,6 +27,7 @@ pub mod lane;
 pub mod limits;
 pub mod message;
 pub mod origin;
+pub mod quality;
 pub mod reader;
 pub mod record;
 pub mod writer;

@@ -14,6 +14,7 @@ use crate::{
     features::Features,
     limits,
     limits::Limits,
+    quality::{self, Quality},
 };
 
 /// A text message from a client.
@@ -64,6 +65,8 @@ pub enum ClientText {
     IceServers {},
     /// What became of an attempt to connect.
     Attempt(Box<Attempt>),
+    /// How good the connection is.
+    Quality(Quality),
     /// The session ends now.
     Bye,
 }
@@ -249,6 +252,9 @@ pub struct Member {
     /// Whether the member may send data. Who is connected to it directly takes none where the server would not.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub write: bool,
+    /// How good its connection is, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<quality::Seen>,
 }
 
 fn yes() -> bool {
@@ -317,6 +323,14 @@ pub enum ServerControl {
         member: u32,
         /// Why.
         reason: Code,
+    },
+    /// A member's connection is another.
+    Quality {
+        /// Whose.
+        member: u32,
+        /// How good it is.
+        #[serde(flatten)]
+        quality: quality::Seen,
     },
     /// A signal from a user of the room.
     Signal {
@@ -476,7 +490,7 @@ impl ClientText {
                 let details = attempt.details.as_ref().map_or(0, |details| to_json(details).len());
                 at_most("details", details, limits::DETAILS_BYTES)?;
             }
-            Self::Ping { .. } | Self::IceServers {} | Self::Bye => {}
+            Self::Ping { .. } | Self::IceServers {} | Self::Quality(_) | Self::Bye => {}
         }
         Ok(message)
     }

@@ -83,6 +83,7 @@ impl Shard {
             socket: Some((socket, outbox)),
             peer: None,
             over: Over::default(),
+            quality: None,
             features,
             is_going: false,
             is_dirty: false,
@@ -246,6 +247,7 @@ impl Shard {
             return self.end_session(slot, Code::Left, Code::Bye, now);
         }
         entry.session.alone_since = Some(now);
+        self.no_quality(slot, now);
         self.schedule_session(slot, now);
     }
 

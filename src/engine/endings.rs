@@ -89,6 +89,7 @@ impl Shard {
         } else if entry.peer.is_none() {
             entry.session.attached = Via::Socket;
             entry.session.alone_since = entry.session.alone_since.or(Some(now));
+            self.no_quality(slot, now);
         }
         self.mark_session(slot);
         self.schedule_session(slot, now);

@@ -12,7 +12,7 @@
 //! shares with other threads.
 //!
 //! - [`peer`]: the WebRTC engine; [`ice`], [`stun`], [`dtls_guard`], [`demux`], [`sdp`]: what we do in front of it;
-//! - [`records`]: what is known of attempts to connect;
+//! - [`records`]: what is known of attempts to connect; [`mod@quality`]: how good connections are;
 //! - [`peers`]: datagram → path → peer; [`session`]: frames, lanes, rooms of a device; [`outbox`]: its WebSocket, and [`gather`] a message for it.
 
 mod commands;
@@ -25,6 +25,7 @@ pub mod outbox;
 pub mod path;
 pub mod peer;
 pub mod peers;
+mod quality;
 mod records;
 pub mod sdp;
 pub mod session;
@@ -46,6 +47,7 @@ use switchyard_signaling::{
     attempt::{Attempt, Rung},
     limits::{Limits, VERSION},
     message::{self, Description, Follow, Ice, Refusal, ServerText},
+    quality::{Quality, Score, Seen},
 };
 
 use self::{
@@ -170,6 +172,8 @@ pub enum Command {
     IceServers(SocketId),
     /// What became of an attempt to connect.
     Attempt(SocketId, Box<Attempt>),
+    /// How good the client's connection is.
+    Quality(SocketId, Quality),
     /// A pipe message.
     Frames(SocketId, Bytes),
     /// There is room again in the socket's outbox.
@@ -252,6 +256,7 @@ pub struct Shard {
     outcomes: Tallies<Outcome>,
     events: Vec<Event>,
     records: VecDeque<Record>,
+    qualities: Vec<Quality>,
     buffer: BytesMut,
     gather: Gather,
     /// What waits until everybody who is connected has been served.
@@ -280,6 +285,8 @@ struct Entry {
     peer: Option<u32>,
     /// Those of before.
     over: Over,
+    /// As its client has told last.
+    quality: Option<Seen>,
     /// What all its joins have left on.
     features: Features,
     /// The WebSocket's last words were that the page goes away, while the data channel was in use.
@@ -317,6 +324,7 @@ impl Shard {
             outcomes: Tallies::new(),
             events: Vec::new(),
             records: VecDeque::new(),
+            qualities: Vec::new(),
             buffer: BytesMut::new(),
             gather: Gather::default(),
             handshakes: VecDeque::new(),
@@ -354,6 +362,11 @@ impl Shard {
             Command::Attempt(socket, attempt) => {
                 if let Some(slot) = self.slot_of(socket, None) {
                     self.told_of(slot, *attempt, now);
+                }
+            }
+            Command::Quality(socket, quality) => {
+                if let Some(slot) = self.slot_of(socket, None) {
+                    self.told_quality(slot, quality, now);
                 }
             }
             Command::Frames(socket, message) => {
@@ -556,6 +569,20 @@ impl Shard {
             } += 1;
         }
         rungs
+    }
+
+    /// How many sessions have told each score, in the order of [`Score::ALL`], and how many none.
+    pub fn scores(&self) -> [usize; Score::ALL.len() + 1] {
+        let mut scores = [0; Score::ALL.len() + 1];
+        for entry in self.sessions.iter().flatten() {
+            scores[entry.quality.map_or(Score::ALL.len(), |seen| seen.score as usize)] += 1;
+        }
+        scores
+    }
+
+    /// What clients have told of their connections since the last call.
+    pub fn take_qualities(&mut self) -> Vec<Quality> {
+        std::mem::take(&mut self.qualities)
     }
 
     /// Rooms that live here, their members, sessions, peers.

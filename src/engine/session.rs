@@ -173,6 +173,7 @@ pub struct Session {
     refusals: Bucket,
     offers: Bucket,
     attempts: Bucket,
+    qualities: Bucket,
     problems: Bucket,
 }
 
@@ -233,6 +234,7 @@ impl Session {
             offers: Bucket::new(OFFERS, now),
             // Filled by the first to take one.
             attempts: Bucket::new(f64::INFINITY, now),
+            qualities: Bucket::new(f64::INFINITY, now),
             problems: Bucket::new(f64::from(limits.problems), now),
             limits,
         }
@@ -290,6 +292,11 @@ impl Session {
     /// Takes the right to tell of one attempt to connect.
     pub fn take_attempt(&mut self, per_second: f64, most: f64, now: Instant) -> Result<(), Duration> {
         self.attempts.take(per_second, most, now)
+    }
+
+    /// Takes the right to tell once how good the connection is.
+    pub fn take_quality(&mut self, per_second: f64, most: f64, now: Instant) -> Result<(), Duration> {
+        self.qualities.take(per_second, most, now)
     }
 
     /// The names of the rooms that it is in, or joins.

@@ -169,6 +169,8 @@ impl Shard {
             // It ended while the join was on its way.
             let leave = Action::Leave { reason: Code::Timeout, tell: false };
             self.router.act(receiver.session, place, leave, now);
+        } else if let Some(seen) = self.session(receiver.session).and_then(|entry| entry.quality) {
+            self.router.act(receiver.session, place, Action::Quality(seen), now);
         }
     }
 

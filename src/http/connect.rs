@@ -409,6 +409,11 @@ impl Connection {
                     self.app.shards.send(home, Command::Attempt(self.id, attempt)).await;
                 }
             }
+            ClientText::Quality(quality) => {
+                if let Some(home) = self.session_shard() {
+                    self.app.shards.send(home, Command::Quality(self.id, quality)).await;
+                }
+            }
             ClientText::Ping { t } => self.say(&ServerText::Pong { t }),
             ClientText::Bye => match self.home {
                 Some(home) => {
@@ -531,6 +536,7 @@ fn kind_of(message: &ClientText) -> &'static str {
         ClientText::Candidate { .. } => "candidate",
         ClientText::IceServers {} => "ice_servers",
         ClientText::Attempt(_) => "attempt",
+        ClientText::Quality(_) => "quality",
         ClientText::Ping { .. } => "ping",
         ClientText::Bye => "bye",
     }

@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use switchyard_signaling::quality::Quality;
 use tokio::{
     runtime::Handle,
     sync::mpsc::{self, error::TrySendError},
@@ -382,6 +383,12 @@ impl Loop {
         for latency in self.shard.take_latencies() {
             self.counters.delivered_after(latency);
         }
+        for Quality { rung, rtt_ms, loss_permille, .. } in self.shard.take_qualities() {
+            let rtt = rtt_ms.map(|ms| Duration::from_millis(ms.into()));
+            let loss = loss_permille.map(|permille| f64::from(permille.min(1000)) / 1000.0);
+            self.metrics.quality.told(rung, rtt, loss);
+        }
+        self.counters.sessions_scored(self.shard.scores());
         let rungs = self.shard.rungs();
         let rungs = [rungs.udp, rungs.tcp, rungs.relay, rungs.websocket, rungs.none];
         for (rung, count) in Rung::ALL.iter().zip(rungs) {

@@ -5,7 +5,12 @@ use std::time::Duration;
 use prometheus::local::LocalHistogram;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{DatagramDrop, Direction, DropCause, Lane, Messages, Metrics, Queue, Rung};
+use switchyard_signaling::quality::Score;
+
+use super::{DatagramDrop, Direction, DropCause, Lane, Messages, Metrics, Queue, Rung, quality};
+
+/// The scores, and none.
+const SCORES: usize = Score::ALL.len() + 1;
 
 /// What one shard counts. It belongs to the shard's thread; others see it after [`ShardCounters::publish`].
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub struct ShardCounters {
     datagram_bytes: [LocalCounter; Direction::COUNT],
     datagram_drops: [LocalCounter; DatagramDrop::COUNT],
     sessions: [LocalGauge; Rung::COUNT],
+    /// In the order of [`Score::ALL`], and those that have told nothing.
+    scores: [LocalGauge; SCORES],
     queues: [LocalGauge; Queue::COUNT],
     rooms: LocalGauge,
     participants: LocalGauge,
@@ -51,6 +58,10 @@ impl ShardCounters {
             }),
             sessions: by(Rung::ALL, |rung| {
                 LocalGauge::new(metrics.sessions.with_label_values(&[rung.as_str()]))
+            }),
+            scores: std::array::from_fn(|index| {
+                let score = quality::label(Score::ALL.get(index).copied());
+                LocalGauge::new(metrics.quality.sessions.with_label_values(&[score]))
             }),
             queues: by(Queue::ALL, |queue| {
                 LocalGauge::new(metrics.shards.queue.with_label_values(&[shard, queue.as_str()]))
@@ -115,6 +126,11 @@ impl ShardCounters {
         self.sessions[rung as usize].set(sessions);
     }
 
+    /// Notes how many sessions of this shard have told each score, in the order of [`Score::ALL`], and how many none.
+    pub fn sessions_scored(&mut self, sessions: [usize; SCORES]) {
+        self.scores.iter_mut().zip(sessions).for_each(|(gauge, sessions)| gauge.set(sessions));
+    }
+
     /// Notes how many entries wait in a queue.
     #[inline]
     pub fn queue_depth(&mut self, queue: Queue, entries: usize) {
@@ -140,7 +156,7 @@ impl ShardCounters {
         for counter in counters.chain(&mut self.datagram_drops) {
             counter.publish();
         }
-        let gauges = self.sessions.iter_mut().chain(&mut self.queues);
+        let gauges = self.sessions.iter_mut().chain(&mut self.scores).chain(&mut self.queues);
         for gauge in gauges.chain([&mut self.rooms, &mut self.participants, &mut self.peers]) {
             gauge.publish();
         }

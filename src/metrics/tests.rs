@@ -71,6 +71,8 @@ fn busy() -> (Metrics, ShardCounters) {
     shard.datagram_dropped(DatagramDrop::Unknown);
     shard.sessions_on(Rung::WebSocket, 0);
     shard.sessions_on(Rung::Udp, 1);
+    shard.sessions_scored([1, 0, 2, 0, 3]);
+    metrics.quality.told(Some(SignalledRung::Udp), Some(Duration::from_millis(40)), Some(0.03));
     shard.queue_depth(Queue::Http, 7);
     shard.occupancy(2, 9);
     shard.peers(3);
@@ -99,6 +101,11 @@ fn what_a_shard_counts_is_seen_once_it_is_published_and_only_once() {
         (r#"switchyard_datagram_drops_total{cause="unknown"}"#, 1.0),
         (r#"switchyard_sessions{rung="udp"}"#, 1.0),
         (r#"switchyard_sessions{rung="websocket"}"#, 0.0),
+        (r#"switchyard_sessions_quality{score="poor"}"#, 2.0),
+        (r#"switchyard_sessions_quality{score="unknown"}"#, 3.0),
+        (r#"switchyard_rtt_seconds_bucket{rung="udp",le="0.05"}"#, 1.0),
+        (r#"switchyard_loss_ratio_bucket{le="0.02"}"#, 0.0),
+        (r#"switchyard_loss_ratio_bucket{le="0.05"}"#, 1.0),
         (r#"switchyard_shard_queue{queue="http",shard="0"}"#, 7.0),
         (r#"switchyard_rooms{shard="0"}"#, 2.0),
         (r#"switchyard_participants{shard="0"}"#, 9.0),
@@ -176,7 +183,8 @@ fn names_follow_the_conventions_of_prometheus() {
         assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
         // A point in time is the one thing in seconds that is no duration.
         let is_duration = name.ends_with("_seconds") && !name.ends_with("_expiry_seconds");
-        assert_eq!(kind == "histogram", is_duration, "{name} is a {kind}");
+        let is_measured = is_duration || name.ends_with("_ratio");
+        assert_eq!(kind == "histogram", is_measured, "{name} is a {kind}");
     }
     assert!(scrape.types.len() > 20, "{}", scrape.types.len());
 }
@@ -195,6 +203,7 @@ fn every_label_is_one_of_a_few_that_name_nobody() {
         "queue",
         "reason",
         "rung",
+        "score",
         "shard",
         "status",
         "transport",

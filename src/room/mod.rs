@@ -27,6 +27,7 @@ use switchyard_signaling::{
     lane::Message,
     limits,
     message::{self, ClientControl, Follow, ServerControl},
+    quality,
 };
 
 pub use self::log::{
@@ -96,6 +97,8 @@ pub enum Action {
     Control(ClientControl),
     /// Records for the log.
     Records(Bytes),
+    /// How good its connection is.
+    Quality(quality::Seen),
 }
 
 /// A data message as its author's session hands it over; the room stamps the author.
@@ -219,6 +222,7 @@ struct Member {
     topics: BTreeSet<String>,
     /// For writing to the log.
     origin: Option<Origin>,
+    quality: Option<quality::Seen>,
 }
 
 type Members = BTreeMap<u32, Member>;
@@ -274,6 +278,7 @@ impl Room {
             Action::Send(lane, message) => self.send(session, lane, message, now),
             Action::Control(control) => self.control(session, control, now),
             Action::Records(records) => self.records(session, records, now),
+            Action::Quality(seen) => self.quality(session, seen, now),
         }
         self.hear_log(now);
     }
@@ -405,7 +410,7 @@ impl Room {
         self.by_session.insert(receiver.session, number);
         self.by_user.entry(grant.user.clone()).or_default().insert(number);
         self.expiry.insert((grant.expires, number));
-        let member = Member { receiver, grant, topics: BTreeSet::new(), origin: None };
+        let member = Member { receiver, grant, topics: BTreeSet::new(), origin: None, quality: None };
         self.members.insert(number, member);
         self.everyone = None;
         self.outputs.push_back(Output::Admitted(receiver));
@@ -584,6 +589,15 @@ impl Room {
         Ok(())
     }
 
+    /// The others learn of a member's connection when it has become another.
+    fn quality(&mut self, session: SessionId, seen: quality::Seen, now: Instant) {
+        let Some(&number) = self.by_session.get(&session) else { return };
+        let member = self.members.get_mut(&number).expect("by_session names members");
+        if member.quality.replace(seen) != Some(seen) {
+            self.announce(Some(session), &ServerControl::Quality { member: number, quality: seen }, now);
+        }
+    }
+
     /// Signals reach only users of this room, with the sender stamped (SIG4).
     fn signal(
         &mut self,
@@ -614,7 +628,7 @@ impl Room {
     }
 
     fn tell_joined(&mut self, number: u32, id: u32, now: Instant) {
-        let Member { receiver, grant, topics, origin } = &self.members[&number];
+        let Member { receiver, grant, topics, origin, .. } = &self.members[&number];
         let receiver = *receiver;
         let joined = ServerControl::Joined {
             id,
@@ -644,13 +658,14 @@ impl Room {
     }
 
     fn describe(&self, number: u32) -> message::Member {
-        let grant = &self.members[&number].grant;
+        let Member { grant, quality, .. } = &self.members[&number];
         message::Member {
             member: number,
             user: grant.user.to_string(),
             name: grant.name.to_string(),
             role: grant.role.name().to_owned(),
             write: grant.permissions.contains(Permission::Write),
+            quality: *quality,
         }
     }
 

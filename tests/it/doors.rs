@@ -213,7 +213,7 @@ impl Raw {
         bodies
     }
 
-    fn controls(&mut self, message: Bytes) -> Vec<ServerControl> {
+    pub(crate) fn controls(&mut self, message: Bytes) -> Vec<ServerControl> {
         let bodies = self.reliable(message).into_iter();
         let parse = |body| match body {
             Reliable::Chunk(header, payload) if header.kind == Kind::Control => {

@@ -10,6 +10,7 @@
 //! - [`doors`]: the real server on real sockets, and clients that misuse them;
 //! - [`api`]: the same server's door for an application's backend;
 //! - [`attempts`]: what it is told of attempts to connect, has seen of them, and tells the backend;
+//! - [`quality`]: how good members' connections are, as others are told;
 //! - [`https`]: the same server at one TLS port, which it shares with TURN;
 //! - [`features`]: what it, a room's rule or a token switches off;
 //! - [`ice_servers`]: what a server with TURN tells both of it.
@@ -25,6 +26,7 @@ mod features;
 mod hostile;
 mod https;
 mod ice_servers;
+mod quality;
 mod traps;
 mod world;
 mod worlds;

@@ -157,7 +157,8 @@ impl World {
             expires: self.now + Duration::from_secs(1000),
         };
         let receiver = Receiver { session, handle: 1 };
-        self.members.insert(number, Member { receiver, grant, topics: BTreeSet::new(), origin: None });
+        self.members
+            .insert(number, Member { receiver, grant, topics: BTreeSet::new(), origin: None, quality: None });
     }
 
     fn follow(&mut self, member: u32, follow: Follow) {

@@ -324,6 +324,9 @@ impl Wire {
             }
             (ClientText::Ping { t }, _) => self.say(&ServerText::Pong { t }),
             (ClientText::Candidate { .. }, _) => {}
+            (ClientText::Quality(quality), Some(home)) => {
+                commands.push((home, Command::Quality(self.id, quality)))
+            }
             (ClientText::Attempt(attempt), Some(home)) => {
                 commands.push((home, Command::Attempt(self.id, attempt)))
             }
@@ -331,7 +334,11 @@ impl Wire {
             (ClientText::Bye, Some(home)) => commands.push((home, Command::Bye(self.id))),
             (ClientText::IceServers {}, Some(home)) => commands.push((home, Command::IceServers(self.id))),
             (
-                ClientText::Offer(_) | ClientText::IceServers {} | ClientText::Attempt(_) | ClientText::Bye,
+                ClientText::Offer(_)
+                | ClientText::IceServers {}
+                | ClientText::Attempt(_)
+                | ClientText::Quality(_)
+                | ClientText::Bye,
                 None,
             ) => self.refuse(Code::JoinFirst),
         }

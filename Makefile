@@ -6,12 +6,14 @@ SHELL := /bin/bash
 
 # Seeds of each world test in `make worlds`.
 SEEDS ?= 200
+# Attempts of each of the 24 cells of the matrix in `make attempts`.
+ATTEMPTS ?= 84
 # How often `make kills` kills a server.
 KILLS ?= 400
 # What `make image` builds with: docker, podman or buildah.
 ENGINE ?= docker
 
-.PHONY: help run test check fmt worlds kills bench loadtest image container fuzz
+.PHONY: help run test check fmt worlds attempts kills bench loadtest image container fuzz
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | \
@@ -32,6 +34,9 @@ fmt: ## Format the Rust sources
 worlds: ## Run the world tests and the network simulator's over many seeds (SEEDS=200)
 	SEEDS=$(SEEDS) cargo test --test it -- worlds
 	SEEDS=$(SEEDS) cargo test -p switchyard-loadtest --lib -- netsim
+
+attempts: ## Connect 2,016 pairs over networks that block and lose, and change networks in mid-session (ATTEMPTS=84)
+	SEEDS=$(ATTEMPTS) cargo test --test it -- --nocapture --test-threads 1 attempts
 
 kills: ## Kill a loaded server with SIGKILL, with SQLite and with PostgreSQL (KILLS=400)
 	KILLS=$(KILLS) cargo test --test crash -- --nocapture killed

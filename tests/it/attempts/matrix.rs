@@ -32,12 +32,7 @@ enum Nat {
     Symmetric,
 }
 
-const fn condition(
-    name: &'static str,
-    nat: Nat,
-    firewalls: [Firewall; 2],
-    rungs: [Rung; 2],
-) -> Condition {
+const fn condition(name: &'static str, nat: Nat, firewalls: [Firewall; 2], rungs: [Rung; 2]) -> Condition {
     Condition { name, nat, firewalls, rungs }
 }
 
@@ -76,7 +71,8 @@ impl Condition {
             let delay = least + Duration::from_micros(random.below((most - least).as_micros() as u64 + 1));
             // A tenth of the delay, and a little: cables and Wi-Fi.
             let jitter = delay / 10 + 2 * MS;
-            let link = LinkConfig { delay, jitter: jitter.into(), loss: loss.into(), ..LinkConfig::default() };
+            let link =
+                LinkConfig { delay, jitter: jitter.into(), loss: loss.into(), ..LinkConfig::default() };
             NetworkSpec {
                 up: link.clone(),
                 down: link,

@@ -57,7 +57,11 @@ pub(crate) enum Said {
 /// The server's end of a stream.
 #[derive(Debug)]
 enum End {
-    IceTcp { connection: TcpId, input: BytesMut, shard: Option<usize> },
+    IceTcp {
+        connection: TcpId,
+        input: BytesMut,
+        shard: Option<usize>,
+    },
     Relay(Link),
     /// Nothing listens there.
     Nobody,

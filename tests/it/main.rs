@@ -9,7 +9,7 @@
 //! - [`hostile`]: floods and half-finished handshakes, and what bystanders notice of them;
 //! - [`doors`]: the real server on real sockets, and clients that misuse them;
 //! - [`api`]: the same server's door for an application's backend;
-//! - [`attempts`]: what it is told of attempts to connect, has seen of them, and tells the backend;
+//! - [`records`]: what it is told of attempts to connect, has seen of them, and tells the backend;
 //! - [`quality`]: how good members' connections are, as others are told;
 //! - [`https`]: the same server at one TLS port, which it shares with TURN;
 //! - [`features`]: what it, a room's rule or a token switches off;
@@ -27,6 +27,7 @@ mod hostile;
 mod https;
 mod ice_servers;
 mod quality;
+mod records;
 mod traps;
 mod world;
 mod worlds;

@@ -37,6 +37,8 @@ const OFFER_MS = 500;
 const RELAYS_MS = 1_000;
 /** A full WebSocket is looked at again: browsers have no event for it. */
 const DRAIN_MS = 5;
+/** A close code with which the server keeps the session for a while: 1000 would end it. */
+const HANDED_OVER = 4_000;
 
 /**
  * @typedef {import('./pipe.js').Pipe} Pipe
@@ -211,6 +213,28 @@ export class Link {
   /** As `close`, but `start` works afterwards: the page may come back, or a better token. */
   rest() {
     if (this.#state !== 'closed') this.#end('idle');
+  }
+
+  /** Whose session it is at the server; null while there is none. */
+  get identity() {
+    return this.#identity;
+  }
+
+  /**
+   * Goes on, when it is started, with the session of a tab that is gone. Its pipes and peer connections had numbers up to
+   * `above`.
+   * @param {{ session: string, key: string }} identity
+   * @param {number} above
+   */
+  adopt(identity, above) {
+    this.#identity = identity;
+    this.#generation = above;
+    this.#peerNumber = above;
+  }
+
+  /** Lets go of the session without ending it: another tab goes on with it. */
+  release() {
+    if (this.#state !== 'closed') this.#end('idle', false, HANDED_OVER);
   }
 
   /** @param {Record<string, unknown>} message */
@@ -860,14 +884,14 @@ export class Link {
     this.#owner.state(state);
   }
 
-  /** @param {'closed' | 'idle'} state @param {boolean} [tell] */
-  #end(state, tell = true) {
+  /** @param {'closed' | 'idle'} state @param {boolean} [tell] @param {number} [code] */
+  #end(state, tell = true, code = 1000) {
     for (const name of [...this.#timers.keys()]) this.#cancel(name);
     const socket = this.#socket;
     this.#socket = null;
     if (socket) {
       if (tell && this.#identity) socket.sendText({ type: 'bye' });
-      socket.close(1000, 'bye');
+      socket.close(code, code === 1000 ? 'bye' : 'handed over');
     }
     this.#dropPeer('page', { atOnce: true });
     this.#ice.forget();

@@ -18,6 +18,7 @@ import { Quality } from './quality.js';
 import { Room } from './room.js';
 import { messageCost } from './scheduler.js';
 import { parseObject } from './socket.js';
+import { IDS, SharedLink } from './tabs/shared-link.js';
 import { identityIn } from './token.js';
 
 /**
@@ -32,6 +33,8 @@ import { identityIn } from './token.js';
  *   learns this device's addresses
  * @property {(servers: RTCIceServer[]) => RTCIceServer[]} [iceServers] changes the list of STUN and TURN servers that the
  *   server names
+ * @property {'shared' | 'own'} [tabs] `shared`, the default: the tabs of one user in one browser have one connection, where
+ *   the browser has Web Locks and BroadcastChannel and the token says whose it is
  * @property {(room: string) => string | Promise<string>} [getToken] asked for a token when a room is joined without
  *   one, and when it must be joined anew
  * @property {Partial<import('./environment.js').Environment>} [environment] for tests
@@ -89,6 +92,8 @@ export class Session extends Emitter {
   #url;
   #getToken;
   #link;
+  /** The link, if tabs may share it. @type {SharedLink | null} */
+  #tabs;
   #limits = DEFAULT_LIMITS;
   /** @type {Features | null} */
   #features = null;
@@ -125,19 +130,25 @@ export class Session extends Emitter {
   #page = new AbortController();
   /** Whether the page was put away with the session in use. */
   #asleep = false;
+  /** Lossy messages of other tabs of this user. */
+  #echoed = 0;
   #counters = { duplicates: 0, laneGaps: 0, badMessages: 0, bytesSent: 0, bytesReceived: 0, sessionsLost: 0 };
 
   /** @param {SessionOptions} [options] */
   constructor(options = {}) {
-    const { url, transport = 'auto', iceTransportPolicy = 'all', iceServers, getToken, environment: given } = options;
+    const { url, transport = 'auto', iceTransportPolicy = 'all', iceServers, getToken, tabs = 'shared', environment: given } = options;
     super();
     this.#env = environment(given);
     if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
     this.#getToken = getToken;
-    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, acks: CLIENT_ACKS });
     this.#url = endpoint(url);
     const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
-    this.#link = new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, this.#linkOwner());
+    const makeLink = (/** @type {import('./link.js').LinkOwner} */ owner) =>
+      new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, owner);
+    const key = [this.#url, transport, iceTransportPolicy];
+    this.#tabs = tabs === 'own' ? null : new SharedLink(this.#env, { key, makeLink }, { ...this.#linkOwner(), ...this.#sharing() });
+    this.#link = this.#tabs ?? makeLink(this.#linkOwner());
+    this.#lane = this.#freshLane();
     this.#followPage();
   }
 
@@ -256,6 +267,8 @@ export class Session extends Emitter {
       unacknowledgedBytes: this.#lane.unacknowledgedBytes,
       unacknowledgedFrames: this.#lane.unacknowledgedFrames,
       lossyWaiting: this.#lossy.length,
+      /** How many tabs share the connection, and whether it is this one's. */
+      tabs: this.#tabs?.tabs ?? { leads: true, count: 1 },
       /** Bytes in the browser's queue of each pipe. */
       buffered: this.#link.buffered,
       counters: { ...this.#link.counters, ...this.#counters, lossyDropped: this.#lossy.dropped, lossyCoalesced: this.#lossy.coalesced },
@@ -296,6 +309,21 @@ export class Session extends Emitter {
    * @returns {Promise<void>}
    */
   #join(room, token, refresh) {
+    const found = this.#tabs?.identify(token);
+    if (!found) return this.#joinNow(room, token, refresh);
+    return found.then(() => {
+      if (this.#rooms.get(room.name) !== room) throw new SwitchyardError('left', 'the room was left');
+      return this.#joinNow(room, token, refresh);
+    });
+  }
+
+  /**
+   * @param {Room} room
+   * @param {string | undefined} token
+   * @param {boolean} refresh
+   * @returns {Promise<void>}
+   */
+  #joinNow(room, token, refresh) {
     return new Promise((resolve, reject) => {
       const id = this.#id();
       /** @type {Join} */
@@ -458,6 +486,34 @@ export class Session extends Emitter {
     };
   }
 
+  /** What tabs that share the connection do for each other. @returns {import('./tabs/shared-link.js').Sharing} */
+  #sharing() {
+    return {
+      echo: (message, isLossy) => this.#echo(message, isLossy),
+      lossy: (message, coalesce) => this.#pushLossy(message, coalesce),
+      left: (handle) => {
+        const room = this.#byHandle.get(handle);
+        if (room) this.#roomEnded(room, 'left');
+      },
+      confirmed: (tag) => tag.resolve(),
+      refused: (tag) => tag?.reject(new SwitchyardError('buffer_full', 'too much waits to be sent or acknowledged')),
+    };
+  }
+
+  /**
+   * The server does not send a member what it has sent itself; another tab has.
+   * @param {Outgoing | import('./lossy.js').LossyMessage} message
+   * @param {boolean} isLossy
+   */
+  #echo(message, isLossy) {
+    const self = this.#byHandle.get(message.room)?.self;
+    const { target, stream } = message;
+    if (!self || (target.tag === 'users' && !target.users.includes(self.user))) return;
+    const flags = 'flags' in message ? message.flags : message.text ? Flag.TEXT : 0;
+    const from = { room: message.room, flags, sender: self.member, stream, target };
+    this.#message(from, message.payload, isLossy ? { seq: (this.#echoed += 1) } : {});
+  }
+
   /** @param {number} room */
   #nextFrame(room) {
     const frame = this.#lane.next(room);
@@ -485,8 +541,13 @@ export class Session extends Emitter {
     this.#rejoinAll();
   }
 
+  #freshLane() {
+    const limit = this.#limits.replay_limit_bytes;
+    return this.#tabs?.lane(limit) ?? new Lane({ limit, acks: CLIENT_ACKS });
+  }
+
   #newLane() {
-    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, acks: CLIENT_ACKS });
+    this.#lane = this.#freshLane();
     this.#assembly = new Assembly(this.#limits.max_message_bytes);
     this.#lossy.clear();
     this.#byHandle.clear();
@@ -598,6 +659,8 @@ export class Session extends Emitter {
   #message({ room: handle, flags, sender, stream, target = { tag: 'room' } }, payload, { seq } = {}) {
     const room = this.#byHandle.get(handle);
     if (!room) return;
+    // Another tab may have subscribed to it.
+    if (this.#tabs && target.tag === 'topic' && !room.topics.includes(target.topic)) return;
     let data;
     try {
       // A copy, because a view would keep the whole pipe message alive.
@@ -616,6 +679,7 @@ export class Session extends Emitter {
   #control(handle, payload) {
     const message = parseObject(new TextDecoder().decode(payload));
     const room = this.#byHandle.get(handle);
+    if (this.#tabs && message?.type === 'refused' && typeof message.id === 'number' && !this.#tabs.isOwn(message.id)) return;
     if (message?.type === 'joined') {
       this.#joined(message);
       return;
@@ -675,6 +739,7 @@ export class Session extends Emitter {
       const members = list(message.members).flatMap((member) => readMember(member) ?? []);
       this.#byHandle.set(message.handle, room);
       this.#handles.set(room, message.handle);
+      this.#tabs?.entered(room.name, message.handle);
       room.enter(self ?? { member: 0, user: '', name: '', role: '' }, members, permissions);
       this.#unpark(room, message.handle);
       this.#enterLog(join, message);
@@ -696,7 +761,9 @@ export class Session extends Emitter {
       return;
     }
     const sent = /** @type {Record<string, unknown> | undefined} */ (joined.log);
-    log.entered(typeof sent?.origin === 'string' ? sent.origin : null);
+    const origin = typeof sent?.origin === 'string' ? sent.origin : null;
+    // The origin of a member that is several tabs may be another tab's; the first snapshot may have come to that too.
+    log.entered(origin, this.#tabs?.isShared ? { isSecond: this.#tabs.sharesRoom(room.name) } : undefined);
   }
 
   /** @param {Room} room @param {Record<string, unknown>} message */
@@ -716,6 +783,7 @@ export class Session extends Emitter {
     if (this.#rooms.get(room.name) !== room) return;
     this.#rooms.delete(room.name);
     const handle = this.#handles.get(room);
+    this.#tabs?.ended(room.name, handle);
     if (handle !== undefined) {
       this.#handles.delete(room);
       this.#byHandle.delete(handle);
@@ -751,7 +819,11 @@ export class Session extends Emitter {
       },
       sendLossy: (room, payload, isText, stream, target, coalesce) => this.#sendLossy(room, payload, isText, stream, target, coalesce),
       lossyReceived: (sender, missing) => this.#quality.lossyReceived(sender, missing),
-      control: (room, message) => this.#sendControl(room, message).sent,
+      control: (room, message) => {
+        // Another tab may want the topics; this one hears no more of them.
+        if (message.type === 'unsubscribe' && this.#tabs?.sharesRoom(room.name)) return Promise.resolve();
+        return this.#sendControl(room, message).sent;
+      },
       request: (room, message) => {
         try {
           return this.#handles.has(room) ? this.#sendControl(room, message).id : null;
@@ -820,10 +892,15 @@ export class Session extends Emitter {
       this.#lossy.dropped += 1;
       return;
     }
-    const flags = isText ? Flag.TEXT : 0;
+    const message = { flags: isText ? Flag.TEXT : 0, room: handle, stream, target, payload };
+    if (!this.#tabs?.lossy(message, coalesce)) this.#pushLossy(message, coalesce);
+  }
+
+  /** @param {import('./lossy.js').LossyMessage} message @param {boolean} coalesce */
+  #pushLossy(message, coalesce) {
     // Many in one turn of the event loop are no reason to drop any.
     if (this.#lossy.full) this.#link.flush();
-    this.#lossy.push({ flags, room: handle, stream, target, payload }, { coalesce });
+    this.#lossy.push(message, { coalesce });
     this.#link.wake();
     this.#lossyLater();
   }
@@ -881,7 +958,7 @@ export class Session extends Emitter {
     if (handle === undefined || this.#leaves.has(room)) return;
     if (this.#lane.waitsFor(handle) || !this.#lane.fits(LEAVE_BYTES)) return;
     this.#leaves.add(room);
-    this.#sendControl(room, { type: 'leave' });
+    if (!this.#tabs?.leave(room.name, handle)) this.#sendControl(room, { type: 'leave' });
   }
 
   /** @param {Outgoing} message */
@@ -903,6 +980,8 @@ export class Session extends Emitter {
   }
 
   #id() {
+    // A tab's numbers begin again after so many: the requests that had them are long answered.
+    if (this.#tabs) return this.#tabs.idBase + (this.#nextId++ % IDS);
     return this.#nextId++;
   }
 

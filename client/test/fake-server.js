@@ -1,5 +1,6 @@
 // The server's half of docs/protocol.md, small and without limits, for tests of the client. It shares only frame.js
-// with the code under test; its lane is its own. Tokens are JSON texts: {"user", "name"?}; the token "bad" is refused.
+// with the code under test; its lane is its own. Tokens are JSON texts: {"user", "name"?}, or the middle part of a JWT in a
+// JWT's place; the token "bad" is refused.
 
 import { Flag, decodeFrame, encodeFrame, joinFrames, splitFrames } from '../src/frame.js';
 import { FakeLog } from './fake-log.js';
@@ -66,6 +67,12 @@ export class FakeServer {
     this.sessions.clear();
     this.rooms.clear();
   }
+}
+
+function claimsOf(token) {
+  if (token.startsWith('{')) return JSON.parse(token);
+  const { sub, name = sub } = JSON.parse(Buffer.from(token.split('.')[1], 'base64url').toString());
+  return { user: sub, name };
 }
 
 /** One WebSocket. */
@@ -156,7 +163,7 @@ class Connection {
       this.#session = session;
       this.text({ type: 'session', session: session.id, key: session.key, ...this.#server.ice, ...session.told });
     }
-    this.#session.join(id, room, JSON.parse(token), follow);
+    this.#session.join(id, room, claimsOf(token), follow);
     if (offer) this.#offer(offer);
   }
 
@@ -219,12 +226,15 @@ class Session {
     }
     const members = [...room.values()].filter((other) => other !== mine).map((other) => other.self);
     const { member, role } = mine.self;
-    const log = follow && this.#server.log(name);
+    // A member follows once, and has one origin: whoever joins again is told that.
+    const log = (follow || mine.log) && this.#server.log(name);
+    const isNew = log && !mine.log;
+    if (isNew) mine.origin = log.newOrigin(user);
     this.control(mine.handle, {
       type: 'joined', id, room: name, handle: mine.handle, member, user, role, permissions: ['write'], topics: [], members,
-      ...(log && { log: { origin: log.newOrigin(user) } }),
+      ...(log && { log: { origin: mine.origin } }),
     });
-    if (log) {
+    if (isNew) {
       mine.log = log.follow(mine.self, follow, (payload) => this.pushLog(mine.handle, payload));
     }
   }

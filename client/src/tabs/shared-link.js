@@ -148,7 +148,7 @@ export class SharedLink {
     this.#lane = new TabLane({ limit: DEFAULT_LIMITS.replay_limit_bytes, acks: CLIENT_ACKS }, {
       offered: (id, message) => {
         if (this.#role === 'leader') this.#order(this.#tab, id, message);
-        else if (this.#role === 'follower') this.#say({ op: 'offer', id, message });
+        else if (this.#role === 'follower') this.#say({ op: 'offer', id, message: plain(message) });
       },
       took: () => this.#tell({ op: 'take' }),
     });
@@ -656,10 +656,8 @@ export class SharedLink {
       if (tab === this.#tab) this.#owner.refused(this.#lane.refuse(id));
       return;
     }
-    const { kind, room, stream, text, target, payload } = message;
-    const plain = { kind, room, stream, text, target, payload };
-    this.#tell({ op: 'offer', tab, id, message: plain });
-    this.#admit(tab, id, plain);
+    this.#tell({ op: 'offer', tab, id, message: plain(message) });
+    this.#admit(tab, id, message);
     this.#link?.wake();
   }
 
@@ -745,7 +743,7 @@ export class SharedLink {
     this.#takeStatus(snapshot.status);
     this.#seat?.wait();
     this.#say({ op: 'visible', visible: this.#isVisible });
-    for (const { id, message } of this.#lane.offers) this.#say({ op: 'offer', id, message });
+    for (const { id, message } of this.#lane.offers) this.#say({ op: 'offer', id, message: plain(message) });
     for (const [handle, room] of this.#leaving) this.#sayLeave(room, handle);
     for (const [id, { what }] of this.#questions) this.#say({ op: 'ask', id, what });
     if (this.#wanted) this.#say({ op: 'start' });
@@ -990,6 +988,11 @@ export class SharedLink {
     this.#state = 'closed';
     this.#owner.closed(code, message);
   }
+}
+
+/** Without what concerns its tab alone. @param {Message} message @returns {Message} */
+function plain({ kind, room, stream, text, target, payload }) {
+  return { kind, room, stream, text, target, payload };
 }
 
 /** @returns {import('./wire.js').Status} */

@@ -17,6 +17,7 @@ export class FakeServer {
   sessions = new Map();
   /** Peer connections by the number in their fake SDP. */
   #offers = new Map();
+  #pipes = new Map();
   /** Text messages received, in order. */
   texts = [];
   webRtc = true;
@@ -42,7 +43,13 @@ export class FakeServer {
   peer(id, channel) {
     const session = this.#offers.get(id);
     const pipe = { kind: 'datachannel', send: (message) => channel.send(0, message), lossy: (message) => channel.send(1, message) };
+    this.#pipes.set(id, pipe);
     return { receive: (_, message) => session?.receive(pipe, message) };
+  }
+
+  /** The server sees that the other end of a peer connection is gone. */
+  peerGone(id) {
+    this.#offers.get(id)?.pipeGone(this.#pipes.get(id));
   }
 
   offered(session, sdp) {
@@ -262,6 +269,12 @@ class Session {
     this.features = features;
     this.connection?.text({ type: 'features', features });
     if (!features.webrtc && this.#pipe?.kind === 'datachannel') this.#moveTo(this.connection?.pipe ?? null, this.#lastAcked());
+  }
+
+  pipeGone(pipe) {
+    if (!pipe || this.#pipe !== pipe) return;
+    this.#moveTo(this.connection?.pipe ?? null, this.#lastAcked());
+    if (!this.#pipe) this.#grace = this.#clock.setTimeout(() => this.end('timeout'), GRACE_MS);
   }
 
   /** The server finds the peer connection dead. */

@@ -39,6 +39,7 @@ export class Browser {
 class Tab {
   alive = true;
   sockets = [];
+  peers = [];
   #frozen = false;
   /** What happens when it wakes. */
   #later = [];
@@ -74,7 +75,7 @@ class Tab {
 
   thaw() {
     this.#frozen = false;
-    while (this.#later.length > 0 && !this.#frozen) this.#later.shift()();
+    while (this.#later.length > 0 && !this.#frozen && this.alive) this.#later.shift()();
   }
 
   get frozen() {
@@ -85,6 +86,10 @@ class Tab {
     if (!this.alive) return;
     this.alive = false;
     this.environment.page.kill();
+    for (const peer of this.peers) {
+      peer.close();
+      this.browser.world.server.peerGone(peer.id);
+    }
     for (const channel of [...this.#channels]) channel.close();
     for (const [name, lock] of this.browser.locks) {
       lock.waiting = lock.waiting.filter((request) => request.tab !== this);
@@ -107,6 +112,12 @@ class Tab {
             const set = (call) => (heard = call && ((event) => tab.run(() => call(event))));
             Object.defineProperty(this, name, { get: () => heard, set });
           }
+        }
+      },
+      RTCPeerConnection: class extends browser.RTCPeerConnection {
+        constructor(configuration) {
+          super(configuration);
+          tab.peers.push(this);
         }
       },
       setTimeout: (call, ms) => world.clock.setTimeout(() => tab.run(call), ms),

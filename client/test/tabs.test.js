@@ -192,6 +192,8 @@ class Chaos {
   }
 
   close(entry) {
+    // A page that is stopped says no goodbye.
+    if (entry.tab.frozen) return this.kill(entry);
     this.note(`close ${entry.name}`);
     entry.session.close();
     entry.closed = true;

@@ -89,6 +89,8 @@ class Connection {
   #socket;
   #session = null;
   #greeted = false;
+  /** Whether the session outlives the page. */
+  #keeps = false;
   #open = true;
 
   constructor(server, clock, socket) {
@@ -112,7 +114,7 @@ class Connection {
 
   closed(code) {
     this.#open = false;
-    if (this.#session?.connection === this) this.#session.socketClosed(code);
+    if (this.#session?.connection === this) this.#session.socketClosed(code === 1001 && this.#keeps ? 1006 : code);
     this.#session = null;
   }
 
@@ -137,6 +139,9 @@ class Connection {
         return undefined;
       case 'ping':
         return this.text({ type: 'pong', t: message.t });
+      case 'keep':
+        this.#keeps = message.on;
+        return undefined;
       case 'candidate':
         return undefined;
       case 'ice_servers':

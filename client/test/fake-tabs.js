@@ -85,6 +85,7 @@ class Tab {
   kill() {
     if (!this.alive) return;
     this.alive = false;
+    for (const socket of this.sockets) if (socket.readyState === 1) socket.drop(1001);
     this.environment.page.kill();
     for (const peer of this.peers) {
       peer.close();

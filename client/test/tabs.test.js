@@ -91,6 +91,245 @@ for (const [how, end] of [
   });
 }
 
+test('a hidden leader hands over to a tab that is looked at, within seconds, and nothing is joined anew', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const [one, two, three] = [await enter(browser, 'ann'), await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  browser.look(three.tab);
+  const waited = await world.clock.until(() => leads(three), 10_000);
+  assert.ok(waited >= 1_000, `${waited}`);
+  await world.clock.advance(2_000);
+  assert.deepEqual([one, two, three].map(leads), [false, false, true]);
+  bob.room.send('hello');
+  two.room.send('hello');
+  await world.clock.until(() => bob.heard.length === 1 && [one, three].every(({ heard }) => heard.length === 2));
+  assert.deepEqual([one, two, three].map(({ rejoined }) => rejoined), [0, 0, 0]);
+  // Looking from tab to tab does not move the connection each time.
+  let moves = 0;
+  let last = three;
+  for (let i = 0; i < 20; i += 1) {
+    browser.look([one, two, three][i % 3].tab);
+    await world.clock.advance(1_500);
+    const now = [one, two, three].find(leads) ?? last;
+    if (now !== last) moves += 1;
+    last = now;
+  }
+  assert.ok(moves <= 6, `${moves} moves in 30 s`);
+});
+
+test('a leader that is stopped is replaced; when it wakes it follows', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const [one, two, three] = [await enter(browser, 'ann'), await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  one.tab.freeze();
+  for (let i = 0; i < 100; i += 1) {
+    bob.room.send(`bob ${i}`);
+    two.room.send(`two ${i}`);
+    await world.clock.advance(100);
+  }
+  assert.ok(leads(two) || leads(three));
+  one.tab.thaw();
+  await world.clock.advance(3_000);
+  assert.equal([one, two, three].filter(leads).length, 1);
+  assert.equal(browser.openSockets, 1);
+  const all = Array.from({ length: 100 }, (_, i) => i);
+  for (const tab of [one, two, three]) assert.deepEqual(texts(tab).filter((text) => /^bob/.test(text)), all.map((i) => `bob ${i}`));
+  assert.deepEqual(texts(bob), all.map((i) => `two ${i}`));
+  assert.deepEqual([one, two, three].map(({ rejoined }) => rejoined), [0, 0, 0]);
+});
+
+test('what piles up for a tab that is stopped is bounded; when it wakes it says that something may be missing', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const [one, two] = [await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  two.tab.freeze();
+  for (let i = 0; i < 40; i += 1) {
+    bob.room.send(`${i} ${' '.repeat(200_000)}`);
+    await world.clock.advance(200);
+  }
+  assert.equal(one.heard.length, 40);
+  assert.equal(one.session.stats().counters.tabsDropped, 1);
+  assert.equal(one.session.stats().tabs.count, 1);
+  two.tab.thaw();
+  await world.clock.until(() => two.rejoined === 1, 5_000);
+  bob.room.send('after');
+  await world.clock.until(() => texts(two).at(-1) === 'after');
+  assert.equal(one.session.stats().tabs.count, 2);
+});
+
+test('a room is left when the last tab leaves it or dies', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const [one, two, three] = [await enter(browser, 'ann'), await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  one.room.send('last words');
+  one.room.leave();
+  await world.clock.until(() => one.left === 'left');
+  two.tab.kill();
+  await world.clock.advance(1_000);
+  assert.equal(bob.room.members.size, 1);
+  three.room.send('still here');
+  await world.clock.until(() => bob.heard.length === 2);
+  const left = [];
+  bob.room.on('memberleft', ({ reason }) => left.push(reason));
+  three.room.leave();
+  await world.clock.until(() => left.length === 1);
+  assert.deepEqual(left, ['left']);
+  assert.equal(three.left, 'left');
+  // And it can be joined again.
+  const again = one.session.open({ room: 'r', log: false });
+  await world.clock.until(() => again.active);
+  assert.equal(bob.room.members.size, 1);
+});
+
+test('a tab that leaves a room as another joins it does not put that out', async () => {
+  for (let wait = 0; wait < 60; wait += 3) {
+    const world = new World();
+    const browser = new Browser(world);
+    const [one, two] = [await enter(browser, 'ann'), await enter(browser, 'ann', { room: 'other' })];
+    one.room.leave();
+    await world.clock.advance(wait);
+    const room = two.session.open({ room: 'r', log: false });
+    await world.clock.advance(2_000);
+    assert.ok(room.active, `${wait} ms later`);
+    assert.equal(world.server.rooms.get('r').size, 1);
+  }
+});
+
+test('each tab hears the topics that it wants', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const [one, two] = [await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  one.room.subscribe(['news', 'sport']);
+  two.room.subscribe(['news']);
+  await world.clock.advance(200);
+  two.room.unsubscribe(['news']);
+  await world.clock.advance(200);
+  bob.room.send('1', { topic: 'news' });
+  bob.room.send('2', { topic: 'sport' });
+  two.room.send('3', { topic: 'sport' });
+  two.room.send('4', { to: ['bob'] });
+  two.room.send('5', { to: ['bob', 'ann'] });
+  await world.clock.until(() => one.heard.length === 4 && bob.heard.length === 2);
+  await world.clock.advance(500);
+  assert.deepEqual(texts(one).sort(), ['1', '2', '3', '5']);
+  assert.deepEqual(texts(two), []);
+});
+
+test('lossy messages reach the room and the other tabs', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const [one, two] = [await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  two.room.sendLossy('two');
+  one.room.sendLossy('one');
+  bob.room.sendLossy('bob');
+  await world.clock.until(() => bob.heard.length === 2 && one.heard.length === 2 && two.heard.length === 2);
+  assert.ok([bob, one, two].every(({ heard }) => heard.every(({ lossy }) => lossy)));
+});
+
+test('a refusal comes to the tab that asked', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const [one, two] = [await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const refused = { one: [], two: [] };
+  one.room.on('refused', ({ request }) => refused.one.push(request));
+  two.room.on('refused', ({ request }) => refused.two.push(request));
+  two.room.signal('nobody', 1);
+  await world.clock.until(() => refused.two.length > 0);
+  assert.deepEqual(refused, { one: [], two: ['signal'] });
+  let code = '';
+  two.session.join({ room: 'x', token: 'bad' }).catch((error) => (code = error.code));
+  await world.clock.until(() => code !== '');
+  assert.equal(code, 'token_signature');
+  assert.deepEqual([one.errors, two.errors], [[], []]);
+});
+
+test('the log is read once by each tab and written by each, in one order, while the leader changes', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const bob = await enter(new Browser(world), 'bob', { log: true });
+  const tabs = [];
+  for (let i = 0; i < 3; i += 1) {
+    const tab = open(browser, 'ann', { log: true });
+    tabs.push(Object.assign(tab, { messages: [], syncs: 0 }));
+    tab.room.on('message', ({ body }) => tab.messages.push(body.text));
+    tab.room.on('sync', () => (tab.syncs += 1));
+    await world.clock.until(() => tab.syncs === 1, 1_500);
+  }
+  for (let i = 0; i < 30; i += 1) {
+    if (i === 10) tabs[0].tab.kill();
+    if (i < 10) tabs[0].room.post(`zero ${i}`);
+    tabs[1].room.post(`one ${i}`);
+    tabs[2].room.post(`two ${i}`);
+    bob.room.post(`bob ${i}`);
+    await world.clock.advance(20);
+  }
+  await world.clock.until(() => [bob, tabs[1], tabs[2]].every(({ room }) => room.status.queued === 0), 20_000);
+  await world.clock.advance(2_000);
+  const log = world.server.log('r').events.map(({ body }) => JSON.parse(new TextDecoder().decode(body)).text);
+  assert.equal(new Set(log).size, log.length);
+  for (const name of ['one', 'two', 'bob']) {
+    assert.deepEqual(log.filter((text) => text.startsWith(name)), Array.from({ length: 30 }, (_, i) => `${name} ${i}`));
+  }
+  for (const tab of tabs.slice(1)) {
+    assert.deepEqual(tab.messages, log);
+    assert.equal(tab.syncs, 1);
+    assert.equal(tab.rejoined, 0);
+  }
+});
+
+test('tabs of different users, or that want it, or without locks and channels, have a connection each', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  await enter(browser, 'ann');
+  await enter(browser, 'ben');
+  await enter(browser, 'ann', { tabs: 'own' });
+  const alone = browser.open();
+  const session = connect({ url: 'ws://server', transport: 'websocket', environment: { ...alone.environment, tabs: () => null }, getToken: () => token('ann') });
+  const room = session.open({ room: 'r', log: false });
+  await world.clock.until(() => room.active);
+  assert.equal(browser.openSockets, 4);
+});
+
+test('what other scripts of the origin say on the channels is not believed, and counted', async () => {
+  const world = new World({ seed: 7 });
+  const browser = new Browser(world);
+  const [one, two] = [await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  const stranger = browser.open().environment.tabs();
+  const nonsense = [null, 7, 'x', {}, { tab: 'x' }, { tab: 'x', term: 1, said: null }, { tab: 'x', term: 1, said: { op: 'offer' } }];
+  const worse = ['frame', 'snapshot', 'offer', 'status', 'tabs', 'none'].map((op) => ({ term: 1, n: 2, said: { op } }));
+  for (const name of [...browser.channels.keys()]) {
+    for (const message of [...nonsense, ...worse]) stranger.channel(name).postMessage(message);
+  }
+  await world.clock.advance(500);
+  for (const { session } of [one, two]) assert.ok(session.stats().counters.badTabMessages >= 10);
+  two.room.send('fine');
+  await world.clock.until(() => bob.heard.length === 1);
+  assert.deepEqual([one, two].map(({ rejoined }) => rejoined), [0, 0]);
+});
+
+test('a follower is told of the connection as the leader is, and is answered its questions', async () => {
+  const world = new World();
+  world.server.ice = { ice_servers: [{ urls: ['stun:s'] }], ice_ttl_ms: 600_000 };
+  const browser = new Browser(world);
+  await enter(browser, 'ann', { transport: 'auto' });
+  const two = await enter(browser, 'ann', { transport: 'auto' });
+  await world.clock.until(() => two.session.rung === 'udp', 3_000);
+  await world.clock.until(() => two.session.stats().rtt > 0, 5_000);
+  assert.deepEqual(two.session.features, { webrtc: true, relay: true });
+  let told = null;
+  Promise.all([two.session.iceServers(), two.session.diagnose()]).then((all) => (told = all));
+  await world.clock.until(() => told !== null, 1_000);
+  assert.deepEqual(told[0], [{ urls: ['stun:s'] }]);
+  assert.equal(told[1].now.rung, 'udp');
+});
+
 /** What a receiver heard of one sender and stream: contiguous, and from where to where. */
 function spanOf(numbers, what) {
   numbers.forEach((number, i) => assert.equal(number, numbers[0] + i, `${what}: ${numbers}`));

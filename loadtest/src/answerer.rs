@@ -224,6 +224,7 @@ impl Session {
             ClientText::Candidate { .. }
             | ClientText::Ping { .. }
             | ClientText::IceServers {}
+            | ClientText::Keep { .. }
             | ClientText::Bye => {}
         }
     }

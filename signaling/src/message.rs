@@ -61,6 +61,11 @@ pub enum ClientText {
     },
     /// Fresh credentials for STUN and TURN are wanted.
     IceServers {},
+    /// Whether others (tabs of the same browser) would go on with the session if this page went away.
+    Keep {
+        /// Whether there are any.
+        on: bool,
+    },
     /// The session ends now.
     Bye,
 }
@@ -460,7 +465,7 @@ impl ClientText {
             Self::Candidate { candidate, .. } => {
                 at_most("candidate", candidate.len(), limits::CANDIDATE_BYTES)?;
             }
-            Self::Ping { .. } | Self::IceServers {} | Self::Bye => {}
+            Self::Ping { .. } | Self::IceServers {} | Self::Keep { .. } | Self::Bye => {}
         }
         Ok(message)
     }
@@ -561,6 +566,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<ServerText>(&json).unwrap(), message);
         }
         assert_eq!(ClientText::parse(r#"{"type":"ice_servers"}"#).unwrap(), ClientText::IceServers {});
+        assert_eq!(ClientText::parse(r#"{"type":"keep","on":true}"#).unwrap(), ClientText::Keep { on: true });
     }
 
     #[test]

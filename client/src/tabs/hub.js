@@ -34,6 +34,7 @@ const UNSEEN_BYTES = 4_194_304;
  *
  * @typedef {object} Desk
  * @property {(tab: string, said: Up) => void} wants
+ * @property {() => void} changed another number of tabs follows
  * @property {(tab: string, ordered: number) => void} came a tab is new; its offers up to this one are void
  * @property {() => Down} snapshot
  * @property {(message: Record<string, unknown>) => void} join sends a join
@@ -201,7 +202,7 @@ export class Hub {
   gone(tab) {
     const member = this.#tabs.get(tab);
     this.#ports.get(tab)?.channel.close();
-    this.#ports.delete(tab);
+    if (this.#ports.delete(tab)) this.#desk.changed();
     if (!member) return;
     this.#tabs.delete(tab);
     this.#tellTabs();
@@ -265,6 +266,7 @@ export class Hub {
   #connect(tab, visible) {
     const channel = this.#surroundings.channel(this.#names.down(tab));
     this.#ports.set(tab, { channel, n: 0, unseen: new Queue(), bytes: 0, visible });
+    this.#desk.changed();
     const { signal } = this.#watch;
     const ended = this.#surroundings.hold(this.#names.life(tab), { signal }, () => {});
     ended.then((release) => {

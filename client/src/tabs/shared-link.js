@@ -115,6 +115,8 @@ export class SharedLink {
   #hiddenSince = null;
   /** Whether the leader has let go by itself: all it said is here. */
   #isHeir = false;
+  /** What the server has been told. */
+  #keeps = false;
   #settling = false;
   /** What the lane begins with when the session makes a new one. @type {import('./lane.js').LaneState} */
   #fresh = EMPTY;
@@ -461,6 +463,7 @@ export class SharedLink {
     const state = { tab: this.#tab, term: this.#term, tabs: this.#tabs, slots: this.#slots };
     const hub = new Hub(surroundings, names, state, {
       wants: (tab, said) => this.#wants(tab, said),
+      changed: () => this.#sayKeep(),
       came: (tab, ordered) => this.#ordered.set(tab, ordered),
       snapshot: () => this.#snapshot(),
       join: (message) => {
@@ -530,11 +533,13 @@ export class SharedLink {
     return {
       ...owner,
       ready: (offer) => {
+        this.#sayKeep(true);
         this.#tellStatus();
         this.#tell({ op: 'ready' });
         owner.ready(offer);
       },
       resumed: () => {
+        this.#sayKeep(true);
         this.#tellStatus();
         this.#tell({ op: 'resumed' });
         owner.resumed();
@@ -593,6 +598,15 @@ export class SharedLink {
         owner.features(features);
       },
     };
+  }
+
+  /** Tells the server whether there are tabs to go on with the session. @param {boolean} [anew] on a new WebSocket */
+  #sayKeep(anew = false) {
+    if (anew) this.#keeps = false;
+    const on = (this.#hub?.followers ?? 0) > 0;
+    if (on === this.#keeps || !this.#link?.takesJoins) return;
+    this.#keeps = on;
+    this.#link.sendText({ type: 'keep', on });
   }
 
   #replaced() {
@@ -789,6 +803,7 @@ export class SharedLink {
       case 'features':
         return owner.features((this.#features = said.features));
       case 'rtt':
+        this.#status = { ...this.#status, rtt: said.rtt };
         return owner.rtt(said.rtt, said.answer);
       case 'left':
         return owner.left(said.handle);

@@ -5,7 +5,8 @@ import { Profile } from './fake-storage.js';
 
 export class Browser {
   /** Milliseconds that a message takes from tab to tab, and a lock from one to the next. */
-  delay = 1;
+  messageDelay = 1;
+  lockDelay = 1;
   /** Name to the request that has it, and those that wait. */
   locks = new Map();
   /** @type {Map<string, Set<Channel>>} */
@@ -174,7 +175,7 @@ class Tab {
   }
 
   #soon(call) {
-    this.browser.world.clock.setTimeout(call, this.browser.delay);
+    this.browser.world.clock.setTimeout(call, this.browser.lockDelay);
   }
 }
 
@@ -198,7 +199,7 @@ class Channel {
     for (const other of browser.channels.get(this.#name) ?? []) {
       if (other === this) continue;
       const data = structuredClone(message);
-      browser.world.clock.setTimeout(() => other.#tab.run(() => other.onmessage?.({ data })), browser.delay);
+      browser.world.clock.setTimeout(() => other.#tab.run(() => other.onmessage?.({ data })), browser.messageDelay);
     }
   }
 

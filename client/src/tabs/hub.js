@@ -17,6 +17,9 @@ const SLOTS = 4_095;
 /** What may be on its way to a tab that does not say that it has it. */
 const UNSEEN_BYTES = 4_194_304;
 
+/** Before the rooms of a tab that is gone are left: the others may not have said yet which ones they are in. */
+const LINGER_MS = 2_000;
+
 /**
  * @typedef {import('./wire.js').Down} Down
  * @typedef {import('./wire.js').Up} Up
@@ -34,6 +37,7 @@ const UNSEEN_BYTES = 4_194_304;
  *
  * @typedef {object} Desk
  * @property {(tab: string, said: Up) => void} wants
+ * @property {(call: () => void, ms: number) => void} later
  * @property {() => void} changed another number of tabs follows
  * @property {(tab: string, ordered: number) => void} came a tab is new; its offers up to this one are void
  * @property {() => Down} snapshot
@@ -60,6 +64,10 @@ export class Hub {
   #leaving = new Map();
   /** Joins of rooms that are being left. @type {Record<string, unknown>[]} */
   #held = [];
+  /** Whether every tab has had the time to say which rooms it is in. */
+  #isSettled = false;
+  /** How many sessions there have been: handles are of one. */
+  session = 0;
   counters = { badTabMessages: 0, tabsDropped: 0 };
 
   /**
@@ -87,6 +95,7 @@ export class Hub {
     for (const tab of this.#tabs.keys()) if (tab !== this.#self) this.#connect(tab, false);
     for (const tab of this.#ports.keys()) this.to(tab, this.#desk.snapshot());
     this.#hall.postMessage({ term: this.#term });
+    this.#desk.later(() => (this.#isSettled = true), LINGER_MS);
   }
 
   close() {
@@ -157,7 +166,7 @@ export class Hub {
   /** @param {string} tab @param {string} name @param {number} handle */
   entered(tab, name, handle) {
     const rooms = this.#tabs.get(tab)?.rooms;
-    if (!rooms || rooms.get(name) === handle) return;
+    if (!rooms || rooms.get(name) === handle || (handle === 0 && rooms.has(name))) return;
     rooms.set(name, handle);
     this.#tellTabs();
   }
@@ -177,6 +186,7 @@ export class Hub {
 
   /** The session is another: nothing is to be left in it. */
   restart() {
+    this.session += 1;
     this.#leaving.clear();
     this.#held = [];
     for (const { rooms } of this.#tabs.values()) for (const name of rooms.keys()) rooms.set(name, 0);
@@ -198,15 +208,22 @@ export class Hub {
     }
   }
 
-  /** A tab is no more, or does not follow. @param {string} tab */
-  gone(tab) {
+  /** A tab is no more, or does not follow. @param {string} tab @param {boolean} [saidSo] */
+  gone(tab, saidSo = false) {
     const member = this.#tabs.get(tab);
     this.#ports.get(tab)?.channel.close();
     if (this.#ports.delete(tab)) this.#desk.changed();
     if (!member) return;
     this.#tabs.delete(tab);
     this.#tellTabs();
-    for (const [name, handle] of member.rooms) if (handle && !this.#isIn(name)) this.#vacate(name, handle);
+    const leave = () => {
+      for (const [name, handle] of member.rooms) if (handle && !this.#isIn(name)) this.#vacate(name, handle);
+    };
+    if (saidSo && this.#isSettled) return leave();
+    const { session } = this;
+    this.#desk.later(() => {
+      if (!this.#watch.signal.aborted && session === this.session) leave();
+    }, LINGER_MS);
   }
 
   // --- what followers say ----------------------------------------------------------------------------------------
@@ -233,7 +250,7 @@ export class Hub {
       case 'ping':
         return this.to(tab, { op: 'pong' });
       case 'bye':
-        return this.gone(tab);
+        return this.gone(tab, true);
       case 'join':
         return this.join(tab, { ...said.message, offer: undefined });
       case 'entered':

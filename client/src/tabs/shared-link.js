@@ -127,6 +127,8 @@ export class SharedLink {
   #state = 'idle';
   /** Resolves when the tab leads or follows. @type {{ promise: Promise<void>, resolve: () => void }} */
   #in = deferred();
+  /** Rooms that this tab is in or is joining, and their handles. @type {Map<string, number>} */
+  #rooms = new Map();
   /** Rooms that are being left. @type {Map<number, string>} */
   #leaving = new Map();
   /** Questions to the leader. @type {Map<number, { what: 'ice' | 'diagnosis', timer: unknown, resolve: (value: any) => void, reject: (error: Error) => void }>} */
@@ -228,6 +230,8 @@ export class SharedLink {
 
   /** @param {Record<string, unknown>} message a join */
   sendText(message) {
+    const name = String(message.room);
+    this.#rooms.set(name, this.#rooms.get(name) ?? 0);
     if (this.#hub) this.#hub.join(this.#tab, message);
     else if (this.#link) this.#link.sendText(message);
     else this.#say({ op: 'join', message });
@@ -320,6 +324,7 @@ export class SharedLink {
 
   /** @param {string} room @param {number} handle */
   entered(room, handle) {
+    this.#rooms.set(room, handle);
     this.#hub?.entered(this.#tab, room, handle);
     this.#say({ op: 'entered', room, handle });
   }
@@ -334,6 +339,7 @@ export class SharedLink {
 
   /** @param {string} room @param {number | undefined} handle */
   ended(room, handle) {
+    this.#rooms.delete(room);
     if (handle !== undefined) this.#leaving.delete(handle);
     this.#hub?.ended(this.#tab, room);
     this.#say({ op: 'ended', room, handle: handle ?? 0 });
@@ -425,6 +431,7 @@ export class SharedLink {
     this.#fresh = EMPTY;
     this.#status = nothing();
     this.#leaving.clear();
+    this.#rooms.clear();
     for (const { timer, reject } of this.#questions.values()) {
       this.#env.clearTimeout(timer);
       reject(new SwitchyardError('closed', 'the session is closed'));
@@ -463,6 +470,7 @@ export class SharedLink {
     const state = { tab: this.#tab, term: this.#term, tabs: this.#tabs, slots: this.#slots };
     const hub = new Hub(surroundings, names, state, {
       wants: (tab, said) => this.#wants(tab, said),
+      later: (call, ms) => this.#env.setTimeout(call, ms),
       changed: () => this.#sayKeep(),
       came: (tab, ordered) => this.#ordered.set(tab, ordered),
       snapshot: () => this.#snapshot(),
@@ -477,6 +485,7 @@ export class SharedLink {
     if (this.#identity) this.#link.adopt(this.#identity, this.#term * GENERATIONS);
     hub.open();
     for (const { id, message } of this.#lane.offers) this.#order(this.#tab, id, message);
+    for (const [room, handle] of this.#rooms) hub.entered(this.#tab, room, handle);
     for (const [handle, room] of this.#leaving) hub.leave(this.#tab, room, handle);
     if (this.#wanted) this.#link.start();
     for (const [id, { what }] of this.#questions) this.#answerOwn(id, what);
@@ -758,6 +767,7 @@ export class SharedLink {
     this.#seat?.wait();
     this.#say({ op: 'visible', visible: this.#isVisible });
     for (const { id, message } of this.#lane.offers) this.#say({ op: 'offer', id, message: plain(message) });
+    for (const [room, handle] of this.#rooms) this.#say({ op: 'entered', room, handle });
     for (const [handle, room] of this.#leaving) this.#sayLeave(room, handle);
     for (const [id, { what }] of this.#questions) this.#say({ op: 'ask', id, what });
     if (this.#wanted) this.#say({ op: 'start' });
@@ -865,6 +875,7 @@ export class SharedLink {
   #loseLane(begins, epoch = this.#lane.epoch + 1) {
     this.#isBehind = false;
     this.#leaving.clear();
+    for (const room of this.#rooms.keys()) this.#rooms.set(room, 0);
     this.#lane.epoch = epoch;
     this.#fresh = begins;
     this.#owner.lost();

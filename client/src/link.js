@@ -115,6 +115,9 @@ export class Link {
   /** @type {number | null} */
   #drainingMs = null;
   #flushQueued = false;
+  /** The last WebSocket that was said hello on. @type {Socket | null} */
+  #greeted = null;
+  #keeps = false;
   /** Timers by what they are for. @type {Map<string, unknown>} */
   #timers = new Map();
   counters = { reconnects: 0, pipeChanges: 0, badFrames: 0, unknownFrames: 0 };
@@ -232,6 +235,13 @@ export class Link {
     this.#peerNumber = above;
   }
 
+  /** Whether other tabs would go on with the session if this page went away: every WebSocket is told. @param {boolean} on */
+  keep(on) {
+    if (this.#keeps === on) return;
+    this.#keeps = on;
+    if (this.#greeted === this.#socket) this.sendText({ type: 'keep', on });
+  }
+
   /** Lets go of the session without ending it: another tab goes on with it. */
   release() {
     if (this.#state !== 'closed') this.#end('idle', false, HANDED_OVER);
@@ -302,6 +312,8 @@ export class Link {
         const hello = { type: 'hello', v: 1, client: 'switchyard-client/0.1' };
         if (this.#identity) hello.resume = this.#identity;
         socket.sendText(hello);
+        this.#greeted = socket;
+        if (this.#keeps) socket.sendText({ type: 'keep', on: true });
       },
       text: (message) => this.#text(socket, message),
       binary: (message) => this.#pipeMessage(socket.pipe, message),

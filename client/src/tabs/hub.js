@@ -38,7 +38,7 @@ const LINGER_MS = 2_000;
  * @typedef {object} Desk
  * @property {(tab: string, said: Up) => void} wants
  * @property {(call: () => void, ms: number) => void} later
- * @property {() => void} changed another number of tabs follows
+ * @property {(followers: number) => void} changed
  * @property {(tab: string, ordered: number) => void} came a tab is new; its offers up to this one are void
  * @property {() => Down} snapshot
  * @property {(message: Record<string, unknown>) => void} join sends a join
@@ -212,7 +212,7 @@ export class Hub {
   gone(tab, saidSo = false) {
     const member = this.#tabs.get(tab);
     this.#ports.get(tab)?.channel.close();
-    if (this.#ports.delete(tab)) this.#desk.changed();
+    if (this.#ports.delete(tab)) this.#desk.changed(this.#ports.size);
     if (!member) return;
     this.#tabs.delete(tab);
     this.#tellTabs();
@@ -283,7 +283,7 @@ export class Hub {
   #connect(tab, visible) {
     const channel = this.#surroundings.channel(this.#names.down(tab));
     this.#ports.set(tab, { channel, n: 0, unseen: new Queue(), bytes: 0, visible });
-    this.#desk.changed();
+    this.#desk.changed(this.#ports.size);
     const { signal } = this.#watch;
     const ended = this.#surroundings.hold(this.#names.life(tab), { signal }, () => {});
     ended.then((release) => {

@@ -115,8 +115,6 @@ export class SharedLink {
   #hiddenSince = null;
   /** Whether the leader has let go by itself: all it said is here. */
   #isHeir = false;
-  /** What the server has been told. */
-  #keeps = false;
   #settling = false;
   /** What the lane begins with when the session makes a new one. @type {import('./lane.js').LaneState} */
   #fresh = EMPTY;
@@ -471,7 +469,7 @@ export class SharedLink {
     const hub = new Hub(surroundings, names, state, {
       wants: (tab, said) => this.#wants(tab, said),
       later: (call, ms) => this.#env.setTimeout(call, ms),
-      changed: () => this.#sayKeep(),
+      changed: (followers) => this.#link?.keep(followers > 0),
       came: (tab, ordered) => this.#ordered.set(tab, ordered),
       snapshot: () => this.#snapshot(),
       join: (message) => {
@@ -484,6 +482,7 @@ export class SharedLink {
     this.#link = this.#options.makeLink(this.#served());
     if (this.#identity) this.#link.adopt(this.#identity, this.#term * GENERATIONS);
     hub.open();
+    this.#link.keep(hub.followers > 0);
     for (const { id, message } of this.#lane.offers) this.#order(this.#tab, id, message);
     for (const [room, handle] of this.#rooms) hub.entered(this.#tab, room, handle);
     for (const [handle, room] of this.#leaving) hub.leave(this.#tab, room, handle);
@@ -542,13 +541,11 @@ export class SharedLink {
     return {
       ...owner,
       ready: (offer) => {
-        this.#sayKeep(true);
         this.#tellStatus();
         this.#tell({ op: 'ready' });
         owner.ready(offer);
       },
       resumed: () => {
-        this.#sayKeep(true);
         this.#tellStatus();
         this.#tell({ op: 'resumed' });
         owner.resumed();
@@ -607,15 +604,6 @@ export class SharedLink {
         owner.features(features);
       },
     };
-  }
-
-  /** Tells the server whether there are tabs to go on with the session. @param {boolean} [anew] on a new WebSocket */
-  #sayKeep(anew = false) {
-    if (anew) this.#keeps = false;
-    const on = (this.#hub?.followers ?? 0) > 0;
-    if (on === this.#keeps || !this.#link?.takesJoins) return;
-    this.#keeps = on;
-    this.#link.sendText({ type: 'keep', on });
   }
 
   #replaced() {

@@ -18,7 +18,8 @@ import { Quality } from './quality.js';
 import { Room } from './room.js';
 import { messageCost } from './scheduler.js';
 import { parseObject } from './socket.js';
-import { IDS, SharedLink } from './tabs/shared-link.js';
+import { SharedLink } from './tabs/shared-link.js';
+import { IDS } from './tabs/wire.js';
 import { identityIn } from './token.js';
 
 /**

@@ -39,7 +39,6 @@ const LINGER_MS = 2_000;
  * @property {(tab: string, said: Up) => void} wants
  * @property {(call: () => void, ms: number) => void} later
  * @property {(followers: number) => void} changed
- * @property {(tab: string, ordered: number) => void} came a tab is new; its offers up to this one are void
  * @property {() => Down} snapshot
  * @property {(message: Record<string, unknown>) => void} join sends a join
  * @property {(handle: number) => boolean} leave leaves a room, if what was sent to it has left
@@ -50,9 +49,7 @@ export class Hub {
   #surroundings;
   #names;
   #self;
-  #term;
-  #tabs;
-  #slots;
+  #facts;
   #desk;
   #up;
   #hall;
@@ -73,16 +70,15 @@ export class Hub {
   /**
    * @param {import('./surroundings.js').Surroundings} surroundings
    * @param {ReturnType<typeof import('./wire.js').namesOf>} names
-   * @param {{ tab: string, term: number, tabs: Map<string, Member>, slots: number }} state
+   * @param {string} self
+   * @param {import('./facts.js').Facts} facts
    * @param {Desk} desk
    */
-  constructor(surroundings, names, { tab, term, tabs, slots }, desk) {
+  constructor(surroundings, names, self, facts, desk) {
     this.#surroundings = surroundings;
     this.#names = names;
-    this.#self = tab;
-    this.#term = term;
-    this.#tabs = tabs;
-    this.#slots = slots;
+    this.#self = self;
+    this.#facts = facts;
     this.#desk = desk;
     this.#up = surroundings.channel(names.up);
     this.#up.onmessage = ({ data }) => this.#heard(data);
@@ -94,7 +90,7 @@ export class Hub {
     if (!this.#tabs.has(this.#self)) this.#tabs.set(this.#self, { slot: this.#nextSlot(), rooms: new Map() });
     for (const tab of this.#tabs.keys()) if (tab !== this.#self) this.#connect(tab, false);
     for (const tab of this.#ports.keys()) this.to(tab, this.#desk.snapshot());
-    this.#hall.postMessage({ term: this.#term });
+    this.#hall.postMessage({ term: this.#facts.term });
     this.#desk.later(() => (this.#isSettled = true), LINGER_MS);
   }
 
@@ -111,8 +107,9 @@ export class Hub {
     return this.#ports.size;
   }
 
-  get slots() {
-    return this.#slots;
+  /** Known to all tabs: whoever comes, goes, or changes rooms is told. */
+  get #tabs() {
+    return this.#facts.tabs;
   }
 
   /** A tab that is looked at. @returns {string | undefined} */
@@ -134,7 +131,7 @@ export class Hub {
     const size = sizeOf(said);
     port.unseen.push({ n: port.n, size });
     port.bytes += size;
-    port.channel.postMessage({ term: this.#term, n: port.n, said });
+    port.channel.postMessage({ term: this.#facts.term, n: port.n, said });
     if (port.bytes > UNSEEN_BYTES) {
       this.counters.tabsDropped += 1;
       this.#once(tab, { op: 'dropped' });
@@ -240,7 +237,7 @@ export class Hub {
     const port = this.#ports.get(tab);
     if (!port) return said.op === 'bye' ? undefined : this.#once(tab, { op: 'dropped' });
     // For another leader: after this one's snapshot it comes again.
-    if (term !== this.#term) return undefined;
+    if (term !== this.#facts.term) return undefined;
     switch (said.op) {
       case 'seen':
         return this.#seen(port, said.n);
@@ -273,7 +270,8 @@ export class Hub {
       return;
     }
     this.#tabs.set(tab, { slot: this.#nextSlot(), rooms: new Map() });
-    this.#desk.came(tab, ordered);
+    // What it offered before is void.
+    this.#facts.ordered.set(tab, ordered);
     this.#tellTabs();
     this.#connect(tab, visible);
     this.to(tab, this.#desk.snapshot());
@@ -303,19 +301,19 @@ export class Hub {
   /** Tells a tab that does not follow. @param {string} tab @param {Down} said */
   #once(tab, said) {
     const channel = this.#surroundings.channel(this.#names.down(tab));
-    channel.postMessage({ term: this.#term, n: 0, said });
+    channel.postMessage({ term: this.#facts.term, n: 0, said });
     channel.close();
   }
 
   #tellTabs() {
-    this.post({ op: 'tabs', tabs: recordsOf(this.#tabs), slots: this.#slots });
+    this.post({ op: 'tabs', tabs: recordsOf(this.#tabs), slots: this.#facts.slots });
   }
 
   #nextSlot() {
     const used = new Set([...this.#tabs.values()].map(({ slot }) => slot));
-    do this.#slots += 1;
-    while (used.has(this.#slots % SLOTS));
-    return this.#slots % SLOTS;
+    do this.#facts.slots = (this.#facts.slots + 1) % SLOTS;
+    while (used.has(this.#facts.slots));
+    return this.#facts.slots;
   }
 
   // --- rooms -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@
 import { TARGET_USERS } from '../limits.js';
 
 const VERSION = 1;
+/** Each tab has so many numbers for its requests to the server. */
+export const IDS = 1_048_576;
 /** Tabs of one session, rooms of a tab, and requests that are open: beyond that nothing is believed. */
 const MANY = 4_096;
 const MOST_BYTES = 1_048_576;
@@ -109,6 +111,11 @@ export function readDown(value) {
   const { term, n, said } = value ?? {};
   if (!isCount(term) || !isCount(n) || typeof said !== 'object' || said === null) return null;
   return isDown(said) ? { term, n, said } : null;
+}
+
+/** Without what concerns its tab alone. @param {Message} message @returns {Message} */
+export function plain({ kind, room, stream, text, target, payload }) {
+  return { kind, room, stream, text, target, payload };
 }
 
 /** What a message costs in a queue, roughly. @param {any} said @returns {number} */

@@ -1,4 +1,5 @@
 import { browserStorage } from './store.js';
+import { browserSurroundings } from './tabs/surroundings.js';
 
 /**
  * What the client needs from its surroundings. Tests give their own clock, sockets and peer connections; applications
@@ -18,6 +19,8 @@ import { browserStorage } from './store.js';
  * @property {(bytes: Uint8Array) => Promise<Uint8Array>} inflate raw DEFLATE
  * @property {() => Promise<import('./store.js').Storage | null>} storage where messages wait that are not sent; null: in
  *   memory
+ * @property {() => import('./tabs/surroundings.js').Surroundings | null} tabs what tabs share a connection by; null: each has
+ *   its own
  */
 
 /**
@@ -38,6 +41,7 @@ export function environment(given = {}) {
     reach,
     inflate,
     storage: browserStorage,
+    tabs: browserSurroundings,
     ...given,
   };
 }

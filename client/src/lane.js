@@ -17,6 +17,18 @@ import { Scheduler, messageCost } from './scheduler.js';
  * @typedef {import('./scheduler.js').Message<Tag>} Message
  */
 
+/**
+ * @typedef {object} LaneState
+ * @property {{ bytes: Uint8Array, cost: number, tag: any }[]} sent unacknowledged; a tag where a message ends
+ * @property {number} numbered
+ * @property {number} acked
+ * @property {number} received
+ * @property {import('./scheduler.js').SchedulerState} waiting
+ */
+
+/** What is left of a message of which nothing but its tag is needed. @type {Message<any>} */
+const NOTHING = { kind: 'data', room: 0, stream: 0, text: false, target: { tag: 'room' }, payload: new Uint8Array(0) };
+
 /** @template [Tag=unknown] */
 export class Lane {
   #scheduler = new Scheduler();
@@ -70,6 +82,11 @@ export class Lane {
   /** The last `lane_seq` received in order: what ATTACH and ACK say. */
   get received() {
     return this.#lastReceived;
+  }
+
+  /** The last `lane_seq` given to a frame. */
+  get numbered() {
+    return this.#lastSent;
   }
 
   /** Whether a message of this cost would be taken. @param {number} cost */
@@ -189,6 +206,32 @@ export class Lane {
     this.#owedBytes = 0;
     this.#ackDueAt = null;
     return this.#lastReceived;
+  }
+
+  /**
+   * All that another tab needs to go on with this lane. What waits is given as it is, tags included.
+   * @returns {LaneState}
+   */
+  state() {
+    const sent = [...this.#sent].map(({ bytes, cost, done }) => ({ bytes, cost, tag: done?.tag ?? null }));
+    return { sent, numbered: this.#lastSent, acked: this.#lastAcked, received: this.#lastReceived, waiting: this.#scheduler.state() };
+  }
+
+  /** Goes on where another lane was; everything sent counts as sent on the current pipe. @param {LaneState} state */
+  restore({ sent, numbered, acked, received, waiting }) {
+    this.#sent = new Queue();
+    this.#sentBytes = 0;
+    for (const { bytes, cost, tag } of sent) {
+      this.#sent.push({ bytes, cost, done: tag === null ? null : { ...NOTHING, tag } });
+      this.#sentBytes += cost;
+    }
+    this.#cursor = this.#sent.length;
+    this.#lastSent = numbered;
+    this.#lastAcked = acked;
+    this.#lastReceived = received;
+    this.takeAck();
+    this.#scheduler = new Scheduler();
+    this.#heldBytes = this.#sentBytes + this.#scheduler.restore(waiting);
   }
 
   /**

@@ -43,6 +43,8 @@ const OFFER_MS = 500;
 const RELAYS_MS = 1_000;
 /** A full WebSocket is looked at again: browsers have no event for it. */
 const DRAIN_MS = 5;
+/** A close code with which the server keeps the session for a while: 1000 would end it. */
+const HANDED_OVER = 4_000;
 
 /**
  * @typedef {import('./pipe.js').Pipe} Pipe
@@ -121,6 +123,8 @@ export class Link {
   /** As measured last, on whatever pipe. @type {number | null} */
   #lastRtt = null;
   #flushQueued = false;
+  /** Whether other tabs would go on with the session. */
+  #keeps = false;
   #timers;
   counters = { reconnects: 0, pipeChanges: 0, badFrames: 0, unknownFrames: 0 };
 
@@ -231,6 +235,35 @@ export class Link {
     if (this.#state !== 'closed') this.#end('idle');
   }
 
+  /** Whose session it is at the server; null while there is none. */
+  get identity() {
+    return this.#identity;
+  }
+
+  /**
+   * Goes on, when it is started, with the session of a tab that is gone. Its pipes and peer connections had numbers up to
+   * `above`.
+   * @param {{ session: string, key: string }} identity
+   * @param {number} above
+   */
+  adopt(identity, above) {
+    this.#identity = identity;
+    this.#generation = above;
+    this.#peerNumber = above;
+  }
+
+  /** Whether other tabs would go on with the session if this page went away: every WebSocket is told. @param {boolean} on */
+  keep(on) {
+    if (this.#keeps === on) return;
+    this.#keeps = on;
+    this.#sockets.sayToAll({ type: 'keep', on });
+  }
+
+  /** Lets go of the session without ending it: another tab goes on with it. */
+  release() {
+    if (this.#state !== 'closed') this.#end('idle', false, HANDED_OVER);
+  }
+
   /** @param {Record<string, unknown>} message */
   sendText(message) {
     this.#socket?.sendText(message);
@@ -300,7 +333,10 @@ export class Link {
   /** @returns {import('./sockets.js').SocketsOwner} */
   #socketsOwner() {
     return {
-      hello: () => ({ type: 'hello', v: 1, client: 'switchyard-client/0.1', ...(this.#identity && { resume: this.#identity }) }),
+      hello: () => [
+        { type: 'hello', v: 1, client: 'switchyard-client/0.1', ...(this.#identity && { resume: this.#identity }) },
+        ...(this.#keeps ? [{ type: 'keep', on: true }] : []),
+      ],
       text: (socket, message) => this.#text(socket, message),
       binary: (socket, message) => this.#pipeMessage(socket.pipe, message),
       replaced: (old) => this.#forget(old.pipe),
@@ -901,11 +937,11 @@ export class Link {
     this.#owner.state(state);
   }
 
-  /** @param {'closed' | 'idle'} state @param {boolean} [tell] */
-  #end(state, tell = true) {
+  /** @param {'closed' | 'idle'} state @param {boolean} [tell] @param {number} [code] */
+  #end(state, tell = true, code = 1000) {
     this.#timers.cancelAll();
     if (tell && this.#identity) this.sendText({ type: 'bye' });
-    this.#sockets.close(1000, 'bye');
+    this.#sockets.close(code, code === 1000 ? 'bye' : 'handed over');
     this.#dropPeer('page', { atOnce: true });
     this.#ice.forget();
     this.#identity = null;

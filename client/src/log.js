@@ -15,7 +15,7 @@ import { EventFlag, KINDS, decodeRecords, encodeRecords, kindName } from './reco
 import { Messages } from './messages.js';
 import { Outbox } from './outbox.js';
 import { ASK_MS, Questions } from './questions.js';
-import { Reader } from './reader.js';
+import { PULL_MS, Reader } from './reader.js';
 import { Incoming } from './streams.js';
 
 /**
@@ -83,6 +83,8 @@ export class Log {
   #timer = null;
   #timerAt = Infinity;
   #synced = false;
+  /** Whether other tabs hear the same. */
+  #shared = false;
   #closed = false;
 
   /**
@@ -243,16 +245,22 @@ export class Log {
     this.#outbox.identify(identity);
   }
 
-  /** A new session is in the room. @param {string | null} origin none when the server keeps no log for it */
-  entered(origin) {
+  /**
+   * A new session is in the room.
+   * @param {string | null} origin none when the server keeps no log for it
+   * @param {{ isSecond: boolean }} [shared] the session is that of several tabs, and others of them were in the room before
+   */
+  entered(origin, shared) {
     if (origin === null) return;
     const now = this.#env.now();
+    this.#shared = shared !== undefined;
     this.#entered = true;
     this.#blocked = false;
     this.#originRequest = null;
     this.#storageCode = '';
-    this.#reader.attach(now);
-    this.#outbox.attach(origin);
+    // Where other tabs have been answered nothing comes by itself.
+    this.#reader.attach(shared?.isSecond ? now - PULL_MS : now);
+    this.#outbox.attach(shared ? null : origin);
     this.#incoming.clear().forEach((id) => this.#messages.endStream(id));
     this.#authoring.restart();
     this.#questions.restart();
@@ -404,7 +412,10 @@ export class Log {
           break;
         case 'snapshot': {
           const snapshot = values.get(record);
-          if (isSnapshot(snapshot)) readable.push({ tag: 'snapshot', snapshot });
+          if (!isSnapshot(snapshot)) break;
+          // It may be the answer to another tab: then it says no more than how far the log is.
+          if (this.#shared && !this.#reader.wants(snapshot)) readable.push(headOf(snapshot));
+          else readable.push({ tag: 'snapshot', snapshot });
           break;
         }
         default:
@@ -667,6 +678,11 @@ export class Log {
 /** @param {LogRecord} record @returns {record is import('./record.js').SnapshotRecord | import('./record.js').PageRecord} */
 function hasJson(record) {
   return record.tag === 'snapshot' || record.tag === 'page';
+}
+
+/** @param {import('./reader.js').Snapshot} snapshot @returns {import('./record.js').HeadRecord} */
+function headOf({ epoch, seq, digest, proof }) {
+  return { tag: 'head', epoch, seq, digest, proof };
 }
 
 /** @param {any} value @returns {value is import('./reader.js').Snapshot} */

@@ -52,6 +52,11 @@ export class Reader {
     return this.#seq;
   }
 
+  /** Whether a snapshot may be an answer to this reader, where others hear the same. @param {Snapshot} snapshot */
+  wants({ epoch }) {
+    return this.#position === null || this.#position.epoch !== epoch || this.#lacks !== null || this.#askedAt !== null;
+  }
+
   /** A join with `position` has succeeded: the server answers that by itself. @param {number} now */
   attach(now) {
     this.#attached = true;

@@ -31,6 +31,18 @@ import { Queue } from './queue.js';
  */
 
 /**
+ * @typedef {{ messages: Message<any>[], offset: number }} LineState messages in line, and how much of the first is gone
+ *
+ * @typedef {object} SchedulerState
+ * @property {LineState} control
+ * @property {LineState} small
+ * @property {(LineState & { key: number })[]} bulk
+ * @property {number[]} turns
+ * @property {number[]} later
+ * @property {number} sinceBulk
+ */
+
+/**
  * What a waiting message counts towards the replay limit.
  * @param {Message<any>} message
  */
@@ -120,6 +132,35 @@ export class Scheduler {
     }
   }
 
+  /** What waits, and whose turn is next: the same order in another tab. @returns {SchedulerState} */
+  state() {
+    return {
+      control: this.#control.state(),
+      small: this.#small.state(),
+      bulk: [...this.#bulk].map(([key, line]) => ({ key, ...line.state() })),
+      turns: [...this.#turns],
+      later: [...this.#later],
+      sinceBulk: this.#sinceBulk,
+    };
+  }
+
+  /** Takes over a state; gives the bytes that wait, as they count. @param {SchedulerState} state */
+  restore({ control, small, bulk, turns, later, sinceBulk }) {
+    this.#control = Line.from(control);
+    this.#small = Line.from(small);
+    for (const message of small.messages) this.#smallOf.set(keyOf(message), (this.#smallOf.get(keyOf(message)) ?? 0) + 1);
+    this.#bulk = new Map(bulk.map(({ key, ...line }) => [key, Line.from(line)]));
+    turns.forEach((key) => this.#turns.push(key));
+    later.forEach((key) => this.#later.push(key));
+    this.#sinceBulk = sinceBulk;
+    let bytes = 0;
+    for (const { messages, offset } of [control, small, ...bulk]) {
+      bytes -= offset;
+      for (const message of messages) bytes += messageCost(message);
+    }
+    return bytes;
+  }
+
   /** @returns {Line | undefined} */
   #next() {
     if (this.#control.messages.length > 0) return this.#control;
@@ -152,6 +193,19 @@ class Line {
   /** @type {Queue<Message<any>>} */
   messages = new Queue();
   offset = 0;
+
+  /** @param {LineState} state */
+  static from({ messages, offset }) {
+    const line = new Line();
+    messages.forEach((message) => line.messages.push(message));
+    line.offset = offset;
+    return line;
+  }
+
+  /** @returns {LineState} */
+  state() {
+    return { messages: [...this.messages], offset: this.offset };
+  }
 
   #first() {
     return /** @type {Message<any>} */ (this.messages.peek());

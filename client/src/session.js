@@ -21,6 +21,8 @@ import { Room } from './room.js';
 import { messageCost } from './scheduler.js';
 import { Share } from './share.js';
 import { parseObject } from './socket.js';
+import { SharedLink } from './tabs/shared-link.js';
+import { IDS } from './tabs/wire.js';
 import { identityIn } from './token.js';
 
 /**
@@ -38,6 +40,8 @@ import { identityIn } from './token.js';
  * @property {import('./mesh/mesh.js').PeerToPeer} [peerToPeer] direct connections to the members of small rooms: `relay` over
  *   TURN servers only, so that they do not learn this device's addresses; `off` none. By default `auto`, `relay` with
  *   `iceTransportPolicy: 'relay'`, and `off` with `transport: 'websocket'`.
+ * @property {'shared' | 'own'} [tabs] `shared`, the default: the tabs of one user in one browser have one connection, where
+ *   the browser has Web Locks and BroadcastChannel and the token says whose it is
  * @property {(room: string) => string | Promise<string>} [getToken] asked for a token when a room is joined without
  *   one, and when it must be joined anew
  * @property {Partial<import('./environment.js').Environment>} [environment] for tests
@@ -97,6 +101,8 @@ export class Session extends Emitter {
   #url;
   #getToken;
   #link;
+  /** The link, if tabs may share it. @type {SharedLink | null} */
+  #tabs;
   #limits = DEFAULT_LIMITS;
   /** @type {Features | null} */
   #features = null;
@@ -136,21 +142,28 @@ export class Session extends Emitter {
   #page = new AbortController();
   /** Whether the page was put away with the session in use. */
   #asleep = false;
+  /** Lossy messages of other tabs of this user. */
+  #echoed = 0;
   #counters = { duplicates: 0, laneGaps: 0, badMessages: 0, bytesSent: 0, bytesReceived: 0, sessionsLost: 0 };
 
   /** @param {SessionOptions} [options] */
   constructor(options = {}) {
-    const { url, transport = 'auto', iceTransportPolicy = 'all', iceServers, getToken, environment: given } = options;
+    const { url, transport = 'auto', iceTransportPolicy = 'all', iceServers, getToken, tabs = 'shared', environment: given } = options;
     const { peerToPeer = transport === 'websocket' ? 'off' : iceTransportPolicy === 'relay' ? 'relay' : 'auto' } = options;
     super();
     this.#env = environment(given);
     if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
     this.#getToken = getToken;
-    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, acks: CLIENT_ACKS });
     this.#url = endpoint(url);
     const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
-    this.#link = new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, this.#linkOwner());
+    const makeLink = (/** @type {import('./link.js').LinkOwner} */ owner) =>
+      new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, owner);
+    const key = [this.#url, transport, iceTransportPolicy, peerToPeer];
+    this.#tabs = tabs === 'own' ? null : new SharedLink(this.#env, { key, makeLink }, { ...this.#linkOwner(), ...this.#sharing() });
+    this.#link = this.#tabs ?? makeLink(this.#linkOwner());
+    this.#lane = this.#freshLane();
     this.#mesh = new Mesh(this.#env, peerToPeer, this.#meshPorts());
+    this.#allowMesh();
     const tell = (/** @type {Record<string, unknown>} */ message) => {
       if (!this.#link.inSession) return false;
       this.#link.sendText(message);
@@ -279,6 +292,8 @@ export class Session extends Emitter {
       lossyWaiting: this.#lossy.length,
       /** Of the connections to other browsers. */
       mesh: this.#mesh.counters,
+      /** How many tabs share the connection, and whether it is this one's. */
+      tabs: this.#tabs?.tabs ?? { leads: true, count: 1 },
       /** Bytes in the browser's queue of each pipe. */
       buffered: this.#link.buffered,
       counters: { ...this.#link.counters, ...this.#counters, lossyDropped: this.#lossy.dropped, lossyCoalesced: this.#lossy.coalesced },
@@ -319,6 +334,21 @@ export class Session extends Emitter {
    * @returns {Promise<void>}
    */
   #join(room, token, refresh) {
+    const found = this.#tabs?.identify(token);
+    if (!found) return this.#joinNow(room, token, refresh);
+    return found.then(() => {
+      if (this.#rooms.get(room.name) !== room) throw new SwitchyardError('left', 'the room was left');
+      return this.#joinNow(room, token, refresh);
+    });
+  }
+
+  /**
+   * @param {Room} room
+   * @param {string | undefined} token
+   * @param {boolean} refresh
+   * @returns {Promise<void>}
+   */
+  #joinNow(room, token, refresh) {
     return new Promise((resolve, reject) => {
       const id = this.#id();
       /** @type {Join} */
@@ -483,10 +513,40 @@ export class Session extends Emitter {
         const { webrtc, relay, p2p } = this.#features ?? {};
         if (webrtc === features.webrtc && relay === features.relay && p2p === features.p2p) return;
         this.#features = features;
-        this.#mesh.allow(features.webrtc && features.p2p);
+        this.#allowMesh();
         this.emit('features', features);
       },
     };
+  }
+
+  /** What tabs that share the connection do for each other. @returns {import('./tabs/shared-link.js').Sharing} */
+  #sharing() {
+    return {
+      echo: (message, isLossy) => this.#echo(message, isLossy),
+      lossy: (message, coalesce) => this.#passLossy(message, coalesce),
+      direct: (frame) => this.#direct(frame),
+      leads: () => this.#allowMesh(),
+      left: (handle) => {
+        const room = this.#byHandle.get(handle);
+        if (room) this.#roomEnded(room, 'left');
+      },
+      confirmed: (tag) => tag.resolve(),
+      refused: (tag) => tag?.reject(new SwitchyardError('buffer_full', 'too much waits to be sent or acknowledged')),
+    };
+  }
+
+  /**
+   * The server does not send a member what it has sent itself; another tab has.
+   * @param {Outgoing | import('./lossy.js').LossyMessage} message
+   * @param {boolean} isLossy
+   */
+  #echo(message, isLossy) {
+    const self = this.#byHandle.get(message.room)?.self;
+    const { target, stream } = message;
+    if (!self || (target.tag === 'users' && !target.users.includes(self.user))) return;
+    const flags = 'flags' in message ? message.flags : message.text ? Flag.TEXT : 0;
+    const from = { room: message.room, flags, sender: self.member, stream, target };
+    this.#message(from, message.payload, isLossy ? { seq: (this.#echoed += 1) } : {});
   }
 
   /** @param {number} room */
@@ -517,8 +577,13 @@ export class Session extends Emitter {
     this.#rejoinAll();
   }
 
+  #freshLane() {
+    const limit = this.#limits.replay_limit_bytes;
+    return this.#tabs?.lane(limit) ?? new Lane({ limit, acks: CLIENT_ACKS });
+  }
+
   #newLane() {
-    this.#lane = new Lane({ limit: this.#limits.replay_limit_bytes, acks: CLIENT_ACKS });
+    this.#lane = this.#freshLane();
     this.#assembly = new Assembly(this.#limits.max_message_bytes);
     this.#lossy.clear();
     this.#byHandle.clear();
@@ -630,6 +695,8 @@ export class Session extends Emitter {
   #message({ room: handle, flags, sender, stream, target = { tag: 'room' } }, payload, { seq, isDirect } = {}) {
     const room = this.#byHandle.get(handle);
     if (!room) return;
+    // Another tab may have subscribed to it.
+    if (this.#tabs && target.tag === 'topic' && !room.topics.includes(target.topic)) return;
     let data;
     try {
       // A copy, because a view would keep the whole pipe message alive.
@@ -648,6 +715,7 @@ export class Session extends Emitter {
   #control(handle, payload) {
     const message = parseObject(new TextDecoder().decode(payload));
     const room = this.#byHandle.get(handle);
+    if (this.#tabs && message?.type === 'refused' && typeof message.id === 'number' && !this.#tabs.isOwn(message.id)) return;
     if (message?.type === 'joined') {
       this.#joined(message);
       return;
@@ -713,6 +781,7 @@ export class Session extends Emitter {
       const members = list(message.members).flatMap((member) => readMember(member) ?? []);
       this.#byHandle.set(message.handle, room);
       this.#handles.set(room, message.handle);
+      this.#tabs?.entered(room.name, message.handle);
       room.enter(self ?? { member: 0, user: '', name: '', role: '' }, members, permissions);
       this.#unpark(room, message.handle);
       this.#enterLog(join, message);
@@ -735,7 +804,9 @@ export class Session extends Emitter {
       return;
     }
     const sent = /** @type {Record<string, unknown> | undefined} */ (joined.log);
-    log.entered(typeof sent?.origin === 'string' ? sent.origin : null);
+    const origin = typeof sent?.origin === 'string' ? sent.origin : null;
+    // The origin of a member that is several tabs may be another tab's; the first snapshot may have come to that too.
+    log.entered(origin, this.#tabs?.isShared ? { isSecond: this.#tabs.sharesRoom(room.name) } : undefined);
   }
 
   /** @param {Room} room @param {Record<string, unknown>} message */
@@ -757,6 +828,7 @@ export class Session extends Emitter {
     if (this.#rooms.get(room.name) !== room) return;
     this.#rooms.delete(room.name);
     const handle = this.#handles.get(room);
+    this.#tabs?.ended(room.name, handle);
     if (handle !== undefined) {
       this.#handles.delete(room);
       this.#byHandle.delete(handle);
@@ -794,7 +866,11 @@ export class Session extends Emitter {
       sendLossy: (room, payload, isText, stream, target, coalesce) => this.#sendLossy(room, payload, isText, stream, target, coalesce),
       peer: (room, member) => this.#mesh.peer(room, member),
       lossyReceived: (sender, missing) => this.#quality.lossyReceived(sender, missing),
-      control: (room, message) => this.#sendControl(room, message).sent,
+      control: (room, message) => {
+        // Another tab may want the topics; this one hears no more of them.
+        if (message.type === 'unsubscribe' && this.#tabs?.sharesRoom(room.name)) return Promise.resolve();
+        return this.#sendControl(room, message).sent;
+      },
       request: (room, message) => {
         try {
           return this.#handles.has(room) ? this.#sendControl(room, message).id : null;
@@ -859,25 +935,34 @@ export class Session extends Emitter {
     }
     const handle = this.#handles.get(room);
     room.counters.lossySent += 1;
+    if (handle === undefined) {
+      this.#lossy.dropped += 1;
+      return;
+    }
+    const message = { flags: isText ? Flag.TEXT : 0, room: handle, stream, target, payload };
+    if (!this.#tabs?.lossy(message, coalesce)) this.#passLossy(message, coalesce);
+  }
+
+  /** To those who are reached directly, and to the rest by the server. @param {import('./lossy.js').LossyMessage} message @param {boolean} coalesce */
+  #passLossy(message, coalesce) {
+    const { room: handle, ...rest } = message;
+    const room = this.#byHandle.get(handle);
     const isConnected = this.#link.state === 'connected';
-    const flags = isText ? Flag.TEXT : 0;
+    const reach = room ? this.#mesh.reach(room, message.target) : 'none';
     /** @type {number | undefined} */
     let seq;
-    if (handle !== undefined) {
-      const reach = this.#mesh.reach(room, target);
-      // With a pace it goes to all when it goes to the server, so that all have the same messages with the same numbers.
-      if (reach === 'all' || (reach === 'some' && (this.#lossy.paceMs === 0 || !isConnected))) {
-        seq = this.#lossy.number(handle, stream);
-        if (this.#mesh.sendLossy(room, { flags, stream, seq, target, payload })) return;
-      }
+    // With a pace it goes to all when it goes to the server, so that all have the same messages with the same numbers.
+    if (room && (reach === 'all' || (reach === 'some' && (this.#lossy.paceMs === 0 || !isConnected)))) {
+      seq = this.#lossy.number(handle, message.stream);
+      if (this.#mesh.sendLossy(room, { ...rest, seq })) return;
     }
-    if (handle === undefined || !isConnected) {
+    if (!isConnected) {
       this.#lossy.dropped += 1;
       return;
     }
     // Many in one turn of the event loop are no reason to drop any.
     if (this.#lossy.full) this.#link.flush();
-    this.#lossy.push({ flags, room: handle, stream, target, payload }, { coalesce, seq });
+    this.#lossy.push(message, { coalesce, seq });
     this.#link.wake();
     this.#lossyLater();
   }
@@ -886,6 +971,17 @@ export class Session extends Emitter {
   #shareLossy({ room: handle, ...message }, seq) {
     const room = this.#byHandle.get(handle);
     if (room && this.#mesh.reach(room, message.target) !== 'none') this.#mesh.sendLossy(room, { ...message, seq });
+  }
+
+  /** Of the tabs that share a session, the leading one has the direct connections. */
+  #allowMesh() {
+    const { webrtc, p2p } = this.#features ?? { webrtc: true, p2p: true };
+    this.#mesh.allow(webrtc && p2p && (this.#tabs?.leads ?? true));
+  }
+
+  /** A lossy message that came from another browser directly. @param {import('./frame.js').LossyFrame} frame */
+  #direct(frame) {
+    this.#message(frame, frame.payload, { seq: frame.seq, isDirect: true });
   }
 
   /** @returns {import('./mesh/mesh.js').MeshPorts} */
@@ -900,7 +996,11 @@ export class Session extends Emitter {
           // No room for it now: it is repeated, as if it were lost.
         }
       },
-      deliver: (room, frame) => this.#message({ ...frame, room: this.#handles.get(room) ?? 0 }, frame.payload, { seq: frame.seq, isDirect: true }),
+      deliver: (room, frame) => {
+        const known = { ...frame, room: this.#handles.get(room) ?? 0 };
+        this.#tabs?.direct(known);
+        this.#direct(known);
+      },
       changed: (room, member, state) => {
         const known = room.members.get(member);
         if (known) room.emit('peer', { member: known, state });
@@ -961,7 +1061,7 @@ export class Session extends Emitter {
     if (handle === undefined || this.#leaves.has(room)) return;
     if (this.#lane.waitsFor(handle) || !this.#lane.fits(LEAVE_BYTES)) return;
     this.#leaves.add(room);
-    this.#sendControl(room, { type: 'leave' });
+    if (!this.#tabs?.leave(room.name, handle)) this.#sendControl(room, { type: 'leave' });
   }
 
   /** @param {Outgoing} message */
@@ -983,6 +1083,8 @@ export class Session extends Emitter {
   }
 
   #id() {
+    // A tab's numbers begin again after so many: the requests that had them are long answered.
+    if (this.#tabs) return this.#tabs.idBase + (this.#nextId++ % IDS);
     return this.#nextId++;
   }
 

@@ -15,7 +15,7 @@ const ASK_MS = 1_000;
 
 /**
  * @typedef {object} SocketsOwner
- * @property {() => Record<string, unknown>} hello what to greet the server with
+ * @property {() => Record<string, unknown>[]} hello what to greet the server with
  * @property {(socket: Socket, message: Record<string, unknown>) => void} text
  * @property {(socket: Socket, message: Uint8Array) => void} binary
  * @property {(old: Socket) => void} replaced another one has taken its place
@@ -82,6 +82,11 @@ export class Sockets {
     this.#drainingMs = ms;
   }
 
+  /** To the server over each that has said hello. @param {Record<string, unknown>} message */
+  sayToAll(message) {
+    for (const socket of [this.current, this.#beside]) if (socket?.pipe.open) socket.sendText(message);
+  }
+
   /** @param {number} code @param {string} reason */
   close(code, reason) {
     this.#timers.cancelAll();
@@ -95,7 +100,7 @@ export class Sockets {
     const patience = this.#reconnect.patience(this.#env.now(), this.#owner.rtt());
     /** @type {Socket} */
     const socket = new Socket(this.#env, this.#url, this.#attempts.socket(), patience, {
-      opened: () => socket.sendText(this.#owner.hello()),
+      opened: () => this.#owner.hello().forEach((message) => socket.sendText(message)),
       text: (message) => this.#text(socket, message),
       binary: (message) => {
         this.#speaks(socket);

@@ -288,7 +288,8 @@ class FakeWebSocket {
     this.readyState = 3;
     const connection = this.#connection;
     this.#connection = null;
-    connection?.closed(1006);
+    // Browsers say 1001 for a page that is gone.
+    connection?.closed(code === 1001 ? 1001 : 1006);
     this.onclose?.({ code, reason });
   }
 

@@ -1,5 +1,6 @@
 // The server's half of docs/protocol.md, small and without limits, for tests of the client. It shares only frame.js
-// with the code under test; its lane is its own. Tokens are JSON texts: {"user", "name"?}; the token "bad" is refused.
+// with the code under test; its lane is its own. Tokens are JSON texts: {"user", "name"?}, or the middle part of a JWT in a
+// JWT's place; the token "bad" is refused.
 
 import { Flag, decodeFrame, encodeFrame, joinFrames, splitFrames } from '../src/frame.js';
 import { FakeLog } from './fake-log.js';
@@ -16,6 +17,7 @@ export class FakeServer {
   sessions = new Map();
   /** Peer connections by the number in their fake SDP. */
   #offers = new Map();
+  #pipes = new Map();
   /** Text messages received, in order. */
   texts = [];
   webRtc = true;
@@ -46,7 +48,13 @@ export class FakeServer {
   peer(id, channel) {
     const session = this.#offers.get(id);
     const pipe = { kind: 'datachannel', send: (message) => channel.send(0, message), lossy: (message) => channel.send(1, message) };
+    this.#pipes.set(id, pipe);
     return { receive: (id, message) => session?.receive(pipe, message, id === 1 ? pipe.lossy : pipe.send) };
+  }
+
+  /** The server sees that the other end of a peer connection is gone. */
+  peerGone(id) {
+    this.#offers.get(id)?.pipeGone(this.#pipes.get(id));
   }
 
   offered(session, sdp) {
@@ -73,6 +81,12 @@ export class FakeServer {
   }
 }
 
+function claimsOf(token) {
+  if (token.startsWith('{')) return JSON.parse(token);
+  const { sub, name = sub } = JSON.parse(Buffer.from(token.split('.')[1], 'base64url').toString());
+  return { user: sub, name };
+}
+
 /** One WebSocket. */
 class Connection {
   #server;
@@ -80,6 +94,8 @@ class Connection {
   #socket;
   #session = null;
   #greeted = false;
+  /** Whether the session outlives the page. */
+  #keeps = false;
   #open = true;
 
   constructor(server, clock, socket) {
@@ -103,7 +119,7 @@ class Connection {
 
   closed(code) {
     this.#open = false;
-    if (this.#session?.connection === this) this.#session.socketClosed(code);
+    if (this.#session?.connection === this) this.#session.socketClosed(code === 1001 && this.#keeps ? 1006 : code);
     this.#session = null;
   }
 
@@ -135,6 +151,9 @@ class Connection {
         return undefined;
       case 'ping':
         return this.text({ type: 'pong', t: message.t });
+      case 'keep':
+        this.#keeps = message.on;
+        return undefined;
       case 'candidate':
       case 'attempt':
         return undefined;
@@ -172,7 +191,7 @@ class Connection {
       this.#session = session;
       this.text({ type: 'session', session: session.id, key: session.key, ...this.#server.ice, ...session.told });
     }
-    this.#session.join(id, room, JSON.parse(token), follow);
+    this.#session.join(id, room, claimsOf(token), follow);
     if (offer) this.#offer(offer);
   }
 
@@ -235,12 +254,15 @@ class Session {
     }
     const members = [...room.values()].filter((other) => other !== mine).map((other) => other.self);
     const { member, role } = mine.self;
-    const log = follow && this.#server.log(name);
+    // A member follows once, and has one origin: whoever joins again is told that.
+    const log = (follow || mine.log) && this.#server.log(name);
+    const isNew = log && !mine.log;
+    if (isNew) mine.origin = log.newOrigin(user);
     this.control(mine.handle, {
       type: 'joined', id, room: name, handle: mine.handle, member, user, role, permissions: this.#server.permissions, topics: [], members,
-      ...(log && { log: { origin: log.newOrigin(user) } }),
+      ...(log && { log: { origin: mine.origin } }),
     });
-    if (log) {
+    if (isNew) {
       mine.log = log.follow(mine.self, follow, (payload) => this.pushLog(mine.handle, payload));
     }
   }
@@ -284,6 +306,12 @@ class Session {
   /** Acknowledgements do not come: the client is asked to look, over the WebSocket. */
   doubt() {
     this.connection?.pipe.send(joinFrames([encodeFrame({ kind: 'ping', nonce: 1 })]));
+  }
+
+  pipeGone(pipe) {
+    if (!pipe || this.#pipe !== pipe) return;
+    this.#moveTo(this.connection?.pipe ?? null, this.#lastAcked());
+    if (!this.#pipe) this.#grace = this.#clock.setTimeout(() => this.end('timeout'), GRACE_MS);
   }
 
   /** The server finds the peer connection dead. */

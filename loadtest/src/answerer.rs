@@ -226,6 +226,7 @@ impl Session {
             | ClientText::IceServers {}
             | ClientText::Attempt(_)
             | ClientText::Quality(_)
+            | ClientText::Keep { .. }
             | ClientText::Bye => {}
         }
     }

@@ -67,6 +67,11 @@ pub enum ClientText {
     Attempt(Box<Attempt>),
     /// How good the connection is.
     Quality(Quality),
+    /// Whether others (tabs of the same browser) would go on with the session if this page went away.
+    Keep {
+        /// Whether there are any.
+        on: bool,
+    },
     /// The session ends now.
     Bye,
 }
@@ -490,7 +495,7 @@ impl ClientText {
                 let details = attempt.details.as_ref().map_or(0, |details| to_json(details).len());
                 at_most("details", details, limits::DETAILS_BYTES)?;
             }
-            Self::Ping { .. } | Self::IceServers {} | Self::Quality(_) | Self::Bye => {}
+            Self::Ping { .. } | Self::IceServers {} | Self::Keep { .. } | Self::Quality(_) | Self::Bye => {}
         }
         Ok(message)
     }
@@ -592,6 +597,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<ServerText>(&json).unwrap(), message);
         }
         assert_eq!(ClientText::parse(r#"{"type":"ice_servers"}"#).unwrap(), ClientText::IceServers {});
+        assert_eq!(ClientText::parse(r#"{"type":"keep","on":true}"#).unwrap(), ClientText::Keep { on: true });
     }
 
     #[test]

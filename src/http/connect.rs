@@ -64,8 +64,10 @@ const READ_BUFFER: usize = 4096;
 const READS: u32 = 16;
 /// The subprotocol, for clients that offer one.
 const SUBPROTOCOL: &str = "switchyard.v1";
-/// Codes of a client that goes: normal closure, going away (RFC 6455 §7.4.1).
-const GOING: [u16; 2] = [1000, 1001];
+/// Codes of a client that goes: normal closure, and going away, which browsers say for every page that is gone, crashed or
+/// not (RFC 6455 §7.4.1).
+const NORMAL: u16 = 1000;
+const AWAY: u16 = 1001;
 
 /// Upgrades to a WebSocket, unless the page or the server's state forbids it.
 pub(super) async fn upgrade(State(app): State<Arc<App>>, mut request: Request) -> Response {
@@ -110,6 +112,7 @@ async fn serve(app: Arc<App>, upgrade: Upgrade) {
         greeted: false,
         malformed: 0,
         signals: Tokens::new(limits.signals_per_second, limits.signals_burst, now),
+        keeps: false,
         deadline: now + PATIENCE,
         app,
     };
@@ -143,9 +146,13 @@ enum End {
 }
 
 impl End {
-    /// By the code of the client's close frame.
-    fn of(code: Option<u16>) -> Self {
-        if code.is_some_and(|code| GOING.contains(&code)) { Self::Clean } else { Self::Broken }
+    /// By the code of the client's close frame, and whether others would go on with its session.
+    fn of(code: Option<u16>, keeps: bool) -> Self {
+        match code {
+            Some(NORMAL) => Self::Clean,
+            Some(AWAY) if !keeps => Self::Clean,
+            _ => Self::Broken,
+        }
     }
 }
 
@@ -164,6 +171,8 @@ struct Connection {
     greeted: bool,
     malformed: u32,
     signals: Tokens,
+    /// Whether the session is to outlive the page.
+    keeps: bool,
     /// When a socket without a session is closed.
     deadline: Instant,
 }
@@ -255,7 +264,7 @@ impl Connection {
             Incoming::Message(Message::Close(code)) => {
                 // The client waits for it; one that does not read goes without.
                 self.wire.write_close(code);
-                Some(End::of(code))
+                Some(End::of(code, self.keeps))
             }
             Incoming::Message(Message::Ping(payload)) => {
                 let pong = timeout(WRITE, self.wire.send(Opcode::Pong, &payload)).await;
@@ -340,7 +349,7 @@ impl Connection {
         let reading = async {
             loop {
                 match self.recv().await {
-                    Incoming::Message(Message::Close(code)) => return End::of(code),
+                    Incoming::Message(Message::Close(code)) => return End::of(code, self.keeps),
                     Incoming::Message(message) => self.read_message(message).await,
                     Incoming::Error(_) | Incoming::End => return End::Broken,
                 }
@@ -414,6 +423,7 @@ impl Connection {
                     self.app.shards.send(home, Command::Quality(self.id, quality)).await;
                 }
             }
+            ClientText::Keep { on } => self.keeps = on,
             ClientText::Ping { t } => self.say(&ServerText::Pong { t }),
             ClientText::Bye => match self.home {
                 Some(home) => {
@@ -537,6 +547,7 @@ fn kind_of(message: &ClientText) -> &'static str {
         ClientText::IceServers {} => "ice_servers",
         ClientText::Attempt(_) => "attempt",
         ClientText::Quality(_) => "quality",
+        ClientText::Keep { .. } => "keep",
         ClientText::Ping { .. } => "ping",
         ClientText::Bye => "bye",
     }

@@ -410,3 +410,37 @@ async fn pings_and_closes_are_answered_on_both_sides_of_a_join() {
     }
     server.drain().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_page_that_is_gone_ends_its_session_unless_others_go_on_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(&folder).await;
+    let mut watcher = Raw::connect(server.address, None).await;
+    watcher.join("tabs", "w").await;
+    // Whoever closes first and keeps is still there when the second is gone.
+    for (keeps, code) in [(true, 1001_u16), (false, 1001), (true, 1000)] {
+        let mut page = Raw::connect(server.address, None).await;
+        page.join("tabs", if keeps { "a" } else { "b" }).await;
+        if keeps {
+            page.text(r#"{"type":"keep","on":true}"#).await;
+            page.text(r#"{"type":"ping","t":1}"#).await;
+            assert!(matches!(page.answer().await, Got::Text(text) if text.contains("pong")));
+        }
+        page.write(8, &code.to_be_bytes()).await.unwrap();
+        assert_eq!(page.end().await, Got::Close(code));
+    }
+    let (mut came, mut left) = (Vec::new(), Vec::new());
+    while left.len() < 2 {
+        let next = timeout(5 * SECOND, watcher.next()).await.expect("two are gone at once");
+        let Got::Binary(message) = next else { continue };
+        for control in watcher.controls(message) {
+            match control {
+                ServerControl::MemberJoined { member } => came.push(member.member),
+                ServerControl::MemberLeft { member, .. } => left.push(member),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(left, came[1..], "the first one is kept");
+    server.drain().await.unwrap();
+}

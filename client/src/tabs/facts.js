@@ -1,0 +1,67 @@
+/**
+ * What all tabs that share a session know of it besides its lane. The leader changes it and says so; a snapshot of it, with the
+ * lane, makes any tab a follower.
+ */
+
+import { recordsOf, tabsOf } from './hub.js';
+
+/**
+ * @typedef {import('./wire.js').Snapshot} Snapshot
+ * @typedef {import('./wire.js').Status} Status
+ */
+
+export class Facts {
+  /** Counts the leaders. */
+  term = 0;
+  /** Of the session at the server; in memory only. @type {{ session: string, key: string } | null} */
+  identity = null;
+  /** @type {Map<string, import('./hub.js').Member>} */
+  tabs = new Map();
+  /** How many have been given out. */
+  slots = 0;
+  /** The last offer of each tab that was ordered. @type {Map<string, number>} */
+  ordered = new Map();
+  /** @type {Record<string, unknown> | null} */
+  limits = null;
+  /** @type {import('../link.js').Features | null} */
+  features = null;
+  /** Whether there is to be a connection. */
+  wanted = false;
+  /** As the leader has said last. @type {Status} */
+  status = nothing();
+
+  /** The session is not gone on with. */
+  forget() {
+    this.identity = null;
+    this.tabs = new Map();
+    this.slots = 0;
+    this.ordered.clear();
+  }
+
+  /** @param {Snapshot} snapshot @param {number} term */
+  take({ identity, tabs, slots, ordered, wanted }, term) {
+    this.term = term;
+    this.identity = identity;
+    this.tabs = tabsOf(tabs);
+    this.slots = slots;
+    this.ordered = new Map(ordered);
+    this.wanted ||= wanted;
+  }
+
+  /** @param {import('./lane.js').TabLane} lane @param {Status} status @returns {Snapshot} */
+  snapshot(lane, status) {
+    const { identity, limits, features, wanted, slots } = this;
+    // Of tabs that are gone nothing comes any more.
+    const ordered = [...this.ordered].filter(([tab]) => this.tabs.has(tab));
+    const tabs = recordsOf(this.tabs);
+    return { epoch: lane.epoch, lane: lane.state(), ordered, tabs, slots, identity, limits, features, wanted, status };
+  }
+}
+
+/** @returns {Status} */
+export function nothing() {
+  const health = { connected: false, rung: null, waitingMs: 0, silentMs: 0, bufferAgeMs: 0, bitrate: null };
+  const buffered = { websocket: 0, reliable: 0, lossy: 0 };
+  const counters = { reconnects: 0, pipeChanges: 0, badFrames: 0, unknownFrames: 0 };
+  return { state: 'idle', rung: null, relay: null, rtt: null, takesJoins: false, queued: 0, buffered, counters, health };
+}

@@ -1,0 +1,781 @@
+/**
+ * A session's way to the server when the tabs of one user share one connection: to session.js it looks like link.js. In the
+ * leading tab there is a Link behind it; in the others there is the leading tab.
+ *
+ * What keeps a change of leaders from losing, doubling or reordering anything: every tab has the whole of the session's
+ * reliable lane (lane.js). Whatever the leader does to it (takes a frame of the server, orders a message that a tab offers,
+ * gives the next frame its number) it tells the others first and does then, and they do the same; so a leader that is gone in
+ * the middle has sent and acknowledged nothing that the others do not know of. The next leader resumes the session at the
+ * server, with its key, under higher generations, and the lane's replay does the rest.
+ *
+ * The key of the session goes from tab to tab of one origin and is in memory only.
+ */
+
+import { SwitchyardError } from '../errors.js';
+import { FrameError, decodeFrame, encodeFrame } from '../frame.js';
+import { CLIENT_ACKS, DEFAULT_LIMITS, readLimits } from '../limits.js';
+import { identityIn } from '../token.js';
+import { Facts } from './facts.js';
+import { tabsOf } from './hub.js';
+import { EMPTY, TabLane, isBehind } from './lane.js';
+import { Leader } from './leader.js';
+import { TabQuestions } from './questions.js';
+import { Seat } from './seat.js';
+import { IDS, namesOf, plain, readDown } from './wire.js';
+
+const BEAT_MS = 1_000;
+/** A leader that says nothing for so long is asked, and if it does not answer, replaced. */
+const QUIET_MS = 3_000;
+const DEAD_MS = 6_000;
+/** What a leader said before it died may still be on its way. */
+const SETTLE_MS = 100;
+/** A successor that was named and has not taken the seat is gone too. */
+const HEIR_MS = 2_000;
+/** Lossy messages to a leader that does not answer. */
+const LOSSY_AHEAD = 512;
+const SEEN_EVERY = 32;
+
+/**
+ * @typedef {import('../link.js').Link} Link
+ * @typedef {import('../link.js').LinkOwner} LinkOwner
+ * @typedef {import('./wire.js').Down} Down
+ * @typedef {import('./wire.js').Up} Up
+ * @typedef {import('../lane.js').Message<any>} Message
+ * @typedef {import('../lossy.js').LossyMessage} LossyMessage
+ * @typedef {{ surroundings: import('./surroundings.js').Surroundings, names: ReturnType<typeof namesOf> }} Others
+ *
+ * @typedef {object} Sharing what the session does for the tabs besides what it does for a link
+ * @property {(message: Message | LossyMessage, isLossy: boolean) => void} echo another tab of the same user has sent this
+ * @property {(message: LossyMessage, coalesce: boolean) => void} lossy sends it for another tab
+ * @property {(frame: import('../frame.js').LossyFrame) => void} direct came to another tab from another browser
+ * @property {() => void} leads this tab has the connection now, or has it no more
+ * @property {(handle: number) => void} left the tab is out of the room
+ * @property {(tag: any) => void} confirmed
+ * @property {(tag: any) => void} refused there was no room for it
+ *
+ * @typedef {object} Options
+ * @property {unknown[]} key what tabs must have in common, besides user and tenant
+ * @property {(owner: LinkOwner) => Link} makeLink
+ */
+
+export class SharedLink {
+  #env;
+  #options;
+  /** @type {LinkOwner & Sharing} */
+  #owner;
+  /** This tab's name among the others. */
+  #tab = 'alone';
+  /** `out`: of no group; `joining`: knows nothing yet; then one of the two. @type {'out' | 'joining' | 'follower' | 'leader'} */
+  #role = 'out';
+  /** Set while there may be other tabs. @type {Others | null} */
+  #others = null;
+  /** Who the user is, for the next time. @type {ReturnType<typeof namesOf> | null} */
+  #names = null;
+  /** @type {Seat | null} */
+  #seat = null;
+  /** @type {Leader | null} */
+  #leader = null;
+  /** What ends being in the group. @type {(() => void)[]} */
+  #endings = [];
+  /** @type {import('./surroundings.js').Channel | null} */
+  #up = null;
+  #facts = new Facts();
+  #lane;
+  /** What the lane begins with when the session makes a new one. @type {import('./lane.js').LaneState} */
+  #fresh = EMPTY;
+  /** The last decision heard. */
+  #n = 0;
+  #heardAt = 0;
+  #pingedAt = -Infinity;
+  /** Whether the leader has let go by itself: all it said is here. */
+  #isHeir = false;
+  #isSettling = false;
+  /** Whether this tab has missed something. */
+  #isBehind = false;
+  #lossyAhead = 0;
+  /** @type {import('../link.js').LinkState} */
+  #state = 'idle';
+  /** Resolves when the tab leads or follows. @type {{ promise: Promise<void>, resolve: () => void }} */
+  #in = deferred();
+  /** Rooms that this tab is in or is joining, and their handles. @type {Map<string, number>} */
+  #rooms = new Map();
+  /** Rooms that are being left. @type {Map<number, string>} */
+  #leaving = new Map();
+  #questions;
+  #counters = { handovers: 0, badTabMessages: 0 };
+  /** Counts the stays in a group. */
+  #stay = 0;
+  /** @type {unknown} */
+  #timer = null;
+
+  /**
+   * @param {import('../environment.js').Environment} env
+   * @param {Options} options
+   * @param {LinkOwner & Sharing} owner
+   */
+  constructor(env, options, owner) {
+    this.#env = env;
+    this.#options = options;
+    this.#owner = owner;
+    this.#questions = new TabQuestions(env);
+    this.#lane = new TabLane({ limit: DEFAULT_LIMITS.replay_limit_bytes, acks: CLIENT_ACKS }, {
+      offered: (id, message) => {
+        if (this.#leader) this.#leader.order(this.#tab, id, message);
+        else this.#say({ op: 'offer', id, message: plain(message) });
+      },
+      took: () => this.#leader?.tell({ op: 'take' }),
+    });
+  }
+
+  // --- for the session, as a link ------------------------------------------------------------------------------------
+
+  get state() {
+    return this.#state;
+  }
+
+  get rung() {
+    return this.#now.rung;
+  }
+
+  get relay() {
+    return this.#now.relay;
+  }
+
+  get rtt() {
+    return this.#now.rtt;
+  }
+
+  get queued() {
+    return this.#now.queued;
+  }
+
+  get buffered() {
+    return this.#now.buffered;
+  }
+
+  get takesJoins() {
+    return this.#now.takesJoins;
+  }
+
+  get counters() {
+    const { counters } = this.#now;
+    return { ...counters, ...this.#counters, ...this.#leader?.counters };
+  }
+
+  /** @param {number} now */
+  health(now) {
+    return this.#link?.health(now) ?? this.#facts.status.health;
+  }
+
+  diagnose() {
+    return this.#link ? this.#link.diagnose() : this.#ask('diagnosis');
+  }
+
+  iceServers() {
+    return this.#link ? this.#link.iceServers() : this.#ask('ice');
+  }
+
+  start() {
+    if (this.#state === 'closed') return;
+    this.#facts.wanted = true;
+    if (this.#link) this.#link.start();
+    else this.#say({ op: 'start' });
+  }
+
+  hurry() {
+    if (this.#link) this.#link.hurry();
+    else this.#say({ op: 'hurry' });
+  }
+
+  close() {
+    this.#leave(true);
+    this.#setState('closed');
+  }
+
+  rest() {
+    this.#leave(false);
+    this.#setState('idle');
+  }
+
+  /** Whether text can be sent to the server from this tab. */
+  get inSession() {
+    return this.#link?.inSession ?? false;
+  }
+
+  get knownIceServers() {
+    return this.#link?.knownIceServers ?? [];
+  }
+
+  /** Whether this tab has the connection. */
+  get leads() {
+    return this.#role === 'leader';
+  }
+
+  /** @param {Record<string, unknown>} message a join, or of a tab in session */
+  sendText(message) {
+    if (message.type !== 'join') {
+      this.#link?.sendText(message);
+      return;
+    }
+    const name = String(message.room);
+    this.#rooms.set(name, this.#rooms.get(name) ?? 0);
+    if (this.#leader) this.#leader.join(message);
+    else this.#say({ op: 'join', message });
+  }
+
+  offerRefused() {
+    this.#link?.offerRefused();
+  }
+
+  /** @param {boolean} ever */
+  peerRefused(ever) {
+    this.#link?.peerRefused(ever);
+  }
+
+  attachRefused() {
+    this.#link?.attachRefused();
+  }
+
+  replay() {
+    this.#link?.replay();
+  }
+
+  wake() {
+    this.#link?.wake();
+  }
+
+  flush() {
+    this.#link?.flush();
+  }
+
+  /** @param {number} at */
+  ackAt(at) {
+    this.#link?.ackAt(at);
+  }
+
+  // --- for the session, because tabs share -----------------------------------------------------------------------------
+
+  /** The numbers of this tab's requests begin here. */
+  get idBase() {
+    return (this.#facts.tabs.get(this.#tab)?.slot ?? 0) * IDS;
+  }
+
+  /** Whether the number of a request is this tab's. @param {number} id */
+  isOwn(id) {
+    return Math.floor(id / IDS) === this.idBase / IDS;
+  }
+
+  /** What shows in `session.stats()`. */
+  get tabs() {
+    return { leads: this.#role === 'leader', count: Math.max(1, this.#facts.tabs.size) };
+  }
+
+  /** Whether other tabs may be in the session. */
+  get isShared() {
+    return this.#others !== null;
+  }
+
+  /** Whether other tabs are in a room. @param {string} name */
+  sharesRoom(name) {
+    return [...this.#facts.tabs].some(([tab, { rooms }]) => tab !== this.#tab && rooms.has(name));
+  }
+
+  /** The lane of a session that is new. @param {number} limit */
+  lane(limit) {
+    this.#lane.limit = limit;
+    this.#lane.restore(this.#fresh);
+    this.#fresh = EMPTY;
+    return this.#lane;
+  }
+
+  /**
+   * Finds the tabs of the same user, or finds that there are none. Null if that is done.
+   * @param {string | undefined} token of the first join
+   * @returns {Promise<void> | null}
+   */
+  identify(token) {
+    if (this.#state === 'closed') return null;
+    if (this.#role === 'out') {
+      const who = token === undefined ? null : identityIn(token);
+      const surroundings = this.#env.tabs();
+      if (who) this.#names = namesOf([...this.#options.key, who.tenant, who.user]);
+      if (surroundings && this.#names) this.#enter({ surroundings, names: this.#names });
+      else this.#lead(null);
+    }
+    return this.#role === 'joining' ? this.#in.promise : null;
+  }
+
+  /** @param {string} room @param {number} handle */
+  entered(room, handle) {
+    this.#rooms.set(room, handle);
+    this.#leader?.entered(room, handle);
+    this.#say({ op: 'entered', room, handle });
+  }
+
+  /** Leaves a room, or stays in it for the other tabs. False if that is not for the tabs to decide. @param {string} room @param {number} handle */
+  leave(room, handle) {
+    if (!this.#others) return false;
+    this.#leaving.set(handle, room);
+    this.#leader?.leave(room, handle);
+    this.#say({ op: 'leave', room, handle });
+    return true;
+  }
+
+  /** @param {string} room @param {number | undefined} handle */
+  ended(room, handle) {
+    this.#rooms.delete(room);
+    if (handle !== undefined) this.#leaving.delete(handle);
+    this.#leader?.ended(room);
+    this.#say({ op: 'ended', room, handle: handle ?? 0 });
+  }
+
+  /** Whether a lossy message went by another tab. @param {LossyMessage} message @param {boolean} coalesce */
+  lossy(message, coalesce) {
+    if (this.#leader) {
+      this.#leader.tell({ op: 'echo', message });
+      return false;
+    }
+    if (this.#lossyAhead < LOSSY_AHEAD) this.#say({ op: 'lossy', message, coalesce });
+    this.#lossyAhead += 1;
+    return true;
+  }
+
+  /** A lossy message has come from another browser directly: for the others, as it came. @param {import('../frame.js').LossyFrame} frame */
+  direct(frame) {
+    this.#leader?.tell({ op: 'direct', bytes: encodeFrame(frame) });
+  }
+
+  // --- coming and going ------------------------------------------------------------------------------------------------
+
+  /** @param {Others} others */
+  async #enter(others) {
+    const { surroundings, names } = others;
+    const stay = (this.#stay += 1);
+    this.#others = others;
+    this.#tab = [0, 0, 0, 0].map(() => Math.floor(this.#env.random() * 4_294_967_296).toString(36)).join('');
+    this.#lane.tab = this.#tab;
+    this.#role = 'joining';
+    this.#heardAt = this.#env.now();
+    const down = surroundings.channel(names.down(this.#tab));
+    down.onmessage = ({ data }) => this.#heard(data);
+    const hall = surroundings.channel(names.hall);
+    hall.onmessage = () => this.#role === 'joining' && this.#hello();
+    const up = surroundings.channel(names.up);
+    this.#up = up;
+    const close = () => [down, hall, up].forEach((channel) => channel.close());
+    this.#endings = [close, surroundings.onVisibility(() => this.#looked()), surroundings.onFreeze(() => this.#froze())];
+    const seat = new Seat(surroundings, names.leader, { seated: () => this.#seated(), unseated: () => this.#unseated() });
+    this.#seat = seat;
+    this.#beatLater();
+    // Before anybody can wait for its end.
+    const life = await surroundings.hold(names.life(this.#tab), {}, () => {});
+    if (this.#stay !== stay) return life?.();
+    this.#endings.push(() => life?.());
+    await seat.tryNow();
+    if (this.#stay === stay && this.#role === 'joining' && !seat.taken) this.#hello();
+  }
+
+  #hello() {
+    this.#up?.postMessage({ tab: this.#tab, term: 0, said: { op: 'hello', visible: this.#isVisible, ordered: this.#lane.lastId } });
+  }
+
+  /** Goes without ending the session, if there are others to go on with it. @param {boolean} forGood */
+  #leave(forGood) {
+    this.#stay += 1;
+    this.#env.clearTimeout(this.#timer);
+    const leader = this.#leader;
+    this.#say({ op: 'bye' });
+    this.#leader = null;
+    this.#role = 'out';
+    this.#others = null;
+    leader?.close(forGood);
+    this.#seat?.leave();
+    this.#seat = null;
+    this.#endings.forEach((end) => end());
+    this.#endings = [];
+    this.#up = null;
+    this.#facts = new Facts();
+    this.#isBehind = false;
+    this.#isHeir = false;
+    this.#fresh = EMPTY;
+    this.#leaving.clear();
+    this.#rooms.clear();
+    this.#questions.close();
+    this.#in.resolve();
+    this.#in = deferred();
+  }
+
+  /** There is no place in the group. */
+  #standAlone() {
+    const { wanted } = this.#facts;
+    const wasBehind = this.#isBehind;
+    const waiting = this.#in;
+    this.#in = deferred();
+    this.#leave(false);
+    this.#in = waiting;
+    this.#facts.wanted = wanted;
+    this.#lead(null);
+    if (wasBehind) this.#loseLane(EMPTY);
+  }
+
+  // --- the seat --------------------------------------------------------------------------------------------------------
+
+  #seated() {
+    if (this.#role === 'joining' || this.#isHeir) return this.#lead(this.#others);
+    if (this.#isSettling) return undefined;
+    this.#isSettling = true;
+    const stay = this.#stay;
+    this.#env.setTimeout(() => {
+      this.#isSettling = false;
+      if (this.#stay === stay && this.#seat?.taken && this.#role === 'follower') this.#lead(this.#others);
+    }, SETTLE_MS);
+    return undefined;
+  }
+
+  /** Another tab has the seat. */
+  #unseated() {
+    if (this.#role === 'leader') this.#stepDown(null);
+    this.#seat?.wait();
+  }
+
+  /** @param {Others | null} others */
+  #lead(others) {
+    const goesOn = this.#role === 'follower' && !this.#isBehind;
+    // That no tab knows.
+    const epoch = Math.floor((others ? this.#env.random() : 0) * 2 ** 48);
+    if (!goesOn) {
+      this.#facts.forget();
+      this.#lane.epoch = epoch;
+    }
+    this.#role = 'leader';
+    this.#isHeir = false;
+    this.#facts.term += 1;
+    this.#counters.handovers += goesOn ? 1 : 0;
+    const options = { env: this.#env, tab: this.#tab, facts: this.#facts, lane: this.#lane, owner: this.#owner, makeLink: this.#options.makeLink, others };
+    const leader = new Leader(options, {
+      visible: () => this.#isVisible,
+      state: () => this.#state,
+      setState: (state) => this.#setState(state),
+      admit: (tab, id, message) => this.#admit(tab, id, message),
+      lost: () => this.#loseLane(EMPTY),
+      ended: (code, message) => this.#endFor(code, message),
+      replaced: () => this.#giveUpSeat(null),
+      handOver: (to) => this.#handOver(to),
+    });
+    this.#leader = leader;
+    leader.open({ rooms: this.#rooms, leaving: this.#leaving });
+    this.#questions.again((id, what) => this.#answerOwn(id, what));
+    if (this.#isBehind) this.#loseLane(EMPTY, epoch);
+    this.#owner.leads();
+    this.#in.resolve();
+  }
+
+  /** Leads no more; the session stays. @param {string | null} to */
+  #stepDown(to) {
+    const leader = /** @type {Leader} */ (this.#leader);
+    this.#facts.status = leader.status;
+    this.#leader = null;
+    this.#role = 'follower';
+    this.#heardAt = this.#env.now();
+    leader.release(to);
+    this.#owner.leads();
+  }
+
+  /** @param {string} to */
+  #handOver(to) {
+    this.#stepDown(to);
+    const stay = this.#stay;
+    this.#env.setTimeout(() => {
+      if (this.#stay !== stay || this.#role === 'leader') return;
+      // Nobody took it.
+      this.#seat?.stand();
+      this.#seat?.wait();
+    }, HEIR_MS);
+  }
+
+  /** @param {string | null} to */
+  #giveUpSeat(to) {
+    this.#stepDown(to);
+    this.#seat?.stand();
+    this.#seat?.wait();
+  }
+
+  // --- following -------------------------------------------------------------------------------------------------------
+
+  /** @param {unknown} data */
+  #heard(data) {
+    const heard = readDown(data);
+    if (!heard) {
+      this.#counters.badTabMessages += 1;
+      return;
+    }
+    const { term, n, said } = heard;
+    const { term: known } = this.#facts;
+    if (this.#role === 'out' || term < known || (this.#role === 'leader' && term === known)) return;
+    if (said.op === 'snapshot') return this.#takeIn(term, n, said.snapshot);
+    if (said.op === 'full') return this.#standAlone();
+    if (this.#role !== 'follower') return;
+    if (said.op === 'dropped' || term !== known || n !== this.#n + 1) return this.#fallBehind();
+    this.#n = n;
+    this.#heardAt = this.#env.now();
+    this.#lossyAhead = 0;
+    if (n % SEEN_EVERY === 0) this.#say({ op: 'seen', n });
+    this.#apply(said);
+  }
+
+  /** A leader has taken this tab in, or a new one goes on. @param {number} term @param {number} n @param {import('./wire.js').Snapshot} snapshot */
+  #takeIn(term, n, snapshot) {
+    if (this.#role === 'leader') this.#stepDown(null);
+    const knew = this.#role === 'follower' && !this.#isBehind;
+    this.#role = 'follower';
+    this.#isHeir = false;
+    this.#n = n;
+    this.#heardAt = this.#env.now();
+    this.#facts.take(snapshot, term);
+    if (snapshot.limits) this.#takeLimits(snapshot.limits);
+    if (snapshot.features) this.#takeFeatures(snapshot.features);
+    const isOther = snapshot.epoch !== this.#lane.epoch || isBehind(this.#lane.received, snapshot.lane.received);
+    if (this.#isBehind || (knew && isOther)) this.#loseLane(snapshot.lane, snapshot.epoch);
+    else {
+      this.#lane.epoch = snapshot.epoch;
+      const done = this.#lane.follow(snapshot.lane, this.#facts.ordered.get(this.#tab) ?? 0);
+      done.forEach((tag) => this.#owner.confirmed(tag));
+    }
+    this.#takeStatus(snapshot.status);
+    this.#seat?.wait();
+    this.#sayAll();
+    this.#in.resolve();
+    if (this.takesJoins) this.#owner.resumed();
+  }
+
+  /** All that a leader needs to hear of this tab. */
+  #sayAll() {
+    this.#say({ op: 'visible', visible: this.#isVisible });
+    for (const { id, message } of this.#lane.offers) this.#say({ op: 'offer', id, message: plain(message) });
+    for (const [room, handle] of this.#rooms) this.#say({ op: 'entered', room, handle });
+    for (const [handle, room] of this.#leaving) this.#say({ op: 'leave', room, handle });
+    this.#questions.again((id, what) => this.#say({ op: 'ask', id, what }));
+    if (this.#facts.wanted) this.#say({ op: 'start' });
+  }
+
+  /** Does what the leader has decided. @param {Down} said */
+  #apply(said) {
+    const owner = this.#owner;
+    const facts = this.#facts;
+    switch (said.op) {
+      case 'frame':
+        return this.#frame(said.bytes);
+      case 'direct':
+        return this.#direct(said.bytes);
+      case 'offer':
+        facts.ordered.set(said.tab, said.id);
+        return this.#admit(said.tab, said.id, said.message);
+      case 'refuse':
+        facts.ordered.set(said.tab, said.id);
+        return said.tab === this.#tab ? owner.refused(this.#lane.refuse(said.id)) : undefined;
+      case 'take':
+        return this.#lane.take();
+      case 'ack':
+        owner.frame({ kind: 'ack', ack: said.ack }, 0);
+        return undefined;
+      case 'lost':
+        return this.#loseLane(EMPTY);
+      case 'ready':
+      case 'resumed':
+        return owner.resumed();
+      case 'text':
+        return owner.text(said.message);
+      case 'status':
+        return this.#takeStatus(said.status);
+      case 'tabs':
+        facts.tabs = tabsOf(said.tabs);
+        facts.slots = said.slots;
+        return undefined;
+      case 'identity':
+        facts.identity = said.identity;
+        return undefined;
+      case 'limits':
+        return this.#takeLimits(said.limits);
+      case 'features':
+        return this.#takeFeatures(said.features);
+      case 'rtt':
+        facts.status = { ...facts.status, rtt: said.rtt };
+        return owner.rtt(said.rtt, said.answer);
+      case 'left':
+        return owner.left(said.handle);
+      case 'echo':
+        return owner.echo(said.message, true);
+      case 'answer':
+        return this.#questions.answer(said.id, said.value, said.error);
+      case 'handover':
+        this.#isHeir = true;
+        if (said.to === this.#tab) this.#seat?.steal();
+        return undefined;
+      case 'closed':
+        return this.#endFor(said.code, said.message);
+      default:
+        return undefined;
+    }
+  }
+
+  /** @param {Uint8Array} bytes */
+  #direct(bytes) {
+    try {
+      const frame = decodeFrame(bytes);
+      if (frame.kind === 'lossy') this.#owner.direct(frame);
+    } catch (error) {
+      if (!(error instanceof FrameError)) throw error;
+      this.#counters.badTabMessages += 1;
+    }
+  }
+
+  /** @param {Uint8Array} bytes */
+  #frame(bytes) {
+    let taken;
+    try {
+      taken = this.#owner.frame(decodeFrame(bytes), bytes.length);
+    } catch (error) {
+      if (!(error instanceof FrameError)) throw error;
+      taken = 'lane_gap';
+    }
+    if (taken === 'lane_gap') this.#fallBehind();
+  }
+
+  /** Something was missed: begins anew, and says so to the rooms. */
+  #fallBehind() {
+    this.#role = 'joining';
+    this.#isBehind = true;
+    this.#seat?.stopWaiting();
+    this.#hello();
+  }
+
+  /** @param {string} tab @param {number} id @param {Message} message */
+  #admit(tab, id, message) {
+    this.#lane.admit({ tab, id }, message);
+    if (tab !== this.#tab && message.kind === 'data') this.#owner.echo(message, false);
+  }
+
+  /** The session is another, or this tab has missed a part of it. @param {import('./lane.js').LaneState} begins @param {number} [epoch] */
+  #loseLane(begins, epoch = this.#lane.epoch + 1) {
+    this.#isBehind = false;
+    this.#leaving.clear();
+    for (const room of this.#rooms.keys()) this.#rooms.set(room, 0);
+    this.#lane.epoch = epoch;
+    this.#fresh = begins;
+    this.#owner.lost();
+  }
+
+  /** @param {Record<string, unknown>} limits */
+  #takeLimits(limits) {
+    this.#facts.limits = limits;
+    this.#owner.limits(readLimits(limits));
+  }
+
+  /** @param {import('../link.js').Features} features */
+  #takeFeatures(features) {
+    this.#facts.features = features;
+    this.#owner.features(features);
+  }
+
+  /** @param {import('./wire.js').Status} status */
+  #takeStatus(status) {
+    const { rung } = this.#facts.status;
+    this.#facts.status = status;
+    this.#setState(status.state);
+    if (status.rung !== null && status.rung !== rung) this.#owner.rung(status.rung);
+    if (status.state === 'connected') this.#owner.tick(this.#env.now());
+  }
+
+  /** To the leader, if there is one and it is another tab. @param {Up} said */
+  #say(said) {
+    if (this.#role === 'follower') this.#up?.postMessage({ tab: this.#tab, term: this.#facts.term, said });
+  }
+
+  /** @param {import('./questions.js').What} what */
+  #ask(what) {
+    if (this.#role === 'out') return Promise.reject(new SwitchyardError('not_connected', 'there is no session'));
+    return this.#questions.ask(what, (id) => this.#say({ op: 'ask', id, what }));
+  }
+
+  /** Has become the leader meanwhile. @param {number} id @param {import('./questions.js').What} what */
+  #answerOwn(id, what) {
+    const link = /** @type {Link} */ (this.#link);
+    const answer = /** @type {Promise<unknown>} */ (what === 'ice' ? link.iceServers() : link.diagnose());
+    answer.then((value) => this.#questions.answer(id, value, ''), () => this.#questions.answer(id, null, 'failed'));
+  }
+
+  // --- time, and being looked at -----------------------------------------------------------------------------------------
+
+  #beatLater() {
+    const stay = this.#stay;
+    const last = this.#env.now();
+    this.#timer = this.#env.setTimeout(() => {
+      if (this.#stay !== stay) return;
+      const now = this.#env.now();
+      // Who has slept itself has heard nothing of anybody.
+      if (now - last > 2 * BEAT_MS) this.#heardAt = now;
+      this.#beat(now);
+      if (this.#stay === stay) this.#beatLater();
+    }, BEAT_MS);
+  }
+
+  /** @param {number} now */
+  #beat(now) {
+    if (this.#leader) return this.#leader.beat(now);
+    if (this.#role === 'joining') {
+      this.#hello();
+      this.#seat?.tryNow();
+    } else {
+      this.#say({ op: 'seen', n: this.#n });
+    }
+    const quiet = now - this.#heardAt;
+    if (quiet < QUIET_MS) return undefined;
+    if (now - this.#pingedAt > DEAD_MS) this.#pingedAt = now;
+    this.#say({ op: 'ping' });
+    if (quiet >= DEAD_MS && now - this.#pingedAt >= DEAD_MS - QUIET_MS) this.#seat?.steal();
+    return undefined;
+  }
+
+  #looked() {
+    this.#say({ op: 'visible', visible: this.#isVisible });
+  }
+
+  /** The browser is about to stop this tab. */
+  #froze() {
+    if (this.#leader && this.#leader.followers > 0) this.#giveUpSeat('');
+  }
+
+  get #isVisible() {
+    return this.#others?.surroundings.visible() ?? true;
+  }
+
+  get #link() {
+    return this.#leader?.link;
+  }
+
+  /** The connection as it is now. */
+  get #now() {
+    return this.#leader?.status ?? this.#facts.status;
+  }
+
+  /** @param {import('../link.js').LinkState} state */
+  #setState(state) {
+    if (this.#state === state || this.#state === 'closed') return;
+    this.#state = state;
+    this.#owner.state(state);
+  }
+
+  /** The server wants no more of this session. @param {string} code @param {string} message */
+  #endFor(code, message) {
+    this.#leave(true);
+    this.#state = 'closed';
+    this.#owner.closed(code, message);
+  }
+}
+
+/** @returns {{ promise: Promise<void>, resolve: () => void }} */
+function deferred() {
+  let resolve = () => {};
+  const promise = /** @type {Promise<void>} */ (new Promise((done) => (resolve = done)));
+  return { promise, resolve };
+}

@@ -26,10 +26,11 @@ const PING_WAITING_MS = 500;
 const CHANNEL_SILENT_MS = 3_000;
 /** A WebSocket silent for so long is closed and opened anew. Longer, because TCP repairs loss by itself. */
 const SOCKET_SILENT_MS = 6_000;
-/** Where frames wait for acknowledgement a second one is opened beside it after this and four round trips. */
-const SOCKET_STALLED_MS = 1_000;
-/** A pipe silent for so long is no reason not to use the other one, which is not. */
-const STALLED_MS = 1_000;
+/**
+ * A pipe on which frames wait for acknowledgement is stalled after this and four round trips: another one is used, or a second
+ * WebSocket opened. SCTP and TCP repeat what is lost sooner than that.
+ */
+const STALLED_MS = 1_200;
 const ATTACH_MS = 4_000;
 /** From the offer to a proven data channel. */
 const PEER_MS = 15_000;
@@ -879,8 +880,10 @@ export class Link {
       else this.#socket?.abort('silent');
     }
     this.#suspect = silent ? pipe : null;
-    if (isChannel || !isAwaited || !this.#identity) return;
-    if (pipe.probe.silent(now, SOCKET_STALLED_MS + 4 * (this.#lastRtt ?? STALLED_MS))) this.#sockets.openBeside();
+    if (!isAwaited || !this.#identity || !pipe.probe.silent(now, STALLED_MS + 4 * (this.#lastRtt ?? STALLED_MS))) return;
+    if (!isChannel) this.#sockets.openBeside();
+    // The unordered channel may work while the ordered one waits for its next retry.
+    else if (this.#peer?.pipe === pipe && this.#socket?.ready) this.#suspected(this.#peer);
   }
 
   /** @param {Pipe} pipe @param {number} now @param {number} interval */

@@ -70,7 +70,7 @@ export class Peer {
       channel.binaryType = 'arraybuffer';
       channel.onmessage = ({ data }) =>
         this.#unlessEnded(() => {
-          this.pipe.heard(env.now());
+          this.pipe.heard(env.now(), channel === reliable);
           if (typeof data !== 'string') handlers.message(new Uint8Array(data));
         });
       channel.onbufferedamountlow = () => this.#unlessEnded(() => handlers.drained());

@@ -83,9 +83,9 @@ export class ChannelPipe {
     this.suspicion = new Suspicion(now);
   }
 
-  /** Anything came in. @param {number} now */
-  heard(now) {
-    this.probe.heard(now);
+  /** Anything came in. @param {number} now @param {boolean} isOrdered over the ordered channel, which alone carries the lane */
+  heard(now, isOrdered) {
+    if (isOrdered) this.probe.heard(now);
     this.suspicion.heard(now);
   }
 

@@ -46,6 +46,7 @@ export class Trial {
   /** Since when it has answered without a suspicion. @type {number | null} */
   #goodSince = null;
   #answers = 0;
+  #isOrdered = false;
   #probedAt = -Infinity;
 
   /** @param {number} now @param {number} holdMs */
@@ -54,16 +55,18 @@ export class Trial {
     this.#holdMs = holdMs;
   }
 
-  /** @param {number} now */
-  answered(now) {
+  /** @param {number} now @param {boolean} isOrdered over the ordered channel, which may have long pauses between its retries */
+  answered(now, isOrdered) {
     this.#goodSince ??= now;
     this.#answers += 1;
+    this.#isOrdered ||= isOrdered;
   }
 
   /** Suspected again. */
   failed() {
     this.#goodSince = null;
     this.#answers = 0;
+    this.#isOrdered = false;
   }
 
   /** @param {number} now */
@@ -77,8 +80,13 @@ export class Trial {
     return this.#probedAt + Math.min(PROBE_MOST_MS, this.#holdMs / PROBES_PER_HOLD);
   }
 
+  /** Whether the ordered channel is still to answer. */
+  get wantsOrdered() {
+    return this.#goodSince !== null && !this.#isOrdered;
+  }
+
   /** @param {number} now */
   isProven(now) {
-    return this.#goodSince !== null && this.#answers >= ANSWERS && now - this.#goodSince >= this.#holdMs;
+    return this.#goodSince !== null && this.#isOrdered && this.#answers >= ANSWERS && now - this.#goodSince >= this.#holdMs;
   }
 }

@@ -8,7 +8,7 @@ import { Trial } from './trial.js';
 
 /** A channel on trial that is silent for so long is repaired or replaced. */
 const DEAD_MS = 3_000;
-/** Before the proof: PINGs over the reliable channel, which is what is to be proven. */
+/** Between PINGs over the ordered channel, which is what is to be proven. */
 const PROVE_MS = 500;
 /** A queue so long is not passed to the network at once: what leaves it has been made room for by acknowledgements. */
 const QUEUE_BYTES = 4_096;
@@ -107,7 +107,7 @@ export class Watch {
     const isOurs = suspicion.pong(nonce, now);
     const isProbe = !isOurs && probe.pong(nonce, now);
     if (isProbe) suspicion.answered(now, suspicion.rtt === null ? probe.latest.rtt : undefined);
-    if (isOurs || isProbe) this.#trial?.answered(now);
+    if (isOurs || isProbe) this.#trial?.answered(now, isProbe);
     if (isProbe && this.#state === 'proving') {
       this.#handlers.proven();
     } else {
@@ -132,11 +132,15 @@ export class Watch {
 
   /** @param {number} now */
   #lookForProof(now) {
-    if (now >= this.#provedAt + PROVE_MS) {
-      this.#provedAt = now;
-      this.#send(this.#pipe.probe.ping(now), false);
-    }
+    this.#pingOrdered(now);
     this.#lookAt(this.#provedAt + PROVE_MS);
+  }
+
+  /** @param {number} now */
+  #pingOrdered(now) {
+    if (now < this.#provedAt + PROVE_MS) return;
+    this.#provedAt = now;
+    this.#send(this.#pipe.probe.ping(now), false);
   }
 
   /** @param {number} now */
@@ -149,6 +153,7 @@ export class Watch {
       trial?.probed(now);
       this.#send(suspicion.ping(now), true);
     }
+    if (trial?.wantsOrdered) this.#pingOrdered(now);
     const isSuspected = suspicion.verdict(now) === 'suspected';
     if (isSuspected && trial) trial.failed();
     const isNew = isSuspected && !this.#isSuspected;

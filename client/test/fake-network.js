@@ -425,6 +425,8 @@ class FakePeerConnection extends Listened {
 }
 
 class FakeChannel extends Listened {
+  /** Nothing gets through here, whatever becomes of the rest. */
+  isStuck = false;
   readyState = 'connecting';
   binaryType = 'arraybuffer';
   bufferedAmountLowThreshold = 0;
@@ -444,8 +446,8 @@ class FakeChannel extends Listened {
     this.#world = world;
     this.#peer = peer;
     this.#uplink = new Uplink(world, peer.link, options.ordered);
-    this.#up = new Ordered(world, () => peer.silent);
-    this.#down = new Ordered(world, () => peer.silent);
+    this.#up = new Ordered(world, () => peer.silent || this.isStuck);
+    this.#down = new Ordered(world, () => peer.silent || this.isStuck);
     this.label = label;
     this.options = options;
   }

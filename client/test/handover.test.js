@@ -252,3 +252,17 @@ test('when the network is said to be back, what has been silent is opened anew a
   assert.ok(talk.stall(from) <= 2_000, `${talk.stall(from)} ms`);
   await talk.check();
 });
+
+test('a channel whose ordered half waits for its next retry is left, and not used again before that has answered', async () => {
+  const talk = await Talk.begin();
+  const reliable = talk.world.peers[0].channels.get(0);
+  const from = talk.world.clock.now;
+  reliable.isStuck = true;
+  await talk.pass(6_000);
+  assert.equal(talk.ann.session.rung, 'websocket');
+  assert.ok(talk.stall(from) <= 2_000 + 4 * 20, `${talk.stall(from)} ms`);
+  assert.equal(talk.switches, 2);
+  reliable.isStuck = false;
+  await talk.world.clock.until(() => talk.ann.session.rung === 'udp', 2_500);
+  await talk.check();
+});

@@ -212,14 +212,16 @@ test('the hold doubles with each false suspicion up to a minute, and is halved a
 test('a trial is won by answers for the whole hold, and begins anew when it is suspected', () => {
   const trial = new Trial(0, 1_000);
   assert.equal(trial.probeAt, Infinity);
-  for (const now of [100, 400, 700]) trial.answered(now);
+  for (const now of [100, 400, 700]) trial.answered(now, true);
   assert.equal(trial.isProven(1_100), false, 'three answers are too few');
-  trial.answered(1_050);
+  trial.answered(1_050, false);
   assert.equal(trial.isProven(1_099), false);
   assert.equal(trial.isProven(1_100), true);
   trial.failed();
   assert.equal(trial.isProven(5_000), false);
-  for (const now of [5_000, 5_300, 5_600, 5_900]) trial.answered(now);
+  for (const now of [5_000, 5_300, 5_600, 5_900]) trial.answered(now, false);
+  assert.equal(trial.isProven(6_000), false, 'nothing over the ordered channel');
+  trial.answered(5_950, true);
   assert.equal(trial.isProven(5_999), false);
   assert.equal(trial.isProven(6_000), true);
 });

@@ -195,7 +195,7 @@ fn the_others_know_who_may_not_write_and_learn_when_that_changes() {
     let told = world.join(2, "bob", Role::Commenter);
     assert!(is(&told[1], &[1], r#""role":"commenter","write":false}"#), "{told:?}");
     let told = world.join(2, "bob", Role::Editor);
-    assert!(is(&told[1], &[1], r#""member":2,"user":"bob","name":"bob","role":"editor"}"#), "{told:?}");
+    assert!(is(&told[1], &[1], r#""member":2,"user":"bob","name":"BOB","role":"editor"}"#), "{told:?}");
     assert_eq!(world.join(2, "bob", Role::Admin).len(), 1, "nothing that concerns the others");
     assert!(is(&world.join(2, "bob", Role::Viewer)[1], &[1], r#""write":false}"#));
     let told = world.join(3, "eve", Role::Editor);

@@ -82,6 +82,8 @@ pub(crate) struct Setup {
     pub(crate) disk: Duration,
     /// Whether the server answers ICE-TCP and has its relay.
     pub(crate) relays: bool,
+    /// Whether a firewall before the server lets nothing through to its media ports, UDP and ICE-TCP.
+    pub(crate) closed_media: bool,
 }
 
 impl Setup {
@@ -106,6 +108,7 @@ impl Setup {
             resync_events: 1000,
             disk: 2 * MS,
             relays: false,
+            closed_media: false,
         }
     }
 }
@@ -774,6 +777,7 @@ impl World {
         closed.into_iter().for_each(|client| self.cut(client, 500 * MS));
         for said in said {
             match said {
+                Said::ToShard(..) if self.setup.closed_media => {}
                 Said::ToShard(shard, datagram) => {
                     self.serves = true;
                     self.turn(shard, |shard| shard.handle_datagram(datagram, now));

@@ -20,11 +20,16 @@ use self::{
     matrix::{CONDITIONS, Condition, LOSSES, ONLY_443, OPEN_BEHIND_NATS},
     report::Report,
 };
-use crate::world::{Kind, MS, SECOND, Setup, World, client::What, relay::Fault};
+use crate::world::{Kind, MS, SECOND, Setup, World, client::What, relay::Fault, room_on};
 
 /// How long an attempt may take to reach its rung.
 const LIMIT: Duration = Duration::from_secs(15);
-const ROOM: &str = "room";
+const SHARDS: u16 = 2;
+
+/// A room that lives on the shard that the seed says.
+fn room_of(seed: u64) -> String {
+    room_on((seed % u64::from(SHARDS)) as u16, SHARDS)
+}
 
 /// What became of an attempt.
 #[derive(Clone, Debug)]
@@ -46,13 +51,14 @@ impl Outcome {
 /// One attempt. It panics, with the seed, if the clients do not connect or a message is missing, doubled or out of order.
 fn attempt(condition: &Condition, networks: [NetworkSpec; 2], fault: Option<Fault>, seed: u64) -> Outcome {
     let (closed_media, expected) = (condition.closed_media, condition.rungs);
-    let mut world = World::new(Setup { relays: true, closed_media, ..Setup::new(seed) });
+    let mut world = World::new(Setup { shards: SHARDS, relays: true, closed_media, ..Setup::new(seed) });
     world.relay.as_mut().unwrap().fault = fault;
     for network in networks {
         world.add_client(&Kind { access: Some(network), ..Kind::default() });
     }
+    let room = &room_of(seed);
     for client in 0..2 {
-        world.join(client, ROOM);
+        world.join(client, room);
     }
     let mut rungs = [(Rung::WebSocket, Duration::ZERO); 2];
     let mut left = 10;
@@ -69,11 +75,11 @@ fn attempt(condition: &Condition, networks: [NetworkSpec; 2], fault: Option<Faul
         let is_up = rungs.iter().zip(expected).all(|((rung, _), expected)| *rung >= expected);
         // On the bottom rung it is to be seen that nothing else comes.
         let is_over = now >= LIMIT || (is_up && expected != [Rung::WebSocket; 2]);
-        if next <= now && world.all_joined(ROOM) {
+        if next <= now && world.all_joined(room) {
             next = now + 50 * MS;
             left -= usize::from(is_over);
             for client in 0..2 {
-                world.send(client, ROOM, Lane::Reliable, 1, 100).unwrap();
+                world.send(client, room, Lane::Reliable, 1, 100).unwrap();
             }
         }
         assert!(now < 4 * LIMIT, "seed {seed}: the clients have not come into the room");

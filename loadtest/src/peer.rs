@@ -128,7 +128,7 @@ const ANNOUNCEMENTS: u8 = 10;
 
 /// How long a check by TCP, and one over a relay, waits for a better one before it is taken.
 const TCP_WAIT: Duration = Duration::from_millis(500);
-const RELAY_WAIT: Duration = Duration::from_secs(1);
+const RELAY_WAIT: Duration = Duration::from_secs(2);
 
 /// What stands behind a further local address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

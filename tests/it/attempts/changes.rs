@@ -12,7 +12,7 @@ use switchyard_loadtest::{
     rng::{Rng, for_seeds},
 };
 
-use super::{ROOM, matrix::behind_nat};
+use super::{SHARDS, matrix::behind_nat, room_of};
 use crate::world::{Kind, MS, SECOND, Setup, World, client::What};
 
 /// When the network changes: both are on UDP by then.
@@ -70,21 +70,22 @@ fn session(change: &Change, seed: u64) -> (Duration, Rung) {
     let (mut changing, other) = (network(), network());
     let events = (change.events)(&changing);
     changing.events = events.into_iter().map(|what| ScheduledEvent { at: AT, every: None, what }).collect();
-    let mut world = World::new(Setup { relays: true, ..Setup::new(seed) });
+    let mut world = World::new(Setup { shards: SHARDS, relays: true, ..Setup::new(seed) });
     for network in [changing, other] {
         world.add_client(&Kind { access: Some(network), ..Kind::default() });
     }
+    let room = &room_of(seed);
     for client in 0..2 {
-        world.join(client, ROOM);
+        world.join(client, room);
     }
     let mut page = Page::default();
     let mut next = Duration::ZERO;
     while world.elapsed() < AT + change.away + AFTER {
         page.run(&mut world, 10 * MS);
-        if next <= world.elapsed() && world.all_joined(ROOM) {
+        if next <= world.elapsed() && world.all_joined(room) {
             next = world.elapsed() + 50 * MS;
             for client in 0..2 {
-                world.send(client, ROOM, Lane::Reliable, 1, 100).unwrap();
+                world.send(client, room, Lane::Reliable, 1, 100).unwrap();
             }
         }
     }

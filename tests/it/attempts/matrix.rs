@@ -22,6 +22,8 @@ pub(super) struct Condition {
     pub(super) name: &'static str,
     nat: Nat,
     firewalls: [Firewall; 2],
+    /// Whether a firewall before the server leaves only its relay.
+    pub(super) closed_media: bool,
     pub(super) rungs: [Rung; 2],
 }
 
@@ -33,7 +35,13 @@ enum Nat {
 }
 
 const fn condition(name: &'static str, nat: Nat, firewalls: [Firewall; 2], rungs: [Rung; 2]) -> Condition {
-    Condition { name, nat, firewalls, rungs }
+    Condition { name, nat, firewalls, closed_media: false, rungs }
+}
+
+/// Any relay will do: the best one is taken unless a packet of its was lost and another was there first.
+const fn closed_media(name: &'static str, firewall: Firewall) -> Condition {
+    let (firewalls, rungs) = ([firewall; 2], [Rung::RelayTls; 2]);
+    Condition { name, nat: Nat::PortRestricted, firewalls, closed_media: true, rungs }
 }
 
 const OPEN: [Firewall; 2] = [Firewall::Open; 2];
@@ -43,7 +51,7 @@ pub(super) const OPEN_BEHIND_NATS: Condition =
 pub(super) const ONLY_443: Condition =
     condition("only TCP 443 both", Nat::PortRestricted, [Firewall::Only443; 2], [Rung::RelayTls; 2]);
 
-pub(super) const CONDITIONS: [Condition; 6] = [
+pub(super) const CONDITIONS: [Condition; 8] = [
     condition("open", Nat::None, OPEN, [Rung::Udp; 2]),
     OPEN_BEHIND_NATS,
     condition("symmetric NAT both", Nat::Symmetric, OPEN, [Rung::Udp; 2]),
@@ -60,6 +68,8 @@ pub(super) const CONDITIONS: [Condition; 6] = [
         [Firewall::OnlyServer, Firewall::OnlyServerSilent],
         [Rung::WebSocket; 2],
     ),
+    closed_media("server's media ports closed", Firewall::Open),
+    closed_media("the same, UDP blocked both", Firewall::UdpBlocked),
 ];
 
 impl Condition {

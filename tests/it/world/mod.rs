@@ -9,6 +9,7 @@ pub(crate) mod client;
 #[expect(dead_code, reason = "retention is tested in tests/store")]
 pub(crate) mod disk;
 pub(crate) mod history;
+mod lines;
 pub(crate) mod relay;
 pub(crate) mod seats;
 pub(crate) mod storage;
@@ -46,7 +47,7 @@ use switchyard_signaling::{frame::Target, limits::Limits, message::ClientControl
 use switchyard_turn_config::settings::{Secret, Turn};
 
 use self::{
-    access::{ICE_TCP, Line, Said},
+    access::{ICE_TCP, Line},
     checker::{Sent, SentKey, Verdict},
     client::{Client, What},
     relay::Relay,
@@ -82,6 +83,8 @@ pub(crate) struct Setup {
     pub(crate) disk: Duration,
     /// Whether the server answers ICE-TCP and has its relay.
     pub(crate) relays: bool,
+    /// Whether a firewall before the server lets nothing through to its media ports, UDP and ICE-TCP.
+    pub(crate) closed_media: bool,
 }
 
 impl Setup {
@@ -106,6 +109,7 @@ impl Setup {
             resync_events: 1000,
             disk: 2 * MS,
             relays: false,
+            closed_media: false,
         }
     }
 }
@@ -315,12 +319,7 @@ impl World {
         };
         let browser = Browser::new(self.now, config);
         let mut client = Client::new(browser, format!("u{number}"), host, address, kind.wire.clone());
-        if let Some(spec) = &kind.access {
-            let public = IpAddr::from([10, 2, (number / 250) as u8, (number % 250) as u8 + 1]);
-            self.lines.insert(public, number);
-            let seed = Rng::stream(self.setup.seed, 2000 + number as u64).next_u64();
-            client.line = Some(Line::new(self.now, spec, public, seed));
-        }
+        client.line = kind.access.as_ref().map(|spec| self.add_line(number, spec));
         self.clients.push(client);
         self.open(number);
         number
@@ -754,76 +753,6 @@ impl World {
         moved
     }
 
-    /// Moves what is on its way in the access networks, and hands the server what comes out of them.
-    fn carry_lines(&mut self) -> bool {
-        let (now, mut moved) = (self.now, false);
-        let (mut said, mut opened, mut closed) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, client) in self.clients.iter_mut().enumerate() {
-            let Some(line) = &mut client.line else { continue };
-            let was_open = line.is_open();
-            let has_moved =
-                line.carry(&mut client.browser, now, client.touched, &mut self.next_connection, &mut said);
-            client.touched |= has_moved;
-            moved |= has_moved;
-            if line.is_open() != was_open {
-                if was_open { closed.push(number) } else { opened.push(number) }
-            }
-        }
-        moved |= !said.is_empty();
-        opened.into_iter().for_each(|client| self.opened(client));
-        closed.into_iter().for_each(|client| self.cut(client, 500 * MS));
-        for said in said {
-            match said {
-                Said::ToShard(shard, datagram) => {
-                    self.serves = true;
-                    self.turn(shard, |shard| shard.handle_datagram(datagram, now));
-                }
-                Said::PathClosed(path) => self.close_path(path),
-                Said::ToRelay(link, bytes) => {
-                    if let Some(relay) = &mut self.relay {
-                        relay.handle_client(now, &link, &bytes);
-                    }
-                }
-                Said::RelayClosed(link) => {
-                    if let Some(relay) = &mut self.relay {
-                        relay.handle_closed(now, &link);
-                    }
-                }
-            }
-        }
-        moved
-    }
-
-    /// Carries what the relay has for clients and shards.
-    fn carry_relay(&mut self) -> bool {
-        let Some(relay) = &mut self.relay else { return false };
-        let (now, closed) = (self.now, relay.take_closed());
-        let (for_shards, for_clients) = (relay.take_for_shards(), relay.take_for_clients());
-        let moved = !(for_shards.is_empty() && for_clients.is_empty() && closed.is_empty());
-        for (link, bytes) in for_clients {
-            if let Some(line) = self.line_at(link.remote.ip()) {
-                line.handle_relay(now, &link, bytes);
-            }
-        }
-        for (shard, datagram) in for_shards {
-            self.turn(shard, |shard| shard.handle_datagram(datagram, now));
-        }
-        closed.into_iter().for_each(|path| self.close_path(path));
-        moved
-    }
-
-    fn close_path(&mut self, path: Path) {
-        let now = self.now;
-        for shard in 0..self.shards.len() {
-            self.turn(shard, |shard| shard.handle_command(Command::PathClosed(path), now));
-        }
-    }
-
-    fn line_at(&mut self, public: IpAddr) -> Option<&mut Line> {
-        let client = *self.lines.get(&public)?;
-        self.clients[client].line.as_mut()
-    }
-
     fn flush(&mut self) -> bool {
         let mut moved = false;
         for from in 0..self.shards.len() {
@@ -882,27 +811,6 @@ impl World {
             }
         }
         moved
-    }
-
-    /// Sends a datagram of a shard's to a client behind an access network, or to the relay.
-    fn send_by(&mut self, shard: usize, path: Path, datagram: Bytes) {
-        let (now, from) = (self.now, shard_address(shard));
-        match path {
-            Path::Udp(to) => {
-                if let Some(line) = self.line_at(to.ip()) {
-                    line.handle_datagram(now, from, to, datagram);
-                }
-            }
-            Path::Tcp(connection) => {
-                let mut lines = self.clients.iter_mut().filter_map(|client| client.line.as_mut());
-                lines.any(|line| line.handle_ice_tcp(now, connection, &datagram));
-            }
-            Path::Relay(allocation) => {
-                if let Some(relay) = &mut self.relay {
-                    relay.handle_sfu(now, allocation, from, &datagram);
-                }
-            }
-        }
     }
 
     fn turn(&mut self, shard: usize, act: impl FnOnce(&mut Shard)) {

@@ -497,6 +497,8 @@ export class SharedLink {
     this.#role = 'follower';
     this.#isHeir = false;
     this.#follower?.takeIn(taken, { knew, missed: this.#isBehind });
+    // It may have been free for a moment, between two others.
+    this.#seat?.stand();
     this.#seat?.wait();
     this.#follower?.sayAll({ rooms: this.#rooms, leaving: this.#leaving, visible: this.#isVisible });
     this.#in.resolve();

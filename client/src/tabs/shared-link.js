@@ -12,33 +12,26 @@
  */
 
 import { SwitchyardError } from '../errors.js';
-import { FrameError, decodeFrame, encodeFrame } from '../frame.js';
-import { CLIENT_ACKS, DEFAULT_LIMITS, readLimits } from '../limits.js';
+import { encodeFrame } from '../frame.js';
+import { CLIENT_ACKS, DEFAULT_LIMITS } from '../limits.js';
 import { identityIn } from '../token.js';
 import { Facts } from './facts.js';
-import { tabsOf } from './hub.js';
-import { EMPTY, TabLane, isBehind } from './lane.js';
+import { Follower } from './follower.js';
+import { EMPTY, TabLane } from './lane.js';
 import { Leader } from './leader.js';
 import { TabQuestions } from './questions.js';
 import { Seat } from './seat.js';
 import { IDS, namesOf, plain, readDown } from './wire.js';
 
 const BEAT_MS = 1_000;
-/** A leader that says nothing for so long is asked, and if it does not answer, replaced. */
-const QUIET_MS = 3_000;
-const DEAD_MS = 6_000;
 /** What a leader said before it died may still be on its way. */
 const SETTLE_MS = 100;
 /** A successor that was named and has not taken the seat is gone too. */
 const HEIR_MS = 2_000;
-/** Lossy messages to a leader that does not answer. */
-const LOSSY_AHEAD = 512;
-const SEEN_EVERY = 32;
 
 /**
  * @typedef {import('../link.js').Link} Link
  * @typedef {import('../link.js').LinkOwner} LinkOwner
- * @typedef {import('./wire.js').Down} Down
  * @typedef {import('./wire.js').Up} Up
  * @typedef {import('../lane.js').Message<any>} Message
  * @typedef {import('../lossy.js').LossyMessage} LossyMessage
@@ -77,22 +70,17 @@ export class SharedLink {
   #leader = null;
   /** What ends being in the group. @type {(() => void)[]} */
   #endings = [];
-  /** @type {import('./surroundings.js').Channel | null} */
-  #up = null;
+  /** @type {Follower | null} */
+  #follower = null;
   #facts = new Facts();
   #lane;
   /** What the lane begins with when the session makes a new one. @type {import('./lane.js').LaneState} */
   #fresh = EMPTY;
-  /** The last decision heard. */
-  #n = 0;
-  #heardAt = 0;
-  #pingedAt = -Infinity;
   /** Whether the leader has let go by itself: all it said is here. */
   #isHeir = false;
   #isSettling = false;
   /** Whether this tab has missed something. */
   #isBehind = false;
-  #lossyAhead = 0;
   /** @type {import('../link.js').LinkState} */
   #state = 'idle';
   /** Resolves when the tab leads or follows. @type {{ promise: Promise<void>, resolve: () => void }} */
@@ -335,8 +323,7 @@ export class SharedLink {
       this.#leader.tell({ op: 'echo', message });
       return false;
     }
-    if (this.#lossyAhead < LOSSY_AHEAD) this.#say({ op: 'lossy', message, coalesce });
-    this.#lossyAhead += 1;
+    this.#follower?.lossy(message, coalesce);
     return true;
   }
 
@@ -355,13 +342,13 @@ export class SharedLink {
     this.#tab = [0, 0, 0, 0].map(() => Math.floor(this.#env.random() * 4_294_967_296).toString(36)).join('');
     this.#lane.tab = this.#tab;
     this.#role = 'joining';
-    this.#heardAt = this.#env.now();
     const down = surroundings.channel(names.down(this.#tab));
     down.onmessage = ({ data }) => this.#heard(data);
     const hall = surroundings.channel(names.hall);
-    hall.onmessage = () => this.#role === 'joining' && this.#hello();
+    hall.onmessage = () => this.#role === 'joining' && follower.hello(this.#isVisible);
     const up = surroundings.channel(names.up);
-    this.#up = up;
+    const follower = this.#newFollower(up);
+    this.#follower = follower;
     const close = () => [down, hall, up].forEach((channel) => channel.close());
     this.#endings = [close, surroundings.onVisibility(() => this.#looked()), surroundings.onFreeze(() => this.#froze())];
     const seat = new Seat(surroundings, names.leader, { seated: () => this.#seated(), unseated: () => this.#unseated() });
@@ -372,11 +359,7 @@ export class SharedLink {
     if (this.#stay !== stay) return life?.();
     this.#endings.push(() => life?.());
     await seat.tryNow();
-    if (this.#stay === stay && this.#role === 'joining' && !seat.taken) this.#hello();
-  }
-
-  #hello() {
-    this.#up?.postMessage({ tab: this.#tab, term: 0, said: { op: 'hello', visible: this.#isVisible, ordered: this.#lane.lastId } });
+    if (this.#stay === stay && this.#role === 'joining' && !seat.taken) follower.hello(this.#isVisible);
   }
 
   /** Goes without ending the session, if there are others to go on with it. @param {boolean} forGood */
@@ -393,7 +376,7 @@ export class SharedLink {
     this.#seat = null;
     this.#endings.forEach((end) => end());
     this.#endings = [];
-    this.#up = null;
+    this.#follower = null;
     this.#facts = new Facts();
     this.#isBehind = false;
     this.#isHeir = false;
@@ -476,7 +459,7 @@ export class SharedLink {
     this.#facts.status = leader.status;
     this.#leader = null;
     this.#role = 'follower';
-    this.#heardAt = this.#env.now();
+    this.#follower?.listenAnew();
     leader.release(to);
     this.#owner.leads();
   }
@@ -502,143 +485,52 @@ export class SharedLink {
 
   // --- following -------------------------------------------------------------------------------------------------------
 
+  /** @param {import('./surroundings.js').Channel} up */
+  #newFollower(up) {
+    const own = { env: this.#env, tab: this.#tab, facts: this.#facts, lane: this.#lane, owner: this.#owner, questions: this.#questions };
+    return new Follower({ ...own, up }, {
+      admit: (from, id, message) => this.#admit(from, id, message),
+      lost: (begins = EMPTY, epoch) => this.#loseLane(begins, epoch),
+      setState: (state) => this.#setState(state),
+      ended: (code, message) => this.#endFor(code, message),
+      missed: () => this.#fallBehind(),
+      handedOver: (to) => {
+        this.#isHeir = true;
+        if (to === this.#tab) this.#seat?.steal();
+      },
+    });
+  }
+
   /** @param {unknown} data */
   #heard(data) {
     const heard = readDown(data);
     if (!heard) {
       this.#counters.badTabMessages += 1;
-      return;
+      return undefined;
     }
     const { term, n, said } = heard;
     const { term: known } = this.#facts;
-    if (this.#role === 'out' || term < known || (this.#role === 'leader' && term === known)) return;
-    if (said.op === 'snapshot') return this.#takeIn(term, n, said.snapshot);
+    if (this.#role === 'out' || term < known || (this.#role === 'leader' && term === known)) return undefined;
+    if (said.op === 'snapshot') return this.#takeIn({ term, n, snapshot: said.snapshot });
     if (said.op === 'full') return this.#standAlone();
-    if (this.#role !== 'follower') return;
-    if (said.op === 'dropped' || term !== known || n !== this.#n + 1) return this.#fallBehind();
-    this.#n = n;
-    this.#heardAt = this.#env.now();
-    this.#lossyAhead = 0;
-    if (n % SEEN_EVERY === 0) this.#say({ op: 'seen', n });
-    this.#apply(said);
+    if (this.#role !== 'follower') return undefined;
+    if (said.op === 'dropped' || term !== known) return this.#fallBehind();
+    return this.#follower?.follow(n, said);
   }
 
-  /** A leader has taken this tab in, or a new one goes on. @param {number} term @param {number} n @param {import('./wire.js').Snapshot} snapshot */
-  #takeIn(term, n, snapshot) {
+  /** A leader has taken this tab in, or a new one goes on. @param {{ term: number, n: number, snapshot: import('./wire.js').Snapshot }} taken */
+  #takeIn(taken) {
     if (this.#role === 'leader') this.#stepDown(null);
     const knew = this.#role === 'follower' && !this.#isBehind;
     this.#role = 'follower';
     this.#isHeir = false;
-    this.#n = n;
-    this.#heardAt = this.#env.now();
-    this.#facts.take(snapshot, term);
-    if (snapshot.limits) this.#takeLimits(snapshot.limits);
-    if (snapshot.features) this.#takeFeatures(snapshot.features);
-    const isOther = snapshot.epoch !== this.#lane.epoch || isBehind(this.#lane.received, snapshot.lane.received);
-    if (this.#isBehind || (knew && isOther)) this.#loseLane(snapshot.lane, snapshot.epoch);
-    else {
-      this.#lane.epoch = snapshot.epoch;
-      const done = this.#lane.follow(snapshot.lane, this.#facts.ordered.get(this.#tab) ?? 0);
-      done.forEach((tag) => this.#owner.confirmed(tag));
-    }
-    this.#takeStatus(snapshot.status);
+    this.#follower?.takeIn(taken, { knew, missed: this.#isBehind });
+    // It may have been free for a moment, between two others.
+    this.#seat?.stand();
     this.#seat?.wait();
-    this.#sayAll();
+    this.#follower?.sayAll({ rooms: this.#rooms, leaving: this.#leaving, visible: this.#isVisible });
     this.#in.resolve();
     if (this.takesJoins) this.#owner.resumed();
-  }
-
-  /** All that a leader needs to hear of this tab. */
-  #sayAll() {
-    this.#say({ op: 'visible', visible: this.#isVisible });
-    for (const { id, message } of this.#lane.offers) this.#say({ op: 'offer', id, message: plain(message) });
-    for (const [room, handle] of this.#rooms) this.#say({ op: 'entered', room, handle });
-    for (const [handle, room] of this.#leaving) this.#say({ op: 'leave', room, handle });
-    this.#questions.again((id, what) => this.#say({ op: 'ask', id, what }));
-    if (this.#facts.wanted) this.#say({ op: 'start' });
-  }
-
-  /** Does what the leader has decided. @param {Down} said */
-  #apply(said) {
-    const owner = this.#owner;
-    const facts = this.#facts;
-    switch (said.op) {
-      case 'frame':
-        return this.#frame(said.bytes);
-      case 'direct':
-        return this.#direct(said.bytes);
-      case 'offer':
-        facts.ordered.set(said.tab, said.id);
-        return this.#admit(said.tab, said.id, said.message);
-      case 'refuse':
-        facts.ordered.set(said.tab, said.id);
-        return said.tab === this.#tab ? owner.refused(this.#lane.refuse(said.id)) : undefined;
-      case 'take':
-        return this.#lane.take();
-      case 'ack':
-        owner.frame({ kind: 'ack', ack: said.ack }, 0);
-        return undefined;
-      case 'lost':
-        return this.#loseLane(EMPTY);
-      case 'ready':
-      case 'resumed':
-        return owner.resumed();
-      case 'text':
-        return owner.text(said.message);
-      case 'status':
-        return this.#takeStatus(said.status);
-      case 'tabs':
-        facts.tabs = tabsOf(said.tabs);
-        facts.slots = said.slots;
-        return undefined;
-      case 'identity':
-        facts.identity = said.identity;
-        return undefined;
-      case 'limits':
-        return this.#takeLimits(said.limits);
-      case 'features':
-        return this.#takeFeatures(said.features);
-      case 'rtt':
-        facts.status = { ...facts.status, rtt: said.rtt };
-        return owner.rtt(said.rtt, said.answer);
-      case 'left':
-        return owner.left(said.handle);
-      case 'echo':
-        return owner.echo(said.message, true);
-      case 'answer':
-        return this.#questions.answer(said.id, said.value, said.error);
-      case 'handover':
-        this.#isHeir = true;
-        if (said.to === this.#tab) this.#seat?.steal();
-        return undefined;
-      case 'closed':
-        return this.#endFor(said.code, said.message);
-      default:
-        return undefined;
-    }
-  }
-
-  /** @param {Uint8Array} bytes */
-  #direct(bytes) {
-    try {
-      const frame = decodeFrame(bytes);
-      if (frame.kind === 'lossy') this.#owner.direct(frame);
-    } catch (error) {
-      if (!(error instanceof FrameError)) throw error;
-      this.#counters.badTabMessages += 1;
-    }
-  }
-
-  /** @param {Uint8Array} bytes */
-  #frame(bytes) {
-    let taken;
-    try {
-      taken = this.#owner.frame(decodeFrame(bytes), bytes.length);
-    } catch (error) {
-      if (!(error instanceof FrameError)) throw error;
-      taken = 'lane_gap';
-    }
-    if (taken === 'lane_gap') this.#fallBehind();
   }
 
   /** Something was missed: begins anew, and says so to the rooms. */
@@ -646,7 +538,7 @@ export class SharedLink {
     this.#role = 'joining';
     this.#isBehind = true;
     this.#seat?.stopWaiting();
-    this.#hello();
+    this.#follower?.hello(this.#isVisible);
   }
 
   /** @param {string} tab @param {number} id @param {Message} message */
@@ -665,30 +557,9 @@ export class SharedLink {
     this.#owner.lost();
   }
 
-  /** @param {Record<string, unknown>} limits */
-  #takeLimits(limits) {
-    this.#facts.limits = limits;
-    this.#owner.limits(readLimits(limits));
-  }
-
-  /** @param {import('../link.js').Features} features */
-  #takeFeatures(features) {
-    this.#facts.features = features;
-    this.#owner.features(features);
-  }
-
-  /** @param {import('./wire.js').Status} status */
-  #takeStatus(status) {
-    const { rung } = this.#facts.status;
-    this.#facts.status = status;
-    this.#setState(status.state);
-    if (status.rung !== null && status.rung !== rung) this.#owner.rung(status.rung);
-    if (status.state === 'connected') this.#owner.tick(this.#env.now());
-  }
-
   /** To the leader, if there is one and it is another tab. @param {Up} said */
   #say(said) {
-    if (this.#role === 'follower') this.#up?.postMessage({ tab: this.#tab, term: this.#facts.term, said });
+    if (this.#role === 'follower') this.#follower?.say(said);
   }
 
   /** @param {import('./questions.js').What} what */
@@ -713,7 +584,7 @@ export class SharedLink {
       if (this.#stay !== stay) return;
       const now = this.#env.now();
       // Who has slept itself has heard nothing of anybody.
-      if (now - last > 2 * BEAT_MS) this.#heardAt = now;
+      if (now - last > 2 * BEAT_MS) this.#follower?.listenAnew();
       this.#beat(now);
       if (this.#stay === stay) this.#beatLater();
     }, BEAT_MS);
@@ -723,16 +594,10 @@ export class SharedLink {
   #beat(now) {
     if (this.#leader) return this.#leader.beat(now);
     if (this.#role === 'joining') {
-      this.#hello();
+      this.#follower?.hello(this.#isVisible);
       this.#seat?.tryNow();
-    } else {
-      this.#say({ op: 'seen', n: this.#n });
     }
-    const quiet = now - this.#heardAt;
-    if (quiet < QUIET_MS) return undefined;
-    if (now - this.#pingedAt > DEAD_MS) this.#pingedAt = now;
-    this.#say({ op: 'ping' });
-    if (quiet >= DEAD_MS && now - this.#pingedAt >= DEAD_MS - QUIET_MS) this.#seat?.steal();
+    if (this.#follower?.beat(now, this.#role === 'follower')) this.#seat?.steal();
     return undefined;
   }
 

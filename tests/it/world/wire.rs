@@ -323,7 +323,7 @@ impl Wire {
                 commands.push((home, command));
             }
             (ClientText::Ping { t }, _) => self.say(&ServerText::Pong { t }),
-            (ClientText::Candidate { .. }, _) => {}
+            (ClientText::Candidate { .. } | ClientText::Keep { .. }, _) => {}
             (ClientText::Quality(quality), Some(home)) => {
                 commands.push((home, Command::Quality(self.id, quality)))
             }

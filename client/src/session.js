@@ -8,12 +8,12 @@ import { Assembly } from './assembly.js';
 import { Backoff } from './backoff.js';
 import { Emitter } from './emitter.js';
 import { environment } from './environment.js';
+import { Ephemera } from './ephemera.js';
 import { SwitchyardError } from './errors.js';
 import { Flag, FrameError, decodeText } from './frame.js';
 import { Lane } from './lane.js';
 import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
 import { Link } from './link.js';
-import { LossyQueue } from './lossy.js';
 import { Mesh } from './mesh/mesh.js';
 import { Quality } from './quality.js';
 import { Report } from './report.js';
@@ -85,10 +85,6 @@ const JOIN_MS = 10_000;
 /** How soon a token is asked for again, doubling. */
 const TOKEN_MS = 1_000;
 const TOKEN_MOST_MS = 15_000;
-/** On a poor link lossy messages wait while the browser's queue is longer. */
-const POOR_QUEUE_BYTES = 1_024;
-/** How soon they are tried again then. */
-const POOR_RETRY_MS = 50;
 /** Signals of the mesh, which are not the application's. */
 const MESH_REQUEST = 'p2p';
 /** More than a `leave` costs. */
@@ -109,13 +105,11 @@ export class Session extends Emitter {
   /** @type {Lane<Delivery>} */
   #lane;
   #assembly = new Assembly(DEFAULT_LIMITS.max_message_bytes);
-  #lossy = new LossyQueue((message, seq) => this.#shareLossy(message, seq));
+  #ephemera;
   #mesh;
   #quality = new Quality();
   #report;
   #share;
-  /** Set while lossy messages wait for their time. @type {{ at: number, timer: unknown } | null} */
-  #lossyTimer = null;
   /** By name. @type {Map<string, Room>} */
   #rooms = new Map();
   /** @type {Map<number, Room>} */
@@ -163,6 +157,12 @@ export class Session extends Emitter {
     this.#link = this.#tabs ?? makeLink(this.#linkOwner());
     this.#lane = this.#freshLane();
     this.#mesh = new Mesh(this.#env, peerToPeer, this.#meshPorts());
+    this.#ephemera = new Ephemera(this.#env, {
+      link: () => this.#link,
+      mesh: () => this.#mesh,
+      room: (handle) => this.#byHandle.get(handle),
+      hasReliable: () => this.#lane.hasNext,
+    });
     this.#allowMesh();
     const tell = (/** @type {Record<string, unknown>} */ message) => {
       if (!this.#link.inSession) return false;
@@ -289,14 +289,14 @@ export class Session extends Emitter {
       /** Sent and not acknowledged. */
       unacknowledgedBytes: this.#lane.unacknowledgedBytes,
       unacknowledgedFrames: this.#lane.unacknowledgedFrames,
-      lossyWaiting: this.#lossy.length,
+      lossyWaiting: this.#ephemera.length,
       /** Of the connections to other browsers. */
       mesh: this.#mesh.counters,
       /** How many tabs share the connection, and whether it is this one's. */
       tabs: this.#tabs?.tabs ?? { leads: true, count: 1 },
       /** Bytes in the browser's queue of each pipe. */
       buffered: this.#link.buffered,
-      counters: { ...this.#link.counters, ...this.#counters, lossyDropped: this.#lossy.dropped, lossyCoalesced: this.#lossy.coalesced },
+      counters: { ...this.#link.counters, ...this.#counters, ...this.#ephemera.counters },
     };
   }
 
@@ -471,8 +471,8 @@ export class Session extends Emitter {
       },
       received: () => this.#lane.takeAck(),
       next: (room) => this.#nextFrame(room),
-      hasNext: () => this.#lane.hasNext || (this.#lossy.paceMs === 0 && this.#lossy.length > 0),
-      nextLossy: (room) => this.#lossy.next(room, this.#env.now(), this.#isPipeBusy),
+      hasNext: () => this.#lane.hasNext || this.#ephemera.hasNext,
+      nextLossy: (room) => this.#ephemera.next(room),
       dueAck: (now) => {
         const at = this.#lane.ackDueAt;
         return at !== null && at <= now ? this.#lane.takeAck() : null;
@@ -523,7 +523,7 @@ export class Session extends Emitter {
   #sharing() {
     return {
       echo: (message, isLossy) => this.#echo(message, isLossy),
-      lossy: (message, coalesce) => this.#passLossy(message, coalesce),
+      lossy: (message, coalesce) => this.#ephemera.send(message, coalesce),
       direct: (frame) => this.#direct(frame),
       leads: () => this.#allowMesh(),
       left: (handle) => {
@@ -585,7 +585,7 @@ export class Session extends Emitter {
   #newLane() {
     this.#lane = this.#freshLane();
     this.#assembly = new Assembly(this.#limits.max_message_bytes);
-    this.#lossy.clear();
+    this.#ephemera.clear();
     this.#byHandle.clear();
     this.#handles.clear();
     this.#requests.clear();
@@ -936,41 +936,11 @@ export class Session extends Emitter {
     const handle = this.#handles.get(room);
     room.counters.lossySent += 1;
     if (handle === undefined) {
-      this.#lossy.dropped += 1;
+      this.#ephemera.drop();
       return;
     }
     const message = { flags: isText ? Flag.TEXT : 0, room: handle, stream, target, payload };
-    if (!this.#tabs?.lossy(message, coalesce)) this.#passLossy(message, coalesce);
-  }
-
-  /** To those who are reached directly, and to the rest by the server. @param {import('./lossy.js').LossyMessage} message @param {boolean} coalesce */
-  #passLossy(message, coalesce) {
-    const { room: handle, ...rest } = message;
-    const room = this.#byHandle.get(handle);
-    const isConnected = this.#link.state === 'connected';
-    const reach = room ? this.#mesh.reach(room, message.target) : 'none';
-    /** @type {number | undefined} */
-    let seq;
-    // With a pace it goes to all when it goes to the server, so that all have the same messages with the same numbers.
-    if (room && (reach === 'all' || (reach === 'some' && (this.#lossy.paceMs === 0 || !isConnected)))) {
-      seq = this.#lossy.number(handle, message.stream);
-      if (this.#mesh.sendLossy(room, { ...rest, seq })) return;
-    }
-    if (!isConnected) {
-      this.#lossy.dropped += 1;
-      return;
-    }
-    // Many in one turn of the event loop are no reason to drop any.
-    if (this.#lossy.full) this.#link.flush();
-    this.#lossy.push(message, { coalesce, seq });
-    this.#link.wake();
-    this.#lossyLater();
-  }
-
-  /** What goes to the server now goes to those who are reached directly too. @param {import('./lossy.js').LossyMessage} message @param {number} seq */
-  #shareLossy({ room: handle, ...message }, seq) {
-    const room = this.#byHandle.get(handle);
-    if (room && this.#mesh.reach(room, message.target) !== 'none') this.#mesh.sendLossy(room, { ...message, seq });
+    if (!this.#tabs?.lossy(message, coalesce)) this.#ephemera.send(message, coalesce);
   }
 
   /** Of the tabs that share a session, the leading one has the direct connections. */
@@ -1010,34 +980,11 @@ export class Session extends Emitter {
 
   /** The score may be another. @param {boolean} isChanged */
   #judged(isChanged) {
-    this.#lossy.paceMs = this.#quality.paceMs;
-    this.#lossyLater();
+    this.#ephemera.paceMs = this.#quality.paceMs;
     if (!isChanged) return;
     // What waited for its time may go at once.
     this.#link.wake();
     this.emit('quality', this.quality);
-  }
-
-  /** On a poor link lossy messages go when their time has come, and are tried again while the pipe is busy. */
-  #lossyLater() {
-    if (this.#link.state !== 'connected') return;
-    const due = this.#lossy.dueAt;
-    // Without a pace only what is to be sent again has to wait.
-    if (due === null || (this.#lossy.paceMs === 0 && this.#lossy.length > 0)) return;
-    const at = Math.max(due, this.#env.now() + POOR_RETRY_MS);
-    if (this.#lossyTimer && this.#lossyTimer.at <= at) return;
-    this.#env.clearTimeout(this.#lossyTimer?.timer);
-    const timer = this.#env.setTimeout(() => {
-      this.#lossyTimer = null;
-      this.#link.flush();
-      this.#lossyLater();
-    }, at - this.#env.now());
-    this.#lossyTimer = { at, timer };
-  }
-
-  /** Whether reliable messages have work for a poor link. */
-  get #isPipeBusy() {
-    return this.#lossy.paceMs > 0 && (this.#lane.hasNext || this.#link.queued > POOR_QUEUE_BYTES);
   }
 
   /** A room is left that has not been joined yet. @param {Room} room */

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use switchyard::config::{Config, Key, Mode, Secret};
+use switchyard_signaling::Features;
 use switchyard_turn_config::{peers::Cidr, settings};
 
 use super::{OUR_PORTS, PEERS, Up, hear, say};
@@ -37,7 +38,7 @@ pub(super) fn run_off() -> anyhow::Result<()> {
     turn.mode = settings::Mode::Embedded;
     turn.listen.bind = vec![Ipv4Addr::LOCALHOST.into()];
     (turn.listen.udp_port, turn.listen.tcp_port, turn.listen.tls_port) = (0, 0, 0);
-    (config.features.webrtc, config.features.relay) = (false, false);
+    config.features = Features { webrtc: false, relay: false, p2p: false };
     serve(config)
 }
 

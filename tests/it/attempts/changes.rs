@@ -17,6 +17,7 @@ use crate::world::{Kind, MS, SECOND, Setup, World, client::What};
 
 /// When the network changes: both are on UDP by then.
 const AT: Duration = Duration::from_secs(10);
+const NOW: Duration = Duration::ZERO;
 /// How long it goes on after that.
 const AFTER: Duration = Duration::from_secs(40);
 /// A failed WebSocket is opened again after this, one that is in use and silent after that.
@@ -25,9 +26,12 @@ const SILENT: Duration = Duration::from_secs(6);
 /// How much longer than the network itself a stall may be.
 const STALL: Duration = Duration::from_secs(10);
 
+type Events = fn(&NetworkSpec) -> Vec<(Duration, Happening)>;
+
 struct Change {
     name: &'static str,
-    events: fn(&NetworkSpec) -> Vec<Happening>,
+    /// What happens, and how long after the first of it.
+    events: Events,
     /// How long nothing passes at all.
     away: Duration,
     /// Where the client is at the end, at least.
@@ -38,24 +42,27 @@ fn behind(spec: &NetworkSpec, firewall: Firewall) -> Happening {
     Happening::Switch(Box::new(NetworkSpec { firewall, events: Vec::new(), ..spec.clone() }))
 }
 
-const fn outage(name: &'static str, away: Duration, events: fn(&NetworkSpec) -> Vec<Happening>) -> Change {
+const fn outage(name: &'static str, away: Duration, events: Events) -> Change {
     Change { name, events, away, rung: Rung::Udp }
 }
 
-const fn change(name: &'static str, rung: Rung, events: fn(&NetworkSpec) -> Vec<Happening>) -> Change {
+const fn change(name: &'static str, rung: Rung, events: Events) -> Change {
     Change { name, events, away: Duration::ZERO, rung }
 }
 
-const CHANGES: [Change; 7] = [
+const CHANGES: [Change; 8] = [
     // By ICE-TCP, or by a relay where a lost SYN made that the first.
-    change("UDP blocked", Rung::RelayTls, |spec| vec![behind(spec, Firewall::UdpBlocked)]),
-    change("NAT mapping changed", Rung::Udp, |_| vec![Happening::Rebind]),
-    change("address changed", Rung::Udp, |_| vec![Happening::AddressChange]),
-    outage("link down 1 s", SECOND, |_| vec![Happening::Outage(SECOND)]),
-    outage("link down 5 s", Duration::from_secs(5), |_| vec![Happening::Outage(5 * SECOND)]),
-    outage("link down 20 s", Duration::from_secs(20), |_| vec![Happening::Outage(20 * SECOND)]),
+    change("UDP blocked", Rung::RelayTls, |spec| vec![(NOW, behind(spec, Firewall::UdpBlocked))]),
+    change("NAT mapping changed", Rung::Udp, |_| vec![(NOW, Happening::Rebind)]),
+    change("address changed", Rung::Udp, |_| vec![(NOW, Happening::AddressChange)]),
+    outage("link down 1 s", SECOND, |_| vec![(NOW, Happening::Outage(SECOND))]),
+    outage("link down 5 s", Duration::from_secs(5), |_| vec![(NOW, Happening::Outage(5 * SECOND))]),
+    outage("link down 20 s", Duration::from_secs(20), |_| vec![(NOW, Happening::Outage(20 * SECOND))]),
     change("network with only TCP 443", Rung::RelayTls, |spec| {
-        vec![behind(spec, Firewall::Only443), Happening::AddressChange]
+        vec![(NOW, behind(spec, Firewall::Only443)), (NOW, Happening::AddressChange)]
+    }),
+    change("only HTTPS for 10 s", Rung::Udp, |spec| {
+        vec![(NOW, behind(spec, Firewall::OnlyServerSilent)), (10 * SECOND, behind(spec, Firewall::Open))]
     }),
 ];
 
@@ -69,7 +76,9 @@ fn session(change: &Change, seed: u64) -> (Duration, Rung) {
     };
     let (mut changing, other) = (network(), network());
     let events = (change.events)(&changing);
-    changing.events = events.into_iter().map(|what| ScheduledEvent { at: AT, every: None, what }).collect();
+    let events = events.into_iter();
+    changing.events =
+        events.map(|(after, what)| ScheduledEvent { at: AT + after, every: None, what }).collect();
     let mut world = World::new(Setup { shards: SHARDS, relays: true, ..Setup::new(seed) });
     for network in [changing, other] {
         world.add_client(&Kind { access: Some(network), ..Kind::default() });

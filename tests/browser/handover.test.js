@@ -103,9 +103,9 @@ describe('a network that fails', { skip: NO_NAMESPACES }, () => {
     await talk('blocked', async (windows) => {
       const from = Date.now();
       stage.network.blockUdp();
-      await hearMore(windows, 100);
+      await hearMore(windows, 80);
       stage.network.allowAll();
-      await hearMore(windows, 60);
+      await hearMore(windows, 40);
       const stall = await settle(context, windows, from);
       assert.ok(stall <= BESIDE_MS, `a stall of ${stall} ms`);
     });
@@ -133,7 +133,7 @@ describe('a network that fails', { skip: NO_NAMESPACES }, () => {
     await talk('translated', async (windows) => {
       const from = Date.now();
       stage.network.translateClient(41);
-      await hearMore(windows, 100);
+      await hearMore(windows, 60);
       const stall = await settle(context, windows, from);
       assert.ok(stall <= ANEW_MS, `a stall of ${stall} ms`);
     });
@@ -144,7 +144,7 @@ describe('a network that fails', { skip: NO_NAMESPACES }, () => {
       const from = Date.now();
       stage.network.moveClient(35);
       stage.network.translateClient(42);
-      await hearMore(windows, 100);
+      await hearMore(windows, 60);
       const stall = await settle(context, windows, from);
       assert.ok(stall <= ANEW_MS, `a stall of ${stall} ms`);
     });

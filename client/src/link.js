@@ -8,6 +8,7 @@
 
 import { Attempts } from './attempts.js';
 import { Backoff } from './backoff.js';
+import { Course } from './course.js';
 import { diagnosisOf } from './diagnosis.js';
 import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from './frame.js';
 import { Ice } from './ice.js';
@@ -101,12 +102,7 @@ export class Link {
   #identity = null;
   /** @type {LinkState} */
   #state = 'idle';
-  /** @type {Rung | null} */
-  #rung = null;
-  /** Of the rung `relay`. @type {import('./peer.js').Way['relay']} */
-  #relay = null;
-  /** @type {import('./peer.js').Way['bitrate']} */
-  #bitrate = null;
+  #course = new Course();
   #ice;
   #attempts;
   /** @type {import('./diagnosis.js').Surroundings['webRtc']} */
@@ -120,7 +116,6 @@ export class Link {
   #channelSince = 0;
   #peerOfferedAt = 0;
   #lastTick = 0;
-  #lastRungLook = 0;
   /** As measured last, on whatever pipe. @type {number | null} */
   #lastRtt = null;
   #flushQueued = false;
@@ -153,12 +148,12 @@ export class Link {
   }
 
   get rung() {
-    return this.#rung;
+    return this.#course.rung;
   }
 
   /** The transport to the relay, where the rung is one and the browser says it. */
   get relay() {
-    return this.#rung === 'relay' ? this.#relay : null;
+    return this.#course.relay;
   }
 
   /** Smoothed round-trip time on the attached pipe, in milliseconds. */
@@ -170,7 +165,7 @@ export class Link {
   health(now) {
     const { waitingMs, silentMs } = this.#pipe?.probe.wait(now) ?? { waitingMs: 0, silentMs: 0 };
     const connected = this.#state === 'connected';
-    return { connected, rung: this.#rung, waitingMs, silentMs, bufferAgeMs: this.#pipe?.bufferAgeMs(now) ?? 0, bitrate: this.#bitrate };
+    return { connected, rung: this.rung, waitingMs, silentMs, bufferAgeMs: this.#pipe?.bufferAgeMs(now) ?? 0, bitrate: this.#course.bitrate };
   }
 
   /** Bytes of the pipe in use that the browser has not sent. */
@@ -200,7 +195,7 @@ export class Link {
   /** What has been tried, and what that means. */
   async diagnose() {
     await Promise.all([this.#attempts.look(this.#url), this.#peer?.attempt.look()]);
-    const now = { state: this.#state, rung: this.#rung, relay: this.relay, rtt: this.rtt };
+    const now = { state: this.#state, rung: this.rung, relay: this.relay, rtt: this.rtt };
     const attempts = this.#attempts.list();
     const webRtc = this.#wantsWebRtc && !this.#useWebRtc ? 'switched_off' : this.#webRtc;
     return { now, attempts, ...diagnosisOf(now, attempts, { online: this.#env.online(), webRtc, relays: this.#relays }) };
@@ -862,7 +857,7 @@ export class Link {
     this.#tickSocket(now);
     this.#tickPeer(now);
     if (this.#pending && now - this.#pending.since > ATTACH_MS) this.#broken(this.#pending.pipe);
-    if (this.#pipe?.kind === 'datachannel' && now - this.#lastRungLook > 5_000) this.#lookAtRung();
+    if (this.#pipe && this.#course.isStale(now)) this.#lookAtRung();
     this.#owner.tick(now);
   }
 
@@ -919,18 +914,9 @@ export class Link {
 
   async #lookAtRung() {
     const pipe = this.#pipe;
-    this.#lastRungLook = this.#env.now();
     if (!pipe) return;
-    const way = pipe.kind === 'websocket' ? null : await this.#peer?.way().catch(() => null);
-    if (this.#pipe !== pipe) return;
-    // A browser that does not say: the usual one.
-    const guess = this.#rung && this.#rung !== 'websocket' ? this.#rung : 'udp';
-    const known = pipe.kind === 'websocket' ? 'websocket' : (way?.rung ?? guess);
-    if (way) this.#relay = way.relay;
-    this.#bitrate = way?.bitrate ?? null;
-    if (known === this.#rung) return;
-    this.#rung = known;
-    this.#owner.rung(known);
+    const isOther = await this.#course.look(this.#env.now(), pipe, this.#peer, () => this.#pipe === pipe);
+    if (isOther && this.rung) this.#owner.rung(this.rung);
   }
 
   /** @param {LinkState} state */
@@ -951,7 +937,7 @@ export class Link {
     this.#generation = 0;
     this.#pipe = null;
     this.#pending = null;
-    this.#rung = null;
+    this.#course = new Course();
     this.#setState(state);
   }
 }

@@ -13,7 +13,7 @@
  * | bitrate, where it is known | – | 100 kbit/s | our choice: speech with what text needs |
  *
  * Beyond `good` a link is poor, from three times these limits on for all but the essential (our choice). It is lost while there is no
- * connection, or when nothing has answered for 3 s, after which link.js leaves a data channel too.
+ * connection, or when nothing has answered for 3 s.
  *
  * The score falls with the second bad sample in a row, at once when the queue is older than a second or the link is lost,
  * and rises after ten seconds without a worse sample; after each relapse twice as long, up to a minute.

@@ -215,6 +215,8 @@ test('a second WebSocket is not needed when the first one speaks again', async (
   talk.world.socketsSilent = true;
   const before = talk.world.sockets.length;
   await talk.world.clock.until(() => talk.world.sockets.length > before, 3_000);
+  // It would open after a second if it were left to.
+  talk.world.backsOff = true;
   await talk.pass(50);
   talk.world.socketsSilent = false;
   await talk.pass(2_000);
@@ -266,3 +268,34 @@ test('a channel whose ordered half waits for its next retry is left, and not use
   await talk.world.clock.until(() => talk.ann.session.rung === 'udp', 2_500);
   await talk.check();
 });
+
+for (const [what, say] of [
+  ['the browser says that there is a network', ({ listeners }) => listeners.get('online')()],
+  ['the page is looked at', ({ listeners }) => listeners.get('visibilitychange')()],
+  ['the network is another one', ({ listeners }) => listeners.get('change')()],
+]) {
+  test(`a WebSocket is opened at once when ${what}`, async (t) => {
+    const page = { listeners: new Map() };
+    const listener = { addEventListener: (name, call) => page.listeners.set(name, call) };
+    const navigator = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
+    globalThis.addEventListener = listener.addEventListener;
+    globalThis.document = { ...listener, visibilityState: 'visible' };
+    Object.defineProperty(globalThis, 'navigator', { value: { connection: listener }, configurable: true });
+    t.after(() => {
+      delete globalThis.addEventListener;
+      delete globalThis.document;
+      if (navigator) Object.defineProperty(globalThis, 'navigator', navigator);
+      else delete globalThis.navigator;
+    });
+    const talk = await Talk.begin();
+    talk.world.refuseSockets = true;
+    talk.world.breakSockets();
+    await talk.pass(20_000);
+    talk.world.refuseSockets = false;
+    const open = () => talk.world.sockets.filter((socket) => socket.readyState === 1).length;
+    assert.equal(open(), 0);
+    say(page);
+    // The listeners are Bob's, who came last.
+    await talk.world.clock.until(() => open() === 1, 50);
+  });
+}

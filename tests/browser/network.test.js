@@ -12,8 +12,8 @@ import { NO_NAMESPACES, Network } from './lib/network.js';
 import { Server } from './lib/server.js';
 import { until } from './lib/wait.js';
 
-/** A data channel is left after 3 s of silence; a second for the way and for slow machines. */
-const STALL_MS = 5_000;
+/** A dead data channel is left within some 300 ms; the rest is for machines that do other things too. */
+const STALL_MS = 2_000;
 
 describe('on a network of its own', { skip: NO_NAMESPACES }, () => {
   /** @type {Network} */

@@ -14,6 +14,7 @@ import { Lane } from './lane.js';
 import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
 import { Link } from './link.js';
 import { LossyQueue } from './lossy.js';
+import { BULK_STREAM, HEADER_BYTES } from './mesh/bulk.js';
 import { Mesh } from './mesh/mesh.js';
 import { Quality } from './quality.js';
 import { Room } from './room.js';
@@ -591,7 +592,9 @@ export class Session extends Emitter {
     if (whole) this.#assembly.forget(room);
     else this.#assembly.forget(room, sender, stream);
     if (whole) this.#byHandle.get(room)?.logOrNull?.gap();
-    this.#byHandle.get(room)?.gap(whole ? null : sender, stream, count);
+    const known = this.#byHandle.get(room);
+    if (known && (whole || stream === BULK_STREAM)) this.#mesh.gap(known, whole ? null : sender);
+    known?.gap(whole ? null : sender, stream, count);
   }
 
   /** @param {number} ack */
@@ -611,6 +614,10 @@ export class Session extends Emitter {
   #message({ room: handle, flags, sender, stream, target = { tag: 'room' } }, payload, { seq, isDirect } = {}) {
     const room = this.#byHandle.get(handle);
     if (!room) return;
+    if (stream === BULK_STREAM && seq === undefined) {
+      this.#mesh.received(room, sender, payload);
+      return;
+    }
     let data;
     try {
       // A copy, because a view would keep the whole pipe message alive.
@@ -769,6 +776,14 @@ export class Session extends Emitter {
         room.counters.sent += 1;
         return sent;
       },
+      sendTo: (room, member, payload, isText, stream) => {
+        const limit = this.#limits.max_message_bytes - HEADER_BYTES;
+        if (payload.length > limit) {
+          throw new SwitchyardError('too_large', `a message to one member has at most ${limit} bytes, this one ${payload.length}`);
+        }
+        room.counters.sent += 1;
+        return this.#mesh.send(room, member, payload, isText, stream);
+      },
       sendLossy: (room, payload, isText, stream, target, coalesce) => this.#sendLossy(room, payload, isText, stream, target, coalesce),
       peer: (room, member) => this.#mesh.peer(room, member),
       lossyReceived: (sender, missing) => this.#quality.lossyReceived(sender, missing),
@@ -879,6 +894,17 @@ export class Session extends Emitter {
         }
       },
       deliver: (room, frame) => this.#message({ ...frame, room: this.#handles.get(room) ?? 0 }, frame.payload, { seq: frame.seq, isDirect: true }),
+      deliverBulk: (room, member, { data, isText, stream }) => {
+        /** @type {import('./frame.js').Target} */
+        const target = { tag: 'users', users: [] };
+        this.#message({ room: this.#handles.get(room) ?? 0, flags: isText ? Flag.TEXT : 0, sender: member, stream, target }, data);
+      },
+      sendBulk: (room, user, payload) => {
+        /** @type {import('./frame.js').Target} */
+        const target = { tag: 'users', users: [user] };
+        return this.#offer(room, { kind: 'data', room: 0, stream: BULK_STREAM, text: false, target, payload });
+      },
+      limit: () => this.#limits.max_message_bytes,
       changed: (room, member, state) => {
         const known = room.members.get(member);
         if (known) room.emit('peer', { member: known, state });

@@ -8,6 +8,7 @@ import { Emitter } from './emitter.js';
 import { SwitchyardError } from './errors.js';
 import { Log } from './log.js';
 import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js';
+import { BULK_STREAM } from './mesh/bulk.js';
 import { Seen } from './mesh/seen.js';
 
 /**
@@ -61,7 +62,7 @@ import { Seen } from './mesh/seen.js';
  * @typedef {OwnEvents & import('./log.js').LogEvents} RoomEvents
  *
  * @typedef {object} SendOptions
- * @property {number} [stream] 0–65535; order holds within a stream, streams do not wait for each other
+ * @property {number} [stream] 0–65534; order holds within a stream, streams do not wait for each other
  * @property {string[]} [to] only to these users
  * @property {string} [topic] only to those who have subscribed to it
  *
@@ -70,6 +71,7 @@ import { Seen } from './mesh/seen.js';
  *   Promise<void>} send
  * @property {(room: Room, payload: Uint8Array, text: boolean, stream: number, target: import('./frame.js').Target,
  *   coalesce: boolean) => void} sendLossy
+ * @property {(room: Room, member: Member, payload: Uint8Array, text: boolean, stream: number) => Promise<void>} sendTo
  * @property {(sender: string, missing: number) => void} lossyReceived
  * @property {(room: Room, member: number) => { state: Reach, rtt: number | null }} peer
  * @property {(room: Room, message: Record<string, unknown>) => Promise<void>} control
@@ -159,6 +161,24 @@ export class Room extends Emitter {
   send(data, options = {}) {
     const { payload, text, stream, target } = this.#prepare(data, options);
     return this.#core.send(this, payload, text, stream, target);
+  }
+
+  /**
+   * Sends a large thing, or part of one, to one member: reliably, in order within its stream among those to this member, and
+   * directly where there is a connection. The promise resolves when the member has it (or the server, on the way to one that
+   * may only read), and rejects with `session_lost` or `no_such_user` where that cannot be known any more.
+   *
+   * Throws, and sends nothing: `too_large`, `buffer_full`, `not_in_room`, `no_such_user`, `bad_argument`.
+   * @param {number} member
+   * @param {string | ArrayBuffer | ArrayBufferView} data
+   * @param {{ stream?: number }} [options]
+   * @returns {Promise<void>}
+   */
+  sendTo(member, data, { stream } = {}) {
+    const { payload, text, stream: on } = this.#prepare(data, { stream });
+    const known = this.#members.get(member);
+    if (!known) throw new SwitchyardError('no_such_user', 'the member is not in the room');
+    return this.#core.sendTo(this, known, payload, text, on);
   }
 
   /**
@@ -467,8 +487,8 @@ export class Room extends Emitter {
    */
   #prepare(data, { stream = 0, to, topic }) {
     this.#mustBeActive();
-    if (!Number.isInteger(stream) || stream < 0 || stream > 65_535) {
-      throw new SwitchyardError('bad_argument', 'a stream is a number from 0 to 65535');
+    if (!Number.isInteger(stream) || stream < 0 || stream >= BULK_STREAM) {
+      throw new SwitchyardError('bad_argument', `a stream is a number from 0 to ${BULK_STREAM - 1}`);
     }
     if (to !== undefined && topic !== undefined) {
       throw new SwitchyardError('bad_argument', 'a message goes to users or to a topic, not both');

@@ -14,6 +14,7 @@ import { Flag, FrameError, decodeText } from './frame.js';
 import { Lane } from './lane.js';
 import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
 import { Link } from './link.js';
+import { BULK_STREAM, HEADER_BYTES } from './mesh/bulk.js';
 import { Mesh } from './mesh/mesh.js';
 import { Quality } from './quality.js';
 import { Report } from './report.js';
@@ -525,6 +526,11 @@ export class Session extends Emitter {
       echo: (message, isLossy) => this.#echo(message, isLossy),
       lossy: (message, coalesce) => this.#ephemera.send(message, coalesce),
       direct: (frame) => this.#direct(frame),
+      bulk: (message) => {
+        const room = this.#byHandle.get(message.room);
+        if (room) this.#mesh.took(room, message.member, message.n);
+        this.#bulk(message);
+      },
       leads: () => this.#allowMesh(),
       left: (handle) => {
         const room = this.#byHandle.get(handle);
@@ -675,7 +681,9 @@ export class Session extends Emitter {
     if (whole) this.#assembly.forget(room);
     else this.#assembly.forget(room, sender, stream);
     if (whole) this.#byHandle.get(room)?.logOrNull?.gap();
-    this.#byHandle.get(room)?.gap(whole ? null : sender, stream, count);
+    const known = this.#byHandle.get(room);
+    if (known && (whole || stream === BULK_STREAM)) this.#mesh.gap(known, whole ? null : sender);
+    known?.gap(whole ? null : sender, stream, count);
   }
 
   /** @param {number} ack */
@@ -697,6 +705,10 @@ export class Session extends Emitter {
     if (!room) return;
     // Another tab may have subscribed to it.
     if (this.#tabs && target.tag === 'topic' && !room.topics.includes(target.topic)) return;
+    if (stream === BULK_STREAM && seq === undefined) {
+      this.#mesh.received(room, sender, payload);
+      return;
+    }
     let data;
     try {
       // A copy, because a view would keep the whole pipe message alive.
@@ -863,6 +875,16 @@ export class Session extends Emitter {
         room.counters.sent += 1;
         return sent;
       },
+      sendTo: (room, member, payload, isText, stream) => {
+        const limit = this.#limits.max_message_bytes - HEADER_BYTES;
+        if (payload.length > limit) {
+          throw new SwitchyardError('too_large', `a message to one member has at most ${limit} bytes, this one ${payload.length}`);
+        }
+        room.counters.sent += 1;
+        // The numbers of large things belong to one page, and another tab may be asked to go on.
+        if (this.#tabs) return this.#mesh.sendByServer(room, member, payload, isText, stream);
+        return this.#mesh.send(room, member, payload, isText, stream);
+      },
       sendLossy: (room, payload, isText, stream, target, coalesce) => this.#sendLossy(room, payload, isText, stream, target, coalesce),
       peer: (room, member) => this.#mesh.peer(room, member),
       lossyReceived: (sender, missing) => this.#quality.lossyReceived(sender, missing),
@@ -954,6 +976,13 @@ export class Session extends Emitter {
     this.#message(frame, frame.payload, { seq: frame.seq, isDirect: true });
   }
 
+  /** A large thing has come, to this tab or to the one that has the connection. @param {import('./mesh/bulk.js').Bulk} bulk */
+  #bulk({ room, member, data, isText, stream }) {
+    /** @type {import('./frame.js').Target} */
+    const target = { tag: 'users', users: [] };
+    this.#message({ room, flags: isText ? Flag.TEXT : 0, sender: member, stream, target }, data);
+  }
+
   /** @returns {import('./mesh/mesh.js').MeshPorts} */
   #meshPorts() {
     return {
@@ -971,6 +1000,19 @@ export class Session extends Emitter {
         this.#tabs?.direct(known);
         this.#direct(known);
       },
+      deliverBulk: (room, member, message) => {
+        const known = { ...message, room: this.#handles.get(room) ?? 0, member };
+        // Those without a number come to each tab by themselves.
+        if (message.n > 0) this.#tabs?.bulk(known);
+        this.#bulk(known);
+      },
+      takesBulk: () => this.#tabs?.leads ?? true,
+      sendBulk: (room, user, payload) => {
+        /** @type {import('./frame.js').Target} */
+        const target = { tag: 'users', users: [user] };
+        return this.#offer(room, { kind: 'data', room: 0, stream: BULK_STREAM, text: false, target, payload });
+      },
+      limit: () => this.#limits.max_message_bytes,
       changed: (room, member, state) => {
         const known = room.members.get(member);
         if (known) room.emit('peer', { member: known, state });

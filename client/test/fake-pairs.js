@@ -18,9 +18,11 @@ export class Path {
   }
 
   /** The constructor of one browser. */
-  browser() {
+  browser(owner) {
     const path = this;
     return class extends FakePeer {
+      owner = owner;
+
       constructor(configuration) {
         super(path, configuration);
       }

@@ -29,6 +29,9 @@ export class FakeServer {
   /** Lossy messages and signals that came. */
   lossy = 0;
   signals = 0;
+  /** Data messages of one chunk for which it holds are given up, with or without saying so. */
+  drops = () => false;
+  tellsGaps = true;
   /** What sessions are told of STUN and TURN: a list of servers, and how long it holds. @type {object | null} */
   ice = null;
   /** Answers to `ice_servers`, or not. */
@@ -500,6 +503,9 @@ class Session {
       const out = { ...frame, room: other.handle, sender: membership.self.member };
       if (out.target?.tag === 'users') out.target = { tag: 'users', users: [] };
       if (frame.kind === 'lossy') other.session.#lossy(out);
+      else if (this.#server.drops(frame)) {
+        if (this.#server.tellsGaps) other.session.push({ kind: 'gap', room: other.handle, sender: out.sender, stream: frame.stream, count: 1 });
+      }
       else other.session.push(out);
     }
   }

@@ -47,6 +47,7 @@ class Couple {
       signal: (signal) => this.post.send(signal, (copy) => this.ends[isPolite ? 0 : 1].pair.take(copy)),
       frame: (frame) => end.frames.push(frame),
       changed: () => end.states.push(end.pair.state),
+      drained: () => {},
     });
     return end;
   }

@@ -11,6 +11,8 @@ import { until } from './lib/wait.js';
 import { Window } from './lib/window.js';
 
 const COUNT = 50;
+const PARTS = 160;
+const PART_BYTES = 131_072;
 
 describe('mesh', { skip: NO_NAMESPACES }, () => {
   /** @type {Stage} */
@@ -191,6 +193,44 @@ describe('mesh', { skip: NO_NAMESPACES }, () => {
     });
   }
 
+  for (const [one, other] of [
+    ['chromium', 'chromium'],
+    ['chromium', 'firefox'],
+    ['firefox', 'chromium'],
+  ]) {
+    test(`${one} sends ${other} 20 MB; the path is cut in the middle and comes back: complete, once, in order`, async (context) => {
+      const room = `bulk-${(rooms += 1)}`;
+      const ann = await enter(one, 'ann', room, { noRelays: true });
+      const ben = await enter(other, 'ben', room, { noRelays: true });
+      try {
+        await Promise.all([reaches(ann, 1, 'direct'), reaches(ben, 1, 'direct')]);
+        await ben.evaluate(() => {
+          globalThis.parts = [];
+          globalThis.room.on('data', ({ data }) => globalThis.parts.push([new DataView(data.buffer, data.byteOffset).getUint32(0), data.length, data.at(-1)]));
+        });
+        const started = Date.now();
+        await ann.evaluate(sendParts, PARTS, PART_BYTES);
+        const arrived = (count) => ben.until(`${count} parts`, (wanted) => globalThis.parts.length >= wanted, count);
+        await arrived(PARTS / 4);
+        stage.network.cutWithinClient(true);
+        await ann.evaluate(() => globalThis.sending.go());
+        await arrived(PARTS / 2);
+        stage.network.cutWithinClient(false);
+        await until('all parts', () => ben.evaluate((wanted) => globalThis.parts.length >= wanted, PARTS), { within: 60_000 });
+        const took = Date.now() - started;
+        await ann.until('the sender knows', () => globalThis.sending.done);
+        const parts = await ben.evaluate(() => globalThis.parts);
+        assert.deepEqual(parts, Array.from({ length: PARTS }, (_, index) => [index, PART_BYTES, index % 251]));
+        const { bulkDirect, bulkServer, bulkAgain } = await ann.evaluate(() => globalThis.session.stats().mesh);
+        assert.ok(bulkDirect >= PARTS / 4 && bulkServer > 0, `${bulkDirect} directly, ${bulkServer} over the server`);
+        context.diagnostic(`${took} ms; ${bulkDirect} parts sent directly, ${bulkServer} over the server, ${bulkAgain} a second time`);
+      } finally {
+        stage.network.cutWithinClient(false);
+        await Promise.all([ann.close(), ben.close()]);
+      }
+    });
+  }
+
   test('the path between them is cut, and there is a TURN server: over it, without a new connection', async (context) => {
     const room = `relayed-${(rooms += 1)}`;
     const ann = await enter('chromium', 'ann', room);
@@ -224,6 +264,27 @@ async function point(count) {
     });
     port1.close();
   }
+}
+
+/** In the page: parts of something large, as fast as they are taken. @param {number} count @param {number} bytes */
+function sendParts(count, bytes) {
+  const [to] = globalThis.room.members.keys();
+  const sending = { done: false, go: () => {} };
+  const isCut = new Promise((resolve) => (sending.go = () => resolve(undefined)));
+  globalThis.sending = sending;
+  const all = async () => {
+    let open = [];
+    for (let index = 0; index < count; index += 1) {
+      if (index === count / 4) await isCut;
+      const part = new Uint8Array(bytes).fill(index % 251);
+      new DataView(part.buffer).setUint32(0, index);
+      open.push(globalThis.room.sendTo(to, part));
+      if (open.length === 16) await open.shift();
+    }
+    await Promise.all(open);
+    sending.done = true;
+  };
+  all().catch((error) => console.error(`parts: ${error}`));
 }
 
 /** In the page: reliable messages and cursors until it is stopped, and notes of those that come. */

@@ -7,7 +7,9 @@
  * over a connection, is the other browser's word, and is taken for that member's only.
  */
 
-import { encodeFrame } from '../frame.js';
+import { SwitchyardError } from '../errors.js';
+import { encodeFrame, Flag } from '../frame.js';
+import { acknowledgement, BULK_STREAM, BulkReceiver, BulkSender, readAcknowledgement, readWithoutNumber, withoutNumber } from './bulk.js';
 import { Pair } from './pair.js';
 import { isOurs, readSignal, signalData } from './signals.js';
 
@@ -30,6 +32,15 @@ const SIGNALS_A_SECOND = 10;
 const MESSAGES = 2_000;
 const MESSAGES_A_SECOND = 1_000;
 
+/** An acknowledgement over the server is for all that comes so close together. */
+const ACK_MS = 30;
+/** The server has taken something, and the receiver says nothing of it. */
+const OVERDUE_MS = 5_000;
+/** How soon the server is asked again to take something that it had no room for. */
+const CROWDED_MS = 250;
+/** Members that are gone and from whom something may still come over the server. */
+const DEPARTED = 64;
+
 /**
  * @typedef {import('../room.js').Room} Room
  * @typedef {import('./pair.js').PairState} PairState
@@ -39,6 +50,10 @@ const MESSAGES_A_SECOND = 1_000;
  * @property {(room: Room, member: number, data: unknown) => void} signal
  * @property {() => RTCIceServer[]} servers STUN and TURN servers as far as they are known
  * @property {(room: Room, frame: import('../frame.js').LossyFrame) => void} deliver
+ * @property {(room: Room, member: number, message: import('./bulk.js').BulkMessage) => void} deliverBulk
+ * @property {() => boolean} takesBulk whether this page takes those with numbers, or another tab of the session does
+ * @property {(room: Room, user: string, payload: Uint8Array) => Promise<void>} sendBulk over the server; throws if it has no room
+ * @property {() => number} limit bytes of a message
  * @property {(room: Room, member: number, state: PairState) => void} changed
  *
  * @typedef {object} Bond a member of a room, and how it is reached
@@ -50,8 +65,15 @@ const MESSAGES_A_SECOND = 1_000;
  * @property {Bucket} bucket
  * @property {PairState} state as last told
  *
- * @typedef {{ handle: number, isForming: boolean, bonds: Map<number, Bond>, bucket: Bucket }} Place a room; its bucket is for
- *   the signals of those that have no bond
+ * @typedef {object} Place a room
+ * @property {number} handle
+ * @property {boolean} isForming
+ * @property {Map<number, Bond>} bonds
+ * @property {Bucket} bucket for signals of those that have no bond
+ * @property {Map<number, BulkSender>} senders
+ * @property {Map<number, BulkReceiver>} receivers
+ * @property {Map<number, boolean>} acks that are due over the server; true: with what is missing
+ *
  * @typedef {{ key: string, id: string, pair: Pair, bucket: Bucket, timer: unknown }} Link another browser
  */
 
@@ -93,9 +115,12 @@ export class Mesh {
   /** The room is joined, for the first time or anew. @param {Room} room @param {number} handle its number in this session */
   entered(room, handle) {
     const old = this.#places.get(room);
-    if (old) this.#dissolve(room, old, { tell: false, lingers: true });
+    if (old) {
+      this.#dissolve(room, old, { tell: false, lingers: true });
+      abandonAll(old);
+    }
     const bucket = new Bucket(SIGNALS, SIGNALS_A_SECOND, this.#env.now());
-    this.#places.set(room, { handle, isForming: false, bonds: new Map(), bucket });
+    this.#places.set(room, { handle, isForming: false, bonds: new Map(), bucket, senders: new Map(), receivers: new Map(), acks: new Map() });
     this.#form(room, { isNew: true });
   }
 
@@ -105,6 +130,7 @@ export class Mesh {
     if (!place) return;
     this.#dissolve(room, place, { tell: false });
     this.#places.delete(room);
+    abandonAll(place);
   }
 
   /** @param {Room} room */
@@ -117,6 +143,8 @@ export class Mesh {
     const place = this.#places.get(room);
     if (!place) return;
     this.#unbind(room, place, member, { tell: false });
+    place.senders.get(member)?.abandon(new SwitchyardError('no_such_user', 'the member has left'));
+    place.senders.delete(member);
     this.#form(room);
   }
 
@@ -144,9 +172,16 @@ export class Mesh {
 
   /** What became of the connections so far, of those that are there now. */
   get counters() {
-    const sum = { connections: 0, restarts: 0, failures: 0, sent: 0, received: 0, bad: 0 };
+    const sum = { connections: 0, restarts: 0, failures: 0, sent: 0, received: 0, bad: 0, bulkDirect: 0, bulkServer: 0, bulkAgain: 0 };
     for (const { pair } of this.#links.values()) {
-      for (const name of /** @type {(keyof typeof sum)[]} */ (Object.keys(sum))) sum[name] += pair.counters[name];
+      for (const name of /** @type {(keyof typeof pair.counters)[]} */ (Object.keys(pair.counters))) sum[name] += pair.counters[name];
+    }
+    for (const { senders } of this.#places.values()) {
+      for (const { counters } of senders.values()) {
+        sum.bulkDirect += counters.direct;
+        sum.bulkServer += counters.server;
+        sum.bulkAgain += counters.again;
+      }
     }
     return sum;
   }
@@ -220,6 +255,158 @@ export class Mesh {
     }
   }
 
+  // --- large things -------------------------------------------------------------------------------------------------
+
+  /**
+   * Sends a reliable message to one member, directly where that is possible.
+   * @param {Room} room @param {import('../room.js').Member} member @param {Uint8Array} data @param {boolean} isText @param {number} stream
+   */
+  send(room, { member, user }, data, isText, stream) {
+    const place = this.#places.get(room);
+    if (!place) throw new SwitchyardError('not_in_room', `not in room ${room.name}`);
+    let sender = place.senders.get(member);
+    if (!sender) {
+      const bond = () => place.bonds.get(member);
+      // The server refuses what is not permitted.
+      const pair = () => (room.permissions.includes('write') ? bond()?.link?.pair : undefined);
+      sender = new BulkSender(member, () => bond()?.handle ?? 0, {
+        isDirect: () => (pair()?.state ?? 'server') !== 'server',
+        directRoom: () => pair()?.room ?? 0,
+        direct: (frame) => pair()?.send(frame) ?? false,
+        server: (payload) => this.#byServer(room, user, member, payload),
+        acknowledges: () => room.members.get(member)?.write !== false,
+      });
+      place.senders.set(member, sender);
+    }
+    if (!sender.fits(data.length)) throw new SwitchyardError('buffer_full', 'too much waits to be sent or acknowledged');
+    const isFirst = sender.oldest === null;
+    const sent = sender.send(data, isText, stream);
+    if (isFirst) this.#watch(sender, place, member);
+    return sent;
+  }
+
+  /**
+   * Sends one over the server, without a number: it arrives once, because the server's lane sees to that.
+   * @param {Room} room @param {import('../room.js').Member} member @param {Uint8Array} data @param {boolean} isText @param {number} stream
+   */
+  sendByServer(room, { member, user }, data, isText, stream) {
+    return this.#ports.sendBulk(room, user, withoutNumber(member, { data, isText, stream }));
+  }
+
+  /** Another tab of the session has taken all up to this one from a member. @param {Room} room @param {number} member @param {number} n */
+  took(room, member, n) {
+    const place = this.#places.get(room);
+    if (place) this.#receiver(room, place, member).tookTo(n);
+  }
+
+  /** Looks after what waits for an acknowledgement. @param {BulkSender} sender @param {Place} place @param {number} member */
+  #watch(sender, place, member) {
+    const { oldest } = sender;
+    if (oldest === null || place.senders.get(member) !== sender) return;
+    this.#env.setTimeout(() => {
+      if (sender.oldest === oldest) sender.again();
+      this.#watch(sender, place, member);
+    }, OVERDUE_MS);
+  }
+
+  /** @param {Room} room @param {string} user @param {number} member @param {Uint8Array} payload */
+  #byServer(room, user, member, payload) {
+    try {
+      return this.#ports.sendBulk(room, user, payload);
+    } catch (error) {
+      // Others may have taken all the room, so nothing of this sender's own would wake it.
+      this.#env.setTimeout(() => this.#places.get(room)?.senders.get(member)?.pump(), CROWDED_MS);
+      throw error;
+    }
+  }
+
+  /** A message has come over the server. @param {Room} room @param {number} member @param {Uint8Array} payload */
+  received(room, member, payload) {
+    const place = this.#places.get(room);
+    if (!place) return;
+    const self = room.self?.member ?? 0;
+    const plain = readWithoutNumber(payload, self);
+    if (plain) return this.#ports.deliverBulk(room, member, plain);
+    if (!this.#ports.takesBulk()) return;
+    const answer = readAcknowledgement(payload, self);
+    if (answer) {
+      const sender = place.senders.get(member);
+      sender?.acknowledge(answer.n);
+      if (answer.isAgain) sender?.again();
+      return;
+    }
+    for (const message of this.#receiver(room, place, member).takeMessage(payload)) this.#ports.deliverBulk(room, member, message);
+    if (!this.#acknowledge(place, member)) this.#acknowledgeLater(room, place, member);
+  }
+
+  /** Messages over the server are missing. @param {Room} room @param {number | null} member null: of anybody */
+  gap(room, member) {
+    const place = this.#places.get(room);
+    for (const [each, receiver] of place?.receivers ?? []) {
+      if (!place || (member !== null && each !== member)) continue;
+      if (room.permissions.includes('write')) this.#acknowledgeLater(room, place, each, true);
+      else receiver.gap();
+    }
+  }
+
+  /** Over the server. @param {Room} room @param {Place} place @param {number} member @param {boolean} [isAgain] */
+  #acknowledgeLater(room, place, member, isAgain = false) {
+    const due = place.acks.get(member);
+    place.acks.set(member, isAgain || due === true);
+    if (due !== undefined) return;
+    this.#env.setTimeout(() => {
+      const again = place.acks.get(member) ?? false;
+      place.acks.delete(member);
+      const user = room.members.get(member)?.user;
+      const receiver = place.receivers.get(member);
+      if (user === undefined || !receiver || this.#places.get(room) !== place || !room.permissions.includes('write')) return;
+      if (!again && this.#acknowledge(place, member)) return;
+      try {
+        this.#ports.sendBulk(room, user, acknowledgement(member, receiver.acknowledged, again));
+      } catch {
+        // The sender asks again by sending again.
+      }
+    }, ACK_MS);
+  }
+
+  /** @param {Room} room @param {Place} place @param {number} member */
+  #receiver(room, place, member) {
+    let receiver = place.receivers.get(member);
+    if (receiver) return receiver;
+    receiver = new BulkReceiver(room.self?.member ?? 0, this.#ports.limit());
+    place.receivers.set(member, receiver);
+    const departed = [...place.receivers.keys()].filter((each) => !room.members.has(each));
+    if (departed.length > DEPARTED) place.receivers.delete(departed[0]);
+    return receiver;
+  }
+
+  /** A chunk has come directly, or what the other has. @param {Room} room @param {Place} place @param {number} member @param {import('../frame.js').ReliableFrame} frame */
+  #chunk(room, place, member, frame) {
+    if (frame.payload.length === 0) {
+      place.senders.get(member)?.acknowledge(frame.ack);
+      return;
+    }
+    for (const message of this.#receiver(room, place, member).takeChunk(frame)) this.#ports.deliverBulk(room, member, message);
+    if (frame.flags & Flag.LAST && !this.#acknowledge(place, member)) this.#acknowledgeLater(room, place, member);
+  }
+
+  /** An empty message says what has come. False if it cannot go directly. @param {Place} place @param {number} member */
+  #acknowledge(place, member) {
+    const bond = place.bonds.get(member);
+    const receiver = place.receivers.get(member);
+    if (!bond?.link || !receiver) return false;
+    const header = { flags: Flag.FIRST | Flag.LAST, laneSeq: 0, room: bond.handle, sender: 0, stream: BULK_STREAM };
+    return bond.link.pair.send(encodeFrame({ kind: 'data', ...header, ack: receiver.acknowledged, target: { tag: 'room' }, payload: EMPTY }));
+  }
+
+  /** It has room again, or stands again. What could not be said of what has come is said now. @param {Link} link */
+  #pump(link) {
+    for (const [, place, bond] of this.#bondsOf(link)) {
+      this.#acknowledge(place, bond.member);
+      place.senders.get(bond.member)?.pump();
+    }
+  }
+
   // --- who with whom -----------------------------------------------------------------------------------------------
 
   /** Begins or ends the mesh of a room, and invites who is not in it. @param {Room} room @param {{ isNew?: boolean }} [options] */
@@ -287,6 +474,7 @@ export class Mesh {
       signal: (signal) => this.#tell(link, signal),
       frame: (frame) => this.#frame(link, frame),
       changed: () => this.#changed(link),
+      drained: () => this.#pump(link),
     });
     /** @type {Link} */
     const link = { key, id, pair, bucket, timer: null };
@@ -322,6 +510,7 @@ export class Mesh {
     const isLast = [...this.#bondsOf(link)].length === 1;
     if (isLast && !lingers) this.#end(link, { tell });
     bond.link = null;
+    this.#places.get(room)?.senders.get(bond.member)?.pump();
     if (isLast && lingers) link.timer = this.#env.setTimeout(() => this.#end(link, { tell: false }), LINGER_MS);
     this.#tellState(room, bond);
   }
@@ -356,6 +545,7 @@ export class Mesh {
   /** @param {Link} link */
   #changed(link) {
     for (const [room, , bond] of this.#bondsOf(link)) this.#tellState(room, bond);
+    this.#pump(link);
   }
 
   /** @param {Room} room @param {Bond} bond */
@@ -368,15 +558,26 @@ export class Mesh {
 
   /** @param {Link} link @param {import('../frame.js').Frame} frame */
   #frame(link, frame) {
-    if (frame.kind !== 'lossy' || !link.bucket.take(this.#env.now())) return;
+    const isChunk = frame.kind === 'data' && frame.stream === BULK_STREAM;
+    if (!isChunk && (frame.kind !== 'lossy' || !link.bucket.take(this.#env.now()))) return;
     for (const [room, place, bond] of this.#bondsOf(link)) {
       if (place.handle !== frame.room) continue;
       // What the server would refuse is not taken from the sender itself.
-      if (room.members.get(bond.member)?.write === false) return;
-      this.#ports.deliver(room, { ...frame, sender: bond.member });
+      if (room.members.get(bond.member)?.write === false && frame.payload.length > 0) return;
+      if (frame.kind === 'lossy') this.#ports.deliver(room, { ...frame, sender: bond.member });
+      else if (frame.kind === 'data') this.#chunk(room, place, bond.member, frame);
       return;
     }
   }
+}
+
+const EMPTY = new Uint8Array(0);
+
+/** @param {Place} place */
+function abandonAll({ senders }) {
+  const error = new SwitchyardError('session_lost', 'the room was left before it was confirmed');
+  for (const sender of senders.values()) sender.abandon(error);
+  senders.clear();
 }
 
 /** So many at once, then so many a second. */

@@ -10,6 +10,7 @@
 
 import { Backoff } from '../backoff.js';
 import { decodeFrame, encodeFrame, FrameError, joinFrames, splitFrames } from '../frame.js';
+import { PIPE_QUEUE_BYTES } from '../limits.js';
 import { wayOf } from '../peer.js';
 import { Probe } from '../probe.js';
 import { Negotiation } from './negotiation.js';
@@ -57,6 +58,7 @@ const LOOK_MS = 5_000;
  * @property {(signal: { c: number } & Record<string, unknown>) => void} signal
  * @property {(frame: import('../frame.js').Frame) => void} frame
  * @property {() => void} changed
+ * @property {() => void} drained the reliable channel's queue is short again
  *
  * @typedef {object} Attempt one peer connection
  * @property {number} number
@@ -161,6 +163,24 @@ export class Pair {
     return !probe.silent(now, Math.max(DOUBT_MS, DOUBT_RTTS * (probe.rtt ?? 0)));
   }
 
+  /** Bytes that the reliable channel takes now; 0 while it does not stand. */
+  get room() {
+    const reliable = this.#attempt?.reliable;
+    if (this.#state === 'server' || reliable?.readyState !== 'open') return 0;
+    return PIPE_QUEUE_BYTES - reliable.bufferedAmount;
+  }
+
+  /** Sends a frame on the reliable channel. @param {Uint8Array} frame */
+  send(frame) {
+    if (this.room <= 0) return false;
+    try {
+      this.#attempt?.reliable.send(joinFrames([frame]));
+    } catch {
+      return false;
+    }
+    return true;
+  }
+
   /**
    * It is not wanted any more.
    * @param {{ tell?: boolean }} [options] whether the other end is to know
@@ -218,6 +238,8 @@ export class Pair {
       channel.onmessage = ({ data }) => unlessOld(() => this.#message(attempt, channel, data));
       channel.onclose = () => unlessOld(() => this.#lost(attempt));
     }
+    reliable.bufferedAmountLowThreshold = PIPE_QUEUE_BYTES / 2;
+    reliable.onbufferedamountlow = () => unlessOld(() => this.#options.drained());
     reliable.onopen = () => unlessOld(() => this.#opened(attempt));
     connection.onconnectionstatechange = () => unlessOld(() => this.#stateChanged(attempt));
     this.#attempt = attempt;
@@ -423,7 +445,9 @@ export class Pair {
 
   /** @param {Attempt} attempt @param {number} now */
   #ping(attempt, now) {
-    this.#send(attempt.reliable, { kind: 'ping', nonce: attempt.probe.ping(now) });
+    // Not behind what waits.
+    const channel = attempt.reliable.bufferedAmount > 0 ? attempt.lossy : attempt.reliable;
+    this.#send(channel, { kind: 'ping', nonce: attempt.probe.ping(now) });
   }
 
   /** @param {RTCDataChannel} channel @param {import('../frame.js').ProbeFrame} frame */

@@ -150,6 +150,8 @@ export class Follower {
         return this.#frame(said.bytes);
       case 'direct':
         return this.#direct(said.bytes);
+      case 'bulk':
+        return owner.bulk(said.bulk);
       case 'offer':
         facts.ordered.set(said.tab, said.id);
         return this.#company.admit(said.tab, said.id, said.message);

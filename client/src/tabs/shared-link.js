@@ -41,6 +41,7 @@ const HEIR_MS = 2_000;
  * @property {(message: Message | LossyMessage, isLossy: boolean) => void} echo another tab of the same user has sent this
  * @property {(message: LossyMessage, coalesce: boolean) => void} lossy sends it for another tab
  * @property {(frame: import('../frame.js').LossyFrame) => void} direct came to another tab from another browser
+ * @property {(bulk: import('../mesh/bulk.js').Bulk) => void} bulk came to another tab
  * @property {() => void} leads this tab has the connection now, or has it no more
  * @property {(handle: number) => void} left the tab is out of the room
  * @property {(tag: any) => void} confirmed
@@ -330,6 +331,11 @@ export class SharedLink {
   /** A lossy message has come from another browser directly: for the others, as it came. @param {import('../frame.js').LossyFrame} frame */
   direct(frame) {
     this.#leader?.tell({ op: 'direct', bytes: encodeFrame(frame) });
+  }
+
+  /** A large thing has come to this tab: the others have it before it is acknowledged. @param {import('../mesh/bulk.js').Bulk} bulk */
+  bulk(bulk) {
+    this.#leader?.tell({ op: 'bulk', bulk });
   }
 
   // --- coming and going ------------------------------------------------------------------------------------------------

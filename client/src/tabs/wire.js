@@ -54,6 +54,7 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  *   | { op: 'snapshot', snapshot: Snapshot }
  *   | { op: 'frame', bytes: Uint8Array }
  *   | { op: 'direct', bytes: Uint8Array }
+ *   | { op: 'bulk', bulk: import('../mesh/bulk.js').Bulk }
  *   | { op: 'offer', tab: string, id: number, message: Message }
  *   | { op: 'refuse', tab: string, id: number }
  *   | { op: 'take' }
@@ -164,6 +165,8 @@ function isDown(said) {
     case 'frame':
     case 'direct':
       return isBytes(said.bytes);
+    case 'bulk':
+      return isBulk(said.bulk);
     case 'offer':
       return isName(said.tab) && isCount(said.id) && isMessage(said.message);
     case 'refuse':
@@ -251,6 +254,13 @@ function isLossy(value) {
   if (!isRecord(value)) return false;
   const { flags, room, stream, target, payload } = value;
   return (flags === 0 || flags === 1) && isUint16(room) && isUint16(stream) && isTarget(target) && isBytes(payload);
+}
+
+/** @param {any} value */
+function isBulk(value) {
+  if (!isRecord(value)) return false;
+  const { n, room, member, stream, isText, data } = value;
+  return isCount(n) && isUint16(room) && isCount(member) && isUint16(stream) && typeof isText === 'boolean' && isBytes(data);
 }
 
 /** @param {any} value */

@@ -53,6 +53,7 @@ import { identityIn } from './token.js';
  * @property {number} rtt milliseconds, smoothed
  * @property {import('./quality.js').QualityReport} quality the score or the level is another
  * @property {Features} features what the server, the rooms and their tokens leave on has changed
+ * @property {{ leads: boolean, count: number }} tabs another tab of the user has the connection, or there is another number of them
  * @property {import('./attempts.js').Attempt} attempt an attempt to connect has ended: a WebSocket, or a peer connection
  * @property {SwitchyardError} error a refusal that belongs to no request, or the reason of the end
  *
@@ -536,6 +537,7 @@ export class Session extends Emitter {
         const room = this.#byHandle.get(handle);
         if (room) this.#roomEnded(room, 'left');
       },
+      moved: () => this.emit('tabs', this.stats().tabs),
       confirmed: (tag) => tag.resolve(),
       refused: (tag) => tag?.reject(new SwitchyardError('buffer_full', 'too much waits to be sent or acknowledged')),
     };
@@ -882,7 +884,7 @@ export class Session extends Emitter {
         }
         room.counters.sent += 1;
         // The numbers of large things belong to one page, and another tab may be asked to go on.
-        if (this.#tabs) return this.#mesh.sendByServer(room, member, payload, isText, stream);
+        if (this.#tabs?.isShared) return this.#mesh.sendByServer(room, member, payload, isText, stream);
         return this.#mesh.send(room, member, payload, isText, stream);
       },
       sendLossy: (room, payload, isText, stream, target, coalesce) => this.#sendLossy(room, payload, isText, stream, target, coalesce),

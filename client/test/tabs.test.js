@@ -96,9 +96,12 @@ test('a hidden leader hands over to a tab that is looked at, within seconds, and
   const browser = new Browser(world);
   const [one, two, three] = [await enter(browser, 'ann'), await enter(browser, 'ann'), await enter(browser, 'ann')];
   const bob = await enter(new Browser(world), 'bob');
+  const told = [];
+  three.session.on('tabs', (tabs) => told.push(tabs));
   browser.look(three.tab);
   const waited = await world.clock.until(() => leads(three), 10_000);
   assert.ok(waited >= 1_000, `${waited}`);
+  assert.deepEqual(told.at(-1), { leads: true, count: 3 });
   await world.clock.advance(2_000);
   assert.deepEqual([one, two, three].map(leads), [false, false, true]);
   bob.room.send('hello');
@@ -314,6 +317,22 @@ test('what other scripts of the origin say on the channels is not believed, and 
   assert.deepEqual([one, two].map(({ rejoined }) => rejoined), [0, 0]);
 });
 
+test('a tab that finds that it has missed something begins anew, and says so', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const [one, two] = [await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  const stranger = browser.open().environment.tabs();
+  const names = [...browser.channels.keys()].filter((name) => name.includes(' down '));
+  for (const name of names) stranger.channel(name).postMessage({ term: 1, n: 9_999, said: { op: 'take' } });
+  await world.clock.until(() => two.rejoined === 1, 3_000);
+  assert.equal(one.rejoined, 0);
+  two.room.send('here again');
+  bob.room.send('welcome');
+  await world.clock.until(() => texts(bob).includes('here again') && texts(two).includes('welcome') && one.heard.length === 2);
+  assert.equal(browser.openSockets, 1);
+});
+
 test('a follower is told of the connection as the leader is, and is answered its questions', async () => {
   const world = new World();
   world.server.ice = { ice_servers: [{ urls: ['stun:s'] }], ice_ttl_ms: 600_000 };
@@ -473,9 +492,12 @@ class Chaos {
     for (const entry of living) {
       assert.equal(entry.left, null, `${entry.name} was put out: ${entry.left}`);
       assert.equal(entry.session.state, 'connected', entry.name);
-      // Where everybody who knew of the session was frozen, others have begun one of their own.
-      if (this.tabs.every(({ wasFrozen }) => !wasFrozen)) assert.equal(entry.rejoined, 0, `${entry.name} lost its session`);
-      assert.deepEqual(entry.errors, []);
+      // Where everybody who knew of the session was frozen, others have begun one of their own; and so may a tab that comes in
+      // the very moment in which the only leader goes, if tabs hear each other late.
+      const isSure = this.browser.messageDelay === 1 && this.tabs.every(({ wasFrozen }) => !wasFrozen);
+      if (isSure) assert.equal(entry.rejoined, 0, `${entry.name} lost its session`);
+      // One way may be slower than the other: that is told, and tried again.
+      assert.deepEqual(entry.errors.filter((code) => code !== 'stale_attach'), []);
     }
     assert.equal(living.filter(leads).length, 1, 'one leader');
     assert.equal(world.server.sessions.size, 2, 'one session for all tabs');

@@ -44,6 +44,7 @@ const HEIR_MS = 2_000;
  * @property {(bulk: import('../mesh/bulk.js').Bulk) => void} bulk came to another tab
  * @property {() => void} leads this tab has the connection now, or has it no more
  * @property {(handle: number) => void} left the tab is out of the room
+ * @property {() => void} moved another tab has the connection, or another number of tabs
  * @property {(tag: any) => void} confirmed
  * @property {(tag: any) => void} refused there was no room for it
  *
@@ -92,6 +93,8 @@ export class SharedLink {
   #leaving = new Map();
   #questions;
   #counters = { handovers: 0, badTabMessages: 0 };
+  /** What the session has been told of the tabs. */
+  #told = '';
   /** Counts the stays in a group. */
   #stay = 0;
   /** @type {unknown} */
@@ -457,6 +460,7 @@ export class SharedLink {
     if (this.#isBehind) this.#loseLane(EMPTY, epoch);
     this.#owner.leads();
     this.#in.resolve();
+    this.#tellTabs();
   }
 
   /** Leads no more; the session stays. @param {string | null} to */
@@ -468,6 +472,7 @@ export class SharedLink {
     this.#follower?.listenAnew();
     leader.release(to);
     this.#owner.leads();
+    this.#tellTabs();
   }
 
   /** @param {string} to */
@@ -536,6 +541,7 @@ export class SharedLink {
     this.#seat?.wait();
     this.#follower?.sayAll({ rooms: this.#rooms, leaving: this.#leaving, visible: this.#isVisible });
     this.#in.resolve();
+    this.#tellTabs();
     if (this.takesJoins) this.#owner.resumed();
   }
 
@@ -598,6 +604,7 @@ export class SharedLink {
 
   /** @param {number} now */
   #beat(now) {
+    this.#tellTabs();
     if (this.#leader) return this.#leader.beat(now);
     if (this.#role === 'joining') {
       this.#follower?.hello(this.#isVisible);
@@ -605,6 +612,13 @@ export class SharedLink {
     }
     if (this.#follower?.beat(now, this.#role === 'follower')) this.#seat?.steal();
     return undefined;
+  }
+
+  #tellTabs() {
+    const told = JSON.stringify(this.tabs);
+    if (told === this.#told) return;
+    this.#told = told;
+    this.#owner.moved();
   }
 
   #looked() {

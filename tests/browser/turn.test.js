@@ -55,7 +55,7 @@ describe('TURN', { skip: NO_NAMESPACES }, () => {
           }
         };
         const environment = { RTCPeerConnection: watched };
-        const session = connect({ iceTransportPolicy: 'relay', iceServers, getToken, environment });
+        const session = connect({ iceTransportPolicy: 'relay', peerToPeer: 'off', iceServers, getToken, environment });
         const pairOf = async (connection) => {
           const stats = new Map([...(await connection.getStats())]);
           const all = [...stats.values()];

@@ -123,14 +123,8 @@ impl Candidate {
         }
     }
 
-    /// What came too late says nothing of ports.
     fn advise(self, trouble: Trouble) -> Trouble {
-        match trouble {
-            Trouble::Failed(words) if !words.contains("rtc.") => {
-                Trouble::Failed(format!("{words}: {}", self.advice()))
-            }
-            other => other,
-        }
+        trouble.if_late(&self.advice())
     }
 }
 

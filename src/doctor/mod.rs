@@ -31,6 +31,9 @@ use self::{
     session::{Socket, Told},
 };
 
+/// What is said of a test that took too long.
+const LATE: &str = "no answer in";
+
 /// What to look at.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -106,6 +109,14 @@ impl Trouble {
     fn failed(sentence: impl Into<String>) -> Self {
         Self::Failed(sentence.into())
     }
+
+    /// What did not answer in time says nothing by itself.
+    fn if_late(self, advice: &str) -> Self {
+        match self {
+            Self::Failed(words) if words.starts_with(LATE) => Self::Failed(format!("{words}: {advice}")),
+            other => other,
+        }
+    }
 }
 
 impl Report {
@@ -170,7 +181,7 @@ async fn timed<T>(
     test: impl Future<Output = Result<T, Trouble>>,
 ) -> (Duration, Result<T, Trouble>) {
     let begin = Instant::now();
-    let late = || Err(Trouble::Failed(format!("no answer in {} s", patience.as_secs_f32())));
+    let late = || Err(Trouble::Failed(format!("{LATE} {} s", patience.as_secs_f32())));
     let result = tokio::time::timeout(patience, test).await.unwrap_or_else(|_| late());
     (begin.elapsed(), result)
 }
@@ -225,6 +236,7 @@ async fn doors(place: &Place, trust: &Trust, options: &Options, report: &mut Rep
         if verdict.is_ok() {
             reached.get_or_insert(address);
         }
+        let verdict = verdict.map_err(|trouble| trouble.if_late(&place.advice()));
         report.add(place.scheme(), &format!("{address}/healthz"), Some(took), verdict);
     }
     let address = reached?;

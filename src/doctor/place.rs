@@ -68,6 +68,14 @@ impl Place {
         self.host.parse::<IpAddr>().is_err()
     }
 
+    /// What to look at where nobody answers.
+    pub(super) fn advice(&self) -> String {
+        format!(
+            "is the server running, or the proxy before it, and is TCP port {} open (http.bind, http.port)?",
+            self.port
+        )
+    }
+
     pub(super) async fn resolve(&self) -> Result<Vec<SocketAddr>, Trouble> {
         resolve(&self.host, self.port).await
     }
@@ -78,11 +86,8 @@ impl Place {
         trust: &Trust,
         address: SocketAddr,
     ) -> Result<(Box<dyn Io>, String), Trouble> {
-        let advice = format!(
-            "is the server running, or the proxy before it, and is TCP port {} open (http.bind, http.port)?",
-            self.port
-        );
-        let stream = TcpStream::connect(address).await.map_err(|error| unreachable(&error, &advice))?;
+        let stream =
+            TcpStream::connect(address).await.map_err(|error| unreachable(&error, &self.advice()))?;
         if !self.secure {
             return Ok((Box::new(stream), String::new()));
         }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Trouble, Verdict,
+    LATE, Trouble, Verdict,
     ice::{AGAIN, udp_to},
     place::{Io, Trust, resolve, split},
     random, unreachable, words,
@@ -121,19 +121,14 @@ impl Door {
 
     /// What did not answer in time is told what to change as well.
     pub(super) fn advise(&self, trouble: Trouble) -> Trouble {
-        match trouble {
-            Trouble::Failed(words) if words.starts_with("no answer in") => {
-                Trouble::Failed(format!("{words}: {}", self.advice()))
-            }
-            other => other,
-        }
+        trouble.if_late(&self.advice())
     }
 }
 
 /// What did not come in time.
 pub(super) fn advise_relay(trouble: Trouble) -> Trouble {
     match trouble {
-        Trouble::Failed(words) if words.starts_with("no answer in") => Trouble::failed(
+        Trouble::Failed(words) if words.starts_with(LATE) => Trouble::failed(
             "nothing comes in there: open the relay's UDP ports to everybody (turn.relay.min_port to turn.relay.max_port), \
              or tell the address outside (turn.relay.advertise_v4, turn.relay.advertise_v6)",
         ),

@@ -156,7 +156,7 @@ async fn an_address_that_is_not_the_servers_is_told_with_the_setting_to_change()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_at_which_nobody_listens_ends_the_tests() {
+async fn a_port_at_which_nobody_listens_or_answers_ends_the_tests() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -166,6 +166,13 @@ async fn a_port_at_which_nobody_listens_ends_the_tests() {
          and is TCP port {port} open (http.bind, http.port)?"
     );
     assert_eq!((&lines(&text)[1..], code), (&[expected][..], 1));
+    // Somebody who says nothing.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (text, code) = doctor(&format!("--url http://127.0.0.1:{port} --timeout 1s")).await;
+    let expected = format!("failed http 127.0.0.1:{port}/healthz no answer in 1 s: is the server running,");
+    assert!(lines(&text)[1].starts_with(&expected), "{text}");
+    assert_eq!(code, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

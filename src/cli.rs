@@ -4,6 +4,7 @@
 //! run every command. Flags that set something become [`Flag`]s and are read and refused like the rest of
 //! the [configuration](crate::config).
 
+mod doctor;
 mod turn;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use crate::config::{Config, ConfigError, Flag, Mode, Sources, parse_duration};
 use crate::room::permission::{Overrides, Role};
 use crate::token::{self, Grant, Keys, TokenError};
 
+pub use doctor::{Doctor, DoctorError};
 pub use turn::{IceServersOf, TurnConfig, TurnError};
 
 /// What is typed.
@@ -121,6 +123,18 @@ pub enum Command {
         switchyard ice-servers --user ada"
     )]
     IceServers(IceServersOf),
+    /// Look at a server from outside: every address, port and certificate that it tells clients of
+    #[command(
+        long_about = "Look at a server from outside: every address, port and certificate that it tells clients of.\n\n\
+        To be run where clients are, not on the server. One line a test: the name, HTTP, the WebSocket; with a token, or an \
+        API key that makes one, also a join to a room that nobody is in, each address of the server over UDP and TCP, \
+        and STUN and TURN over UDP, TCP and TLS. What fails says what to change; the exit status is 1 then.",
+        after_long_help = "Examples:\n  \
+        switchyard doctor --url https://live.example.com\n  \
+        switchyard doctor --url https://live.example.com --key myapp --secret \"$SECRET\"\n  \
+        switchyard doctor --url http://10.0.0.7:7880 --token \"$TOKEN\" --json"
+    )]
+    Doctor(Doctor),
 }
 
 /// `switchyard serve`.

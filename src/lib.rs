@@ -3,7 +3,7 @@
 //! Three questions, three folders. *Who is in the room and who gets it?* [`room`]. *What is the connection doing?*
 //! [`engine`]. *How do bytes move?* [`io`] and [`http`]. Between them the [`router`] carries messages from rooms to
 //! sessions across shards, and the [`store`] keeps what survives. [`config`], [`token`], [`tls`], [`metrics`], [`cli`], [`log`],
-//! [`health`], [`ice_servers`], [`attempts`] and [`bucket`] are what their names say; the wire
+//! [`health`], [`doctor`], [`ice_servers`], [`attempts`] and [`bucket`] are what their names say; the wire
 //! format is the crate `switchyard_signaling`, and the whole picture is in `docs/architecture.md`.
 //!
 //! [`run`] is the server; [`start`] is the same for who needs the address it got, such as a test.
@@ -12,6 +12,7 @@ pub mod attempts;
 pub mod bucket;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod health;
 pub mod http;

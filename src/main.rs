@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use clap::Parser as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use switchyard::cli::{Cli, Command, Health, IceServersOf, Serve, Token, TurnConfig};
+use switchyard::cli::{Cli, Command, Doctor, Health, IceServersOf, Serve, Token, TurnConfig};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().chosen() {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Health(args) => health(&args),
         Command::TurnConfig(args) => turn_config(&args),
         Command::IceServers(args) => ice_servers(&args),
+        Command::Doctor(args) => doctor(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,6 +46,15 @@ fn turn_config(args: &TurnConfig) -> anyhow::Result<()> {
 fn ice_servers(args: &IceServersOf) -> anyhow::Result<()> {
     let settle = |config: &_| switchyard::io::settled_turn(config).map_err(|error| format!("{error:#}"));
     println!("{}", args.list(std::env::vars_os().collect(), unix_now()?, settle)?);
+    Ok(())
+}
+
+fn doctor(args: &Doctor) -> anyhow::Result<()> {
+    let options = args.options(unix_now()?, &random()?)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let report = runtime.block_on(switchyard::doctor::run(&options))?;
+    print!("{}", if args.json { report.to_json() + "\n" } else { report.to_text() });
+    anyhow::ensure!(report.is_well(), "{} of {} tests failed", report.failures(), report.lines.len());
     Ok(())
 }
 

@@ -110,6 +110,12 @@ pub enum CertificateError {
     Library(#[from] rustls::Error),
 }
 
+/// When a certificate expires, in seconds since 1970; `None` if it is none.
+#[must_use]
+pub fn expiry_of(certificate: &[u8]) -> Option<i64> {
+    Validity::of(certificate).map(|validity| validity.not_after)
+}
+
 /// The certificate in use, and where the next one comes from.
 #[derive(Debug)]
 pub struct Certificates {

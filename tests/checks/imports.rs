@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 18] = [
+const MODULES: [(&str, &[&str]); 19] = [
     ("names", &[]),
     ("bucket", &[]),
     ("attempts", &["names"]),
@@ -19,7 +19,8 @@ const MODULES: [(&str, &[&str]); 18] = [
     ("log", &["config"]),
     ("token", &["config", "room"]),
     ("tls", &["config", "metrics"]),
-    ("cli", &["config", "ice_servers", "room", "token"]),
+    ("cli", &["config", "doctor", "ice_servers", "room", "token"]),
+    ("doctor", &["tls"]),
     ("store", &["config", "metrics", "names"]),
     ("room", &["bucket", "names", "store"]),
     ("router", &["names", "room", "store"]),

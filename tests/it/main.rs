@@ -11,6 +11,7 @@
 //! - [`api`]: the same server's door for an application's backend;
 //! - [`records`]: what it is told of attempts to connect, has seen of them, and tells the backend;
 //! - [`quality`]: how good members' connections are, as others are told;
+//! - [`doctor`]: the program that looks at a server from outside;
 //! - [`https`]: the same server at one TLS port, which it shares with TURN;
 //! - [`features`]: what it, a room's rule or a token switches off;
 //! - [`ice_servers`]: what a server with TURN tells both of it.
@@ -21,6 +22,7 @@
 
 mod api;
 mod attempts;
+mod doctor;
 mod doors;
 mod features;
 mod hostile;

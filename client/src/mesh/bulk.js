@@ -195,6 +195,11 @@ export class BulkSender {
         this.pump();
       },
       (error) => {
+        // In a session that tabs share the answer may come later than the question.
+        if (error.code === 'buffer_full') {
+          parcel.by = 'waits';
+          return;
+        }
         this.#remove(parcel);
         parcel.reject(error);
       },

@@ -311,11 +311,14 @@ export class Mesh {
 
   /** @param {Room} room @param {string} user @param {number} member @param {Uint8Array} payload */
   #byServer(room, user, member, payload) {
+    // Others may have taken all the room, so nothing of this sender's own would wake it.
+    const later = () => this.#env.setTimeout(() => this.#places.get(room)?.senders.get(member)?.pump(), CROWDED_MS);
     try {
-      return this.#ports.sendBulk(room, user, payload);
+      const taken = this.#ports.sendBulk(room, user, payload);
+      taken.catch(({ code }) => code === 'buffer_full' && later());
+      return taken;
     } catch (error) {
-      // Others may have taken all the room, so nothing of this sender's own would wake it.
-      this.#env.setTimeout(() => this.#places.get(room)?.senders.get(member)?.pump(), CROWDED_MS);
+      later();
       throw error;
     }
   }

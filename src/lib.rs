@@ -64,7 +64,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     tracing::info!(address = %running.address, shards = app.shards.count(), "{}", cli::describe(&app.config));
     let Features { webrtc, relay, p2p } = app.config.features;
     if !app.config.features.is_all() {
-        tracing::warn!(webrtc, relay, p2p, "features are switched off (section `features` of the configuration)");
+        tracing::warn!(
+            webrtc,
+            relay,
+            p2p,
+            "features are switched off (section `features` of the configuration)"
+        );
     }
     if app.config.mode() == Mode::Development && app.config.log.format == LogFormat::Text {
         // For whoever has just typed `cargo run`; an operator's log collector asks for JSON.

@@ -108,11 +108,7 @@ pub struct ShardConfig {
 impl ShardConfig {
     /// What there is to be switched off.
     fn features(&self) -> Features {
-        Features {
-            webrtc: self.identity.is_some(),
-            relay: self.ice_servers.is_some(),
-            ..Features::default()
-        }
+        Features { webrtc: self.identity.is_some(), relay: self.ice_servers.is_some(), ..Features::default() }
     }
 
     /// What a session is told of STUN and TURN.

@@ -165,16 +165,23 @@ describe('tabs of one user', () => {
           return leader !== '';
         });
         const page = /** @type {Page} */ (tabs.get(leader));
+        // Of all tabs the leading one alone has a connection to the other browser.
+        await until('ben is connected to their browser', async () => (await ben.evaluate(reached)).join() === 'direct', { within: 20_000 });
+        const ways = await Promise.all([...tabs.values()].map((tab) => tab.evaluate(reached)));
+        assert.equal(ways.flat().filter((state) => state === 'direct').length, 1, JSON.stringify(ways));
         tabs.delete(leader);
         if (i % 2 === 0) await page.close();
         else (await page.createCDPSession()).send('Page.crash').catch(() => {});
         await add(names[6 + i]);
         most = Math.max(most, (await server.metrics()).sum('sessions'));
       }
+      // For the last one that came to hear something.
+      const last = await sent(ben);
+      await until('a moment of writing', async () => (await sent(ben)) > last + 10);
       await ben.evaluate(() => globalThis.stop());
       const bens = await sent(ben);
       for (const [name, page] of tabs) {
-        await until('a tab has everything', async () => (await heardOf(page, 'ben')).numbers.at(-1) === bens);
+        await until(`${name} has everything up to ${bens}`, async () => (await heardOf(page, 'ben')).numbers.at(-1) === bens);
         assertWhole((await heardOf(page, 'ben')).numbers, `what ${name} heard`);
         assert.equal(await page.evaluate(() => globalThis.state.rejoined), 0, `the session of ${name} is the same`);
         const all = await sent(page);

@@ -13,8 +13,9 @@ const STATES_MOST = 40;
 const STATES_FIRST = 12;
 const ERRORS_MOST = 16;
 const TEXT_MOST = 120;
-/** How long stats may take before it goes on without them. */
+/** How long stats may take before it goes on without them: when somebody asks, and at the end, where they are the last. */
 const STATS_MS = 200;
+const LAST_STATS_MS = 1_000;
 
 /**
  * @typedef {'ice' | 'failed' | 'timeout' | 'repair' | 'channel_closed' | 'browser' | 'broken' | 'refused' | 'replaced'
@@ -290,11 +291,11 @@ export class PeerAttempt extends Recorder {
     if (!this.over) this.data.observedMs = this.ms;
   }
 
-  /** Reads the stats, where that can be done, and soon. */
-  async look() {
+  /** Reads the stats, where that can be done, and soon. @param {number} [within] milliseconds */
+  async look(within = STATS_MS) {
     /** @type {unknown} */
     let timer;
-    const late = new Promise((resolve) => (timer = this.#env.setTimeout(() => resolve(undefined), STATS_MS)));
+    const late = new Promise((resolve) => (timer = this.#env.setTimeout(() => resolve(undefined), within)));
     await Promise.race([this.#readStats(), late]);
     this.#env.clearTimeout(timer);
   }
@@ -307,7 +308,7 @@ export class PeerAttempt extends Recorder {
   async end(cause, atOnce = false) {
     if (!this.finish(cause)) return;
     if (!atOnce) {
-      await this.look();
+      await this.look(LAST_STATS_MS);
       this.data.observedMs = this.data.endedMs;
     }
     this.#connection = null;

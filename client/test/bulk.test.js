@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { decodeFrame } from '../src/frame.js';
-import { BulkReceiver, BulkSender } from '../src/mesh/bulk.js';
+import { BulkReceiver, BulkSender, readWithoutNumber, withoutNumber } from '../src/mesh/bulk.js';
 import { Rooms, all } from './rooms.js';
 
 /** What of the streams of large things has come, as numbers. */
@@ -184,4 +184,29 @@ test('what is not acknowledged stays within its window, and goes again over the 
   sender.acknowledge(7);
   assert.equal(ways.last.length, 15, 'and the rest');
   assert.deepEqual([sender.counters.direct, sender.counters.again], [15, 5]);
+});
+
+test('one without a number is for one member, and is none of those with numbers', () => {
+  const data = Uint8Array.of(1, 2, 3);
+  const payload = withoutNumber(7, { data, isText: false, stream: 9 });
+  assert.deepEqual(readWithoutNumber(payload, 7), { n: 0, data, isText: false, stream: 9 });
+  assert.equal(readWithoutNumber(payload, 8), null);
+  assert.equal(readWithoutNumber(payload.subarray(0, 10), 7), null);
+  assert.deepEqual(new BulkReceiver(7, 262_144).takeMessage(payload), []);
+});
+
+test('what another tab has taken is not taken again, and what comes after it is next', () => {
+  const receiver = new BulkReceiver(7, 262_144);
+  const message = (n) => {
+    const payload = withoutNumber(7, { data: Uint8Array.of(n), isText: false, stream: 0 });
+    new DataView(payload.buffer).setUint32(4, n);
+    return payload;
+  };
+  assert.equal(receiver.takeMessage(message(2)).length, 0, 'too early');
+  receiver.tookTo(3);
+  assert.equal(receiver.acknowledged, 3);
+  assert.equal(receiver.takeMessage(message(3)).length, 0, 'there already');
+  assert.deepEqual(receiver.takeMessage(message(4)).map(({ n }) => n), [4]);
+  receiver.tookTo(1);
+  assert.equal(receiver.acknowledged, 4);
 });

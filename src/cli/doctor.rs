@@ -19,7 +19,7 @@ const TTL: Duration = Duration::from_secs(300);
 /// `switchyard doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// The server as clients reach it: https://HOST[:PORT] or http://HOST[:PORT]
+    /// The server as clients reach it: https://HOST:PORT or http://HOST:PORT, the port where it is not the usual one
     #[arg(long, value_name = "URL")]
     pub url: String,
     /// A token to join its room with

@@ -10,12 +10,15 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { NO_NAMESPACES } from './lib/network.js';
-import { Stage } from './lib/stage.js';
+import { NAME, Stage } from './lib/stage.js';
+import { tokenFor } from './lib/token.js';
 import { until } from './lib/wait.js';
 import { Window } from './lib/window.js';
 
 const EVERY_MS = 50;
-const BULK_MESSAGES = 200;
+const API_KEY = { key: 'app', secret: '6c1f0d9be27a4583b1c2d3e4f5061728' };
+/** `BULK_MESSAGES=1250` is 20 MB. */
+const BULK_MESSAGES = Number(process.env.BULK_MESSAGES ?? 200);
 const BULK_BYTES = 16_000;
 /** The WebSocket is up all the time. */
 const BESIDE_MS = 1_500;
@@ -36,16 +39,17 @@ describe('a network that fails', { skip: NO_NAMESPACES }, () => {
    * Ann in Chromium and Ben in Firefox, on data channels over UDP, counting; Ann sends bulk as well.
    * @param {string} room
    * @param {(windows: Window[]) => Promise<void>} act
-   * @param {{ bulk?: number }} [options] how many bulk messages
+   * @param {{ bulk?: number, url?: string }} [options] how many bulk messages, and where the page is if not at the stage's server
    */
-  async function talk(room, act, { bulk = BULK_MESSAGES } = {}) {
+  async function talk(room, act, { bulk = BULK_MESSAGES, url = stage.server.url } = {}) {
     /** @type {Window[]} */
     const windows = [];
     try {
       for (const [browser, user] of [['chromium', 'ann'], ['firefox', 'ben']]) {
-        const window = await Window.open(stage.browsers[browser], stage.server.url);
+        const window = await Window.open(stage.browsers[browser], url);
         windows.push(window);
-        await window.evaluate(enter, room, user);
+        const token = url === stage.server.url ? null : tokenFor(API_KEY, { user, name: user, room });
+        await window.evaluate(enter, room, user, token);
       }
       for (const window of windows) await window.until('both are on UDP', () => globalThis.talk.isReady());
       await windows[0].evaluate((most, size) => globalThis.talk.pour(most, size), bulk, BULK_BYTES);
@@ -150,6 +154,29 @@ describe('a network that fails', { skip: NO_NAMESPACES }, () => {
     });
   });
 
+  test('another network, out of which only TCP 443 leads', async (context) => {
+    const single = await stage.startServer({
+      SWITCHYARD__TURN__LISTEN__TLS_PORT: '443',
+      SWITCHYARD__TURN__LISTEN__HTTPS: 'true',
+      SWITCHYARD__KEYS__APP__SECRET: API_KEY.secret,
+    });
+    const act = async (/** @type {Window[]} */ windows) => {
+      const from = Date.now();
+      stage.network.moveClient(36);
+      stage.network.allowTcpOnly(443);
+      await hearMore(windows, 60);
+      for (const window of windows) await window.until('the relay carries the data', () => globalThis.talk.session.rung === 'relay');
+      await hearMore(windows, 20);
+      const stall = await settle(context, windows, from);
+      assert.ok(stall <= ANEW_MS, `a stall of ${stall} ms`);
+    };
+    try {
+      await talk('phone', act, { url: `https://${NAME}` });
+    } finally {
+      await single.stop();
+    }
+  });
+
   for (const seconds of [1, 5, 20]) {
     test(`nothing gets through for ${seconds} s`, async (context) => {
       await talk(`away-${seconds}`, async (windows) => {
@@ -205,10 +232,11 @@ function upTo(last) {
   return Array.from({ length: last }, (_, index) => index + 1);
 }
 
-/** In the page: a session in a room, and what is said there. @param {string} name @param {string} user */
-async function enter(name, user) {
+/** In the page: a session in a room, and what is said there. @param {string} name @param {string} user @param {string | null} token */
+async function enter(name, user, token) {
   const { connect } = await import('/client/index.js');
   const getToken = async (/** @type {string} */ room) => {
+    if (token) return token;
     const response = await fetch(`/v1/dev/token?${new URLSearchParams({ room, user })}`);
     return (await response.json()).token;
   };

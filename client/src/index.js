@@ -10,13 +10,13 @@
  *     room.on('change', (messages) => render(messages));
  *     room.post('hello, and remember it');
  *
- * session.js has the rooms and messages; link.js the connection, watch.js and suspicion.js whether it still gets through,
- * sockets.js the WebSockets; lane.js the delivery, ephemera.js and lossy.js what may be lost, frame.js the bytes; quality.js
- * how good the connection is, and share.js tells it; attempts.js records the attempts to connect, diagnosis.js says what they
- * mean, report.js tells the server. Of the log, log.js is the whole, reader.js and writer.js the delivery, outbox.js and
- * store.js what survives the page, record.js the bytes. mesh/ has the direct connections to other browsers: mesh.js is the
- * whole, pair.js one of them. tabs/ lets the tabs of one user share a connection: shared-link.js is the whole, lane.js what
- * makes it safe, leader.js the tab that has it.
+ * session.js has the rooms and messages, joins.js those that are being entered; link.js the connection, watch.js and
+ * suspicion.js whether it still gets through, sockets.js the WebSockets; lane.js the delivery, ephemera.js and lossy.js
+ * what may be lost, frame.js the bytes; quality.js how good the connection is, and share.js tells it; attempts.js
+ * records the attempts to connect, diagnosis.js says what they mean, report.js tells the server. Of the log, log.js is
+ * the whole, reader.js and writer.js the delivery, outbox.js and store.js what survives the page, record.js the bytes.
+ * mesh/ has the direct connections to other browsers: mesh.js is the whole, pair.js one of them. tabs/ lets the tabs of
+ * one user share a connection: shared-link.js is the whole, lane.js what makes it safe, leader.js the tab that has it.
  * docs/protocol.md is the contract with the server.
  */
 

@@ -6,11 +6,13 @@
 
 import { Assembly } from './assembly.js';
 import { Backoff } from './backoff.js';
+import { list, readMember, readQuality, text } from './control.js';
 import { Emitter } from './emitter.js';
 import { environment } from './environment.js';
 import { Ephemera } from './ephemera.js';
 import { SwitchyardError } from './errors.js';
 import { Flag, FrameError, decodeText } from './frame.js';
+import { Joins } from './joins.js';
 import { Lane } from './lane.js';
 import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
 import { Link } from './link.js';
@@ -70,20 +72,8 @@ import { identityIn } from './token.js';
  * @property {(error: Error) => void} reject
  *
  * @typedef {import('./scheduler.js').Message<Delivery>} Outgoing
- *
- * @typedef {object} Join
- * @property {number} id
- * @property {Room} room
- * @property {string | undefined} token
- * @property {boolean} refresh
- * @property {boolean} sent on the current socket
- * @property {boolean} offer whether the offer went with it
- * @property {unknown} timer
- * @property {() => void} resolve
- * @property {(error: SwitchyardError) => void} reject
  */
 
-const JOIN_MS = 10_000;
 /** How soon a token is asked for again, doubling. */
 const TOKEN_MS = 1_000;
 const TOKEN_MOST_MS = 15_000;
@@ -118,8 +108,7 @@ export class Session extends Emitter {
   #byHandle = new Map();
   /** @type {Map<Room, number>} */
   #handles = new Map();
-  /** Not answered, by id. @type {Map<number, Join>} */
-  #joins = new Map();
+  #joins;
   /** Messages of rooms that are being joined anew. @type {Outgoing[]} */
   #parked = [];
   #parkedBytes = 0;
@@ -158,6 +147,7 @@ export class Session extends Emitter {
     this.#tabs = tabs === 'own' ? null : new SharedLink(this.#env, { key, makeLink }, { ...this.#linkOwner(), ...this.#sharing() });
     this.#link = this.#tabs ?? makeLink(this.#linkOwner());
     this.#lane = this.#freshLane();
+    this.#joins = new Joins(this.#env, () => this.#link);
     this.#mesh = new Mesh(this.#env, peerToPeer, this.#meshPorts());
     this.#ephemera = new Ephemera(this.#env, {
       link: () => this.#link,
@@ -351,56 +341,15 @@ export class Session extends Emitter {
    * @returns {Promise<void>}
    */
   #joinNow(room, token, refresh) {
-    return new Promise((resolve, reject) => {
-      const id = this.#id();
-      /** @type {Join} */
-      const join = { id, room, token, refresh, sent: false, offer: false, timer: null, resolve, reject };
-      this.#joins.set(id, join);
-      this.#link.start();
-      if (this.#link.takesJoins) this.#sendJoins(null);
-    });
-  }
-
-  /** @param {Join} join @param {{ pc: number, sdp: string } | null} offer */
-  #sendJoin(join, offer) {
-    join.sent = true;
-    join.offer = offer !== null;
-    this.#env.clearTimeout(join.timer);
-    join.timer = this.#env.setTimeout(() => {
-      // Without a connection it is sent again when there is one.
-      if (this.#link.takesJoins) this.#joinFailed(join, new SwitchyardError('join_timeout', 'the server did not answer'));
-    }, JOIN_MS);
-    /** @type {Record<string, unknown>} */
-    const message = { type: 'join', id: join.id, room: join.room.name, token: join.token };
-    const { logOrNull: log } = join.room;
-    if (log && !join.refresh) message.follow = log.follow;
-    if (offer) message.offer = offer;
-    this.#link.sendText(message);
-  }
-
-  /** All joins that wait; the offer goes with the first. @param {{ pc: number, sdp: string } | null} offer */
-  #sendJoins(offer) {
-    let left = offer;
-    for (const join of this.#joins.values()) {
-      if (join.sent) continue;
-      this.#sendJoin(join, left);
-      left = null;
-    }
-    // Nothing to join yet: the offer is not spent.
-    if (left) this.#link.offerRefused();
-  }
-
-  /** @param {Join} join @param {SwitchyardError} error */
-  #joinFailed(join, error) {
-    if (!this.#joins.delete(join.id)) return;
-    this.#env.clearTimeout(join.timer);
-    if (join.offer) this.#link.offerRefused();
-    join.reject(error);
+    const answered = this.#joins.add({ id: this.#id(), room, token, refresh });
+    this.#link.start();
+    if (this.#link.takesJoins) this.#joins.send(null);
+    return answered;
   }
 
   /** The session is new at the server: every room is joined with a fresh token if there is a way to get one. */
   async #rejoinAll() {
-    for (const join of [...this.#joins.values()]) if (join.refresh) this.#joinFailed(join, lost());
+    this.#joins.failAll(lost(), ({ refresh }) => refresh);
     const rooms = [...this.#rooms.values()].filter((room) => room.active && !this.#rejoining.has(room));
     await Promise.all(rooms.map((room) => this.#rejoin(room)));
   }
@@ -455,14 +404,8 @@ export class Session extends Emitter {
   /** @returns {import('./link.js').LinkOwner} */
   #linkOwner() {
     return {
-      ready: (offer) => {
-        for (const join of this.#joins.values()) join.sent = false;
-        this.#sendJoins(offer);
-      },
-      resumed: () => {
-        for (const join of this.#joins.values()) join.sent = false;
-        this.#sendJoins(null);
-      },
+      ready: (offer) => this.#joins.sendAnew(offer),
+      resumed: () => this.#joins.sendAnew(null),
       lost: () => this.#sessionLost(),
       text: (message) => this.#text(message),
       frame: (frame, length) => this.#frame(frame, length),
@@ -612,8 +555,8 @@ export class Session extends Emitter {
     }
     if (code === 'stale_attach') this.#link.attachRefused();
     if (code === 'lane_gap') this.#link.replay();
-    const join = typeof message.id === 'number' ? this.#joins.get(message.id) : undefined;
-    if (join) this.#joinFailed(join, error);
+    const join = this.#joins.get(message.id);
+    if (join) this.#joins.fail(join, error);
     else this.emit('error', error);
     if (code === 'unsupported_version') {
       this.#link.close();
@@ -734,10 +677,10 @@ export class Session extends Emitter {
       this.#joined(message);
       return;
     }
-    const join = message?.type === 'refused' ? this.#joins.get(Number(message.id)) : undefined;
+    const join = message?.type === 'refused' ? this.#joins.get(message.id) : undefined;
     if (message && join) {
       // The room refused, not the server: an offer that came with the join stands.
-      this.#joinFailed({ ...join, offer: false }, new SwitchyardError(text(message.code), text(message.message)));
+      this.#joins.fail(join, new SwitchyardError(text(message.code), text(message.message)), { offerStands: true });
       return;
     }
     if (!message || !room) {
@@ -782,10 +725,9 @@ export class Session extends Emitter {
 
   /** @param {Record<string, unknown>} message */
   #joined(message) {
-    const join = this.#joins.get(Number(message.id));
+    const join = this.#joins.get(message.id);
     if (!join || typeof message.handle !== 'number' || message.room !== join.room.name) return;
-    this.#joins.delete(join.id);
-    this.#env.clearTimeout(join.timer);
+    this.#joins.take(join);
     const { room } = join;
     const permissions = list(message.permissions).map(text);
     if (join.refresh) {
@@ -805,7 +747,7 @@ export class Session extends Emitter {
     join.resolve();
   }
 
-  /** @param {Join} join @param {Record<string, unknown>} joined */
+  /** @param {import('./joins.js').Join} join @param {Record<string, unknown>} joined */
   #enterLog({ room, token }, joined) {
     const log = room.logOrNull;
     if (!log) return;
@@ -858,7 +800,7 @@ export class Session extends Emitter {
     const error = new SwitchyardError(code, message);
     const { uncertain, waiting } = this.#lane.abandon();
     for (const { tag } of [...uncertain, ...waiting]) tag?.reject(error);
-    for (const join of [...this.#joins.values()]) this.#joinFailed(join, error);
+    this.#joins.failAll(error);
     for (const room of [...this.#rooms.values()]) this.#roomEnded(room, code);
     this.#newLane();
   }
@@ -1033,7 +975,7 @@ export class Session extends Emitter {
 
   /** A room is left that has not been joined yet. @param {Room} room */
   #abandon(room) {
-    for (const join of [...this.#joins.values()]) if (join.room === room) this.#joinFailed(join, new SwitchyardError('left', 'the room was left'));
+    this.#joins.failAll(new SwitchyardError('left', 'the room was left'), (join) => join.room === room);
     this.#roomEnded(room, 'left');
   }
 
@@ -1136,32 +1078,4 @@ function endpoint(url) {
 /** @param {string} path */
 function joinPath(path) {
   return `${path.replace(/\/$/, '')}/v1/connect`;
-}
-
-/** @param {unknown} value @returns {string} */
-function text(value) {
-  return typeof value === 'string' ? value : '';
-}
-
-/** @param {unknown} value @returns {unknown[]} */
-function list(value) {
-  return Array.isArray(value) ? value : [];
-}
-
-/** @param {unknown} value @returns {import('./room.js').Member | null} */
-function readMember(value) {
-  if (typeof value !== 'object' || value === null) return null;
-  const { member, user, name, role, write, quality } = /** @type {Record<string, unknown>} */ (value);
-  if (typeof member !== 'number') return null;
-  const known = { member, user: text(user), name: text(name), role: text(role), quality: readQuality(quality) };
-  return write === false ? { ...known, write } : known;
-}
-
-const SCORES = ['excellent', 'good', 'poor', 'lost'];
-const RUNGS = ['udp', 'tcp', 'relay', 'websocket'];
-
-/** @param {unknown} value @returns {import('./room.js').MemberQuality | null} */
-function readQuality(value) {
-  const { score, rung } = /** @type {Record<string, any>} */ (value ?? {});
-  return SCORES.includes(score) ? { score, rung: RUNGS.includes(rung) ? rung : null } : null;
 }

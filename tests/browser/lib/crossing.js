@@ -9,10 +9,7 @@
  * reaches the server through the core, to see whether it is up.
  */
 
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
-
-import { atExit } from './cleanup.js';
-import { join, nameOfNext, removeLeftovers, run, tolerate } from './namespaces.js';
+import { join, joinServer, makeNamespaces, nameOfNext, removeLeftovers, routes, run } from './namespaces.js';
 
 /** @typedef {'a' | 'b'} Place */
 
@@ -39,27 +36,10 @@ export class Crossing {
     this.serverIp = `${net}.18`;
     const [core, server] = [`${name}core`, `${name}s`];
     const all = [core, server, ...PLACES.flatMap((place) => [this.#gateway(place), this.#place(place)])];
-    const etcs = PLACES.map((place) => `/etc/netns/${this.#place(place)}`);
-    this.#remove = atExit(() => {
-      all.forEach((each) => tolerate('ip', ['netns', 'del', each]));
-      etcs.forEach((etc) => rmSync(etc, { recursive: true, force: true }));
-    });
-    for (const etc of etcs) {
-      // Nobody answers there, which is told at once.
-      mkdirSync(etc, { recursive: true });
-      writeFileSync(`${etc}/resolv.conf`, 'nameserver 127.0.0.1\n');
-      writeFileSync(`${etc}/hosts`, `127.0.0.1 localhost\n${this.serverIp} ${serverName} ${serverName}.\n`);
-    }
-    for (const each of all) {
-      run('ip', ['netns', 'add', each]);
-      run('ip', ['-n', each, 'link', 'set', 'lo', 'up']);
-      run('ip', ['netns', 'exec', each, 'sysctl', '-qw', 'net.ipv4.ip_forward=1']);
-    }
-    // Networks of 16 addresses: this machine and the core, the server, and for each place its gateway's two sides.
-    join({ name: `h${short}`, ip: `${net}.1` }, { namespace: core, name: 'host', ip: `${net}.2` });
-    join({ namespace: server, name: 'eth0', ip: this.serverIp }, { namespace: core, name: 'server', ip: `${net}.17` });
-    run('ip', ['route', 'add', `${net}.16/28`, 'via', `${net}.2`]);
-    run('ip', ['-n', server, 'route', 'add', 'default', 'via', `${net}.17`]);
+    const guests = PLACES.map((place) => this.#place(place));
+    this.#remove = makeNamespaces(all, { guests, serverName, serverIp: this.serverIp });
+    [core, ...PLACES.map((place) => this.#gateway(place))].forEach(routes);
+    joinServer(core, server, { short, net });
     PLACES.forEach((place, index) => {
       const [outside, inside] = [32 + 16 * index, 64 + 16 * index];
       const [gateway, here] = [this.#gateway(place), this.#place(place)];

@@ -7,10 +7,7 @@
  * router drops in `forward`, so that both ends see silence, as behind a real firewall, and no error of their own socket.
  */
 
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
-
-import { atExit } from './cleanup.js';
-import { join, nameOfNext, removeLeftovers, run, tolerate } from './namespaces.js';
+import { join, joinServer, makeNamespaces, nameOfNext, removeLeftovers, routes, run } from './namespaces.js';
 
 /** Why there can be no namespaces here; false if there can. */
 export const NO_NAMESPACES =
@@ -35,29 +32,10 @@ export class Network {
     this.#clientIp = `${net}.34`;
     const router = `${name}r`;
     const server = `${name}s`;
-    const namespaces = [router, server, ...(client ? [`${name}c`] : [])];
-    // `ip netns exec` puts them in the place of those in /etc. Nobody answers there, which is told at once: what hosts does
-    // not say, such as an IPv6 address, is not waited for.
-    const etc = `/etc/netns/${name}c`;
-    this.#remove = atExit(() => {
-      namespaces.forEach((each) => tolerate('ip', ['netns', 'del', each]));
-      rmSync(etc, { recursive: true, force: true });
-    });
-    if (serverName) {
-      mkdirSync(etc, { recursive: true });
-      writeFileSync(`${etc}/resolv.conf`, 'nameserver 127.0.0.1\n');
-      writeFileSync(`${etc}/hosts`, `127.0.0.1 localhost\n${this.serverIp} ${serverName} ${serverName}.\n`);
-    }
-    for (const each of namespaces) {
-      run('ip', ['netns', 'add', each]);
-      run('ip', ['-n', each, 'link', 'set', 'lo', 'up']);
-    }
-    run('ip', ['netns', 'exec', router, 'sysctl', '-qw', 'net.ipv4.ip_forward=1']);
-    // The machine's own end is `.1`, in a network of 16 addresses as the others.
-    join({ name: `h${short}`, ip: `${net}.1` }, { namespace: router, name: 'host', ip: `${net}.2` });
-    join({ namespace: server, name: 'eth0', ip: this.serverIp }, { namespace: router, name: 'server', ip: `${net}.17` });
-    run('ip', ['route', 'add', `${net}.16/28`, 'via', `${net}.2`]);
-    run('ip', ['-n', server, 'route', 'add', 'default', 'via', `${net}.17`]);
+    const guests = client ? [`${name}c`] : [];
+    this.#remove = makeNamespaces([router, server, ...guests], { guests, serverName, serverIp: this.serverIp });
+    routes(router);
+    joinServer(router, server, { short, net });
     if (client) {
       join({ namespace: `${name}c`, name: 'eth0', ip: `${net}.34` }, { namespace: router, name: 'client', ip: `${net}.33` });
       run('ip', ['-n', `${name}c`, 'route', 'add', 'default', 'via', `${net}.33`]);

@@ -63,11 +63,11 @@ const HANDED_OVER = 4_000;
  * @property {(message: Record<string, unknown>) => void} text a text message that is not the link's own
  * @property {(frame: import('./frame.js').Frame, length: number) => 'taken' | 'lane_gap'} frame
  * @property {(ack: number) => boolean} replay go on after `ack` on the new pipe; false if that cannot be
- * @property {() => number} received the last number of the lane in order
+ * @property {() => number} received the last number of the lane in order; no acknowledgement is owed afterwards
  * @property {(room: number) => Uint8Array | null} next the next reliable frame
  * @property {() => boolean} hasNext
  * @property {(room: number) => Uint8Array | null} nextLossy
- * @property {(now: number) => number | null} dueAck an acknowledgement to send alone, if it is time
+ * @property {() => number | null} ackDueAt when an acknowledgement is to be sent alone, if one is owed
  * @property {() => boolean} unacknowledged whether frames wait for acknowledgement
  * @property {(state: LinkState) => void} state
  * @property {(rung: Rung) => void} rung
@@ -798,8 +798,9 @@ export class Link {
     if (pipe.kind === 'datachannel') this.#flushLossyChannel(pipe);
     this.#peer?.watch.look();
     // Last: any reliable frame has carried it already.
-    const ack = this.#owner.dueAck(this.#env.now());
-    if (ack !== null) this.#sendFrames(pipe, [encodeFrame({ kind: 'ack', ack })]);
+    const due = this.#owner.ackDueAt();
+    if (due !== null && due <= this.#env.now()) this.#sendFrames(pipe, [encodeFrame({ kind: 'ack', ack: this.#owner.received() })]);
+    else if (due !== null) this.ackAt(due);
     if (pipe.kind === 'websocket' && this.#owner.hasNext()) this.#timers.after('drain', DRAIN_MS, () => this.#flush());
   }
 

@@ -418,10 +418,7 @@ export class Session extends Emitter {
       next: (room) => this.#nextFrame(room),
       hasNext: () => this.#lane.hasNext || this.#ephemera.hasNext,
       nextLossy: (room) => this.#ephemera.next(room),
-      dueAck: (now) => {
-        const at = this.#lane.ackDueAt;
-        return at !== null && at <= now ? this.#lane.takeAck() : null;
-      },
+      ackDueAt: () => this.#lane.ackDueAt,
       unacknowledged: () => this.#lane.unacknowledgedFrames > 0,
       state: (state) => {
         for (const room of this.#rooms.values()) room.logOrNull?.linked(state === 'connected');

@@ -107,6 +107,8 @@ pub struct Signalling {
     messages: IntCounterVec,
     /// Messages that did not parse.
     pub malformed: IntCounter,
+    /// Sessions that a further WebSocket has resumed.
+    pub resumes: IntCounter,
 }
 
 impl Signalling {
@@ -292,6 +294,11 @@ impl Metrics {
                 r,
                 "switchyard_signals_malformed_total",
                 "Signalling messages that did not parse.",
+            ),
+            resumes: counter(
+                r,
+                "switchyard_resumes_total",
+                "Sessions that a further WebSocket has resumed with a ticket.",
             ),
         };
         let webrtc = WebRtc {

@@ -47,12 +47,15 @@ const RELAYS_MS = 1_000;
 const DRAIN_MS = 5;
 /** A close code with which the server keeps the session for a while: 1000 would end it. */
 const HANDED_OVER = 4_000;
+/** The server does not go on with the session for this client. */
+const RESUME_CODES = new Set(['unknown_session', 'ticket_used', 'ticket_expired']);
 
 /**
  * @typedef {import('./pipe.js').Pipe} Pipe
  * @typedef {import('./socket.js').Socket} Socket
  * @typedef {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} LinkState
  * @typedef {'websocket' | import('./peer.js').ChannelRung} Rung
+ * @typedef {{ session: string, ticket: string }} Identity a session, and the newest ticket to resume it with
  * @typedef {{ webrtc: boolean, relay: boolean, p2p: boolean }} Features what the server, the rooms and their tokens leave on
  *
  * @typedef {object} LinkOwner what the link asks of the session
@@ -98,7 +101,7 @@ export class Link {
   /** An ATTACH that is not answered. @type {{ pipe: Pipe, gen: number, since: number } | null} */
   #pending = null;
   #generation = 0;
-  /** @type {{ session: string, key: string } | null} */
+  /** @type {Identity | null} */
   #identity = null;
   /** @type {LinkState} */
   #state = 'idle';
@@ -119,6 +122,11 @@ export class Link {
   /** As measured last, on whatever pipe. @type {number | null} */
   #lastRtt = null;
   #flushQueued = false;
+  /** The server has sent the next ticket. @param {string} ticket */
+  renew(ticket) {
+    if (this.#identity) this.#identity = { ...this.#identity, ticket };
+  }
+
   /** Whether other tabs would go on with the session. */
   #keeps = false;
   #timers;
@@ -239,7 +247,7 @@ export class Link {
   /**
    * Goes on, when it is started, with the session of a tab that is gone. Its pipes and peer connections had numbers up to
    * `above`.
-   * @param {{ session: string, key: string }} identity
+   * @param {Identity} identity
    * @param {number} above
    */
   adopt(identity, above) {
@@ -329,10 +337,11 @@ export class Link {
   /** @returns {import('./sockets.js').SocketsOwner} */
   #socketsOwner() {
     return {
-      hello: () => [
-        { type: 'hello', v: 1, client: 'switchyard-client/0.1', ...(this.#identity && { resume: this.#identity }) },
-        ...(this.#keeps ? [{ type: 'keep', on: true }] : []),
-      ],
+      hello: (socket) => {
+        socket.shown = this.#identity?.ticket ?? null;
+        const hello = { type: 'hello', v: 1, client: 'switchyard-client/0.1', ...(this.#identity && { resume: this.#identity }) };
+        return [hello, ...(this.#keeps ? [{ type: 'keep', on: true }] : [])];
+      },
       text: (socket, message) => this.#text(socket, message),
       binary: (socket, message) => this.#pipeMessage(socket.pipe, message),
       replaced: (old) => this.#forget(old.pipe),
@@ -367,7 +376,9 @@ export class Link {
       case 'pong':
         return undefined;
       case 'error':
-        if (message.code === 'unknown_session') return this.#sessionLost(socket);
+        // The next ticket came while this one was on its way.
+        if (message.code === 'ticket_used' && this.#identity && socket.shown !== this.#identity.ticket) return socket.abort('stale');
+        if (RESUME_CODES.has(String(message.code))) return this.#sessionLost(socket);
         return this.#owner.text(message);
       default:
         return this.#owner.text(message);
@@ -412,9 +423,9 @@ export class Link {
 
   /** @param {Socket} socket @param {Record<string, unknown>} message */
   #session(socket, message) {
-    const { session, key } = message;
-    if (typeof session !== 'string' || typeof key !== 'string') return;
-    this.#identity = { session, key };
+    const { session, ticket } = message;
+    if (typeof session !== 'string' || typeof ticket !== 'string') return;
+    this.#identity = { session, ticket };
     this.#generation = 1;
     this.#attached(socket.pipe);
     this.#takeFeatures(message);

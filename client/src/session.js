@@ -674,6 +674,10 @@ export class Session extends Emitter {
       this.#joined(message);
       return;
     }
+    if (handle === 0 && message?.type === 'ticket') {
+      if (typeof message.ticket === 'string') this.#link.renew(message.ticket);
+      return;
+    }
     const join = message?.type === 'refused' ? this.#joins.get(message.id) : undefined;
     if (message && join) {
       // The room refused, not the server: an offer that came with the join stands.

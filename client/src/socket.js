@@ -41,6 +41,8 @@ export class Socket {
     this.silent = true;
     /** Set when the server has answered `hello`. */
     this.ready = false;
+    /** The ticket with which it wants to resume a session. @type {string | null} */
+    this.shown = null;
     /** Set when joins may make a session on it. */
     this.begun = false;
     this.#timer = env.setTimeout(() => this.#end(4000, 'no answer'), patience);

@@ -15,7 +15,7 @@ const ASK_MS = 1_000;
 
 /**
  * @typedef {object} SocketsOwner
- * @property {() => Record<string, unknown>[]} hello what to greet the server with
+ * @property {(socket: Socket) => Record<string, unknown>[]} hello what to greet the server with
  * @property {(socket: Socket, message: Record<string, unknown>) => void} text
  * @property {(socket: Socket, message: Uint8Array) => void} binary
  * @property {(old: Socket) => void} replaced another one has taken its place
@@ -100,7 +100,7 @@ export class Sockets {
     const patience = this.#reconnect.patience(this.#env.now(), this.#owner.rtt());
     /** @type {Socket} */
     const socket = new Socket(this.#env, this.#url, this.#attempts.socket(), patience, {
-      opened: () => this.#owner.hello().forEach((message) => socket.sendText(message)),
+      opened: () => this.#owner.hello(socket).forEach((message) => socket.sendText(message)),
       text: (message) => this.#text(socket, message),
       binary: (message) => {
         this.#speaks(socket);

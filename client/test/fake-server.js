@@ -38,6 +38,11 @@ export class FakeServer {
   tellsIce = true;
   /** Answers to PING, or not. */
   pongs = true;
+  /** How long a `hello` takes more than other messages, and whether one is on its way. */
+  helloMs = 0;
+  helloWaits = false;
+  /** Why sessions were not resumed. @type {string[]} */
+  refused = [];
 
   constructor(clock) {
     this.#clock = clock;
@@ -144,7 +149,14 @@ class Connection {
   #handle(message) {
     switch (message.type) {
       case 'hello':
-        return this.#hello(message);
+        this.#greeted = true;
+        if (!this.#server.helloMs) return this.#hello(message);
+        this.#server.helloWaits = true;
+        this.#clock.setTimeout(() => {
+          this.#server.helloWaits = false;
+          if (this.#open) this.#hello(message);
+        }, this.#server.helloMs);
+        return undefined;
       case 'join':
         return this.#join(message);
       case 'offer':
@@ -173,11 +185,13 @@ class Connection {
 
   #hello({ v, resume }) {
     if (v !== 1) throw new Error('version');
-    this.#greeted = true;
     const session = resume && this.#server.sessions.get(resume.session);
-    const resumed = Boolean(session && session.key === resume.key);
+    const refusal = resume ? (session?.show(resume.ticket) ?? (session ? null : 'unknown_session')) : null;
+    const resumed = Boolean(session) && !refusal;
+    if (refusal) this.#server.refused.push(refusal);
+    if (refusal) this.text({ type: 'error', code: refusal, message: 'no', fatal: false });
     const ice = resumed ? this.#server.ice : null;
-    this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000, ...ice, ...session?.told });
+    this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000, ...ice, ...(resumed && session.told) });
     if (!resumed) return;
     this.#session = session;
     session.resumedOn(this);
@@ -192,7 +206,7 @@ class Connection {
     if (!this.#session) {
       const session = new Session(this.#server, this.#clock, this);
       this.#session = session;
-      this.text({ type: 'session', session: session.id, key: session.key, ...this.#server.ice, ...session.told });
+      this.text({ type: 'session', session: session.id, ticket: session.ticket, ...this.#server.ice, ...session.told });
     }
     this.#session.join(id, room, claimsOf(token), follow);
     if (offer) this.#offer(offer);
@@ -227,6 +241,10 @@ class Session {
   #nextHandle = 1;
   pc = 0;
   duplicates = 0;
+  /** Tickets that are worth nothing any more. */
+  #used = new Set();
+  /** The ticket that is on its way. */
+  #successor = null;
 
   constructor(server, clock, connection) {
     this.#server = server;
@@ -234,7 +252,7 @@ class Session {
     this.connection = connection;
     this.#pipe = connection.pipe;
     this.id = `s${server.number()}`;
-    this.key = `k${server.number()}`;
+    this.ticket = `t${server.number()}`;
     server.sessions.set(this.id, this);
     this.features = server.features;
   }
@@ -279,7 +297,29 @@ class Session {
     }
   }
 
+  /** What is wrong with a ticket that is shown. */
+  show(ticket) {
+    if (ticket === this.#successor?.ticket) this.#consume();
+    if (ticket === this.ticket) return null;
+    return this.#used.has(ticket) ? 'ticket_used' : 'unknown_session';
+  }
+
+  /** The next ticket, if none is on its way. */
+  renew() {
+    if (this.#successor) return;
+    const ticket = `t${this.#server.number()}`;
+    this.control(0, { type: 'ticket', ticket });
+    this.#successor = { ticket, seq: this.#lastSent };
+  }
+
+  #consume() {
+    this.#used.add(this.ticket);
+    this.ticket = this.#successor.ticket;
+    this.#successor = null;
+  }
+
   resumedOn(connection) {
+    this.renew();
     const replaced = this.connection;
     this.connection = connection;
     replaced?.end(4409, 'replaced');
@@ -402,6 +442,7 @@ class Session {
 
   #acknowledge(ack) {
     while (this.#sent.length > 0 && this.#sent[0].laneSeq <= ack) this.#sent.shift();
+    if (this.#successor && this.#successor.seq <= ack) this.#consume();
   }
 
   #reliable(pipe, frame) {

@@ -325,6 +325,57 @@ test('with both gone the session is resumed and what was sent meanwhile arrives'
   assert.equal(ann.session.stats().counters.sessionsLost, 0);
 });
 
+test('each WebSocket that resumes the session shows the ticket that came last (ACL1)', async () => {
+  const world = new World();
+  const ann = await enter(world, 'ann', { transport: 'websocket' });
+  const [session] = world.server.sessions.values();
+  const shown = [];
+  const { show } = session;
+  session.show = function (ticket) {
+    shown.push(ticket);
+    return show.call(this, ticket);
+  };
+  const tickets = [];
+  for (let i = 0; i < 3; i += 1) {
+    tickets.push(session.ticket);
+    world.breakSockets();
+    await world.clock.until(() => ann.session.state === 'connected' && session.ticket !== tickets.at(-1), 3_000);
+  }
+  assert.deepEqual(shown, tickets);
+  assert.equal(new Set(shown).size, 3);
+  assert.equal(ann.session.stats().counters.sessionsLost, 0);
+});
+
+test('a ticket whose successor comes while it is on its way costs another WebSocket, not the session (ACL1)', async () => {
+  const world = new World();
+  const ann = await enter(world, 'ann');
+  await world.clock.until(() => ann.session.rung === 'udp');
+  const [session] = world.server.sessions.values();
+  const { ticket } = session;
+  world.server.helloMs = 1_500;
+  world.breakSockets();
+  await world.clock.until(() => world.server.helloWaits, 2_000);
+  session.renew();
+  await world.clock.until(() => session.ticket !== ticket, 1_000);
+  assert.ok(world.server.helloWaits, 'the old ticket is still on its way');
+  world.server.helloMs = 0;
+  await world.clock.until(() => session.connection, 3_000);
+  await world.clock.advance(1_000);
+  assert.equal(world.server.refused.at(-1), 'ticket_used');
+  assert.deepEqual([ann.session.state, ann.session.stats().counters.sessionsLost], ['connected', 0]);
+});
+
+test('a session whose ticket has expired is made anew', async () => {
+  const world = new World();
+  const ann = await enter(world, 'ann', { transport: 'websocket' });
+  const [session] = world.server.sessions.values();
+  session.show = () => 'ticket_expired';
+  world.breakSockets();
+  await world.clock.until(() => ann.session.stats().counters.sessionsLost === 1, 3_000);
+  await world.clock.until(() => ann.session.state === 'connected', 3_000);
+  assert.equal(world.server.sessions.size, 1 + Number(world.server.sessions.has(session.id)));
+});
+
 test('a silent WebSocket is noticed and replaced', async () => {
   const world = new World();
   const ann = await enter(world, 'ann', { transport: 'websocket' });

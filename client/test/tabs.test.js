@@ -163,6 +163,24 @@ test('what piles up for a tab that is stopped is bounded; when it wakes it says 
   assert.equal(one.session.stats().tabs.count, 2);
 });
 
+test('the next leader resumes with the ticket that came last (ACL1)', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const tabs = [await enter(browser, 'ann'), await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const [session] = world.server.sessions.values();
+  const tickets = [session.ticket];
+  for (const { tab } of tabs.slice(0, 2)) {
+    session.renew();
+    await world.clock.until(() => session.ticket !== tickets.at(-1), 1_000);
+    tickets.push(session.ticket);
+    tab.kill();
+    await world.clock.until(() => session.ticket !== tickets.at(-1), 5_000);
+    tickets.push(session.ticket);
+  }
+  assert.deepEqual([world.server.refused, world.server.sessions.size], [[], 1]);
+  assert.equal(tabs[2].session.state, 'connected');
+});
+
 test('a room is left when the last tab leaves it or dies', async () => {
   const world = new World();
   const browser = new Browser(world);

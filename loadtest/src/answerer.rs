@@ -209,9 +209,9 @@ impl Session {
                     self.joined = true;
                     self.attached = Some(Pipe::Socket);
                     self.generation = 1;
-                    let (session, key) = (self.name(), "key".to_owned());
+                    let (session, ticket) = (self.name(), "ticket".to_owned());
                     let features = Features::default();
-                    self.texts.push(to_json(&ServerText::Session { session, key, ice: None, features }));
+                    self.texts.push(to_json(&ServerText::Session { session, ticket, ice: None, features }));
                 }
                 let log = self.origin.filter(|_| follow.is_some()).map(|origin| Log { origin });
                 self.asks = follow;

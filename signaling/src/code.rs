@@ -29,6 +29,10 @@ pub enum Code {
     StaleAttach,
     /// The session to resume is gone.
     UnknownSession,
+    /// The resume ticket has been consumed: a later one took its place.
+    TicketUsed,
+    /// The resume ticket was not shown in time.
+    TicketExpired,
     /// The token is no JWT.
     TokenMalformed,
     /// The token's algorithm is not the key's.
@@ -127,6 +131,8 @@ impl Code {
         Code::LaneGap,
         Code::StaleAttach,
         Code::UnknownSession,
+        Code::TicketUsed,
+        Code::TicketExpired,
         Code::TokenMalformed,
         Code::TokenAlgorithm,
         Code::TokenUnknownKey,
@@ -184,6 +190,8 @@ impl Code {
             Code::LaneGap => "lane_gap",
             Code::StaleAttach => "stale_attach",
             Code::UnknownSession => "unknown_session",
+            Code::TicketUsed => "ticket_used",
+            Code::TicketExpired => "ticket_expired",
             Code::TokenMalformed => "token_malformed",
             Code::TokenAlgorithm => "token_algorithm",
             Code::TokenUnknownKey => "token_unknown_key",

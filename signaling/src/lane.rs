@@ -282,6 +282,15 @@ impl Sender {
         self.next_seq
     }
 
+    /// The number that the last frame of what now waits of control messages gets: they go before all else. That of the
+    /// last frame sent if none waits.
+    pub fn last_control_seq(&self) -> u32 {
+        let chunks = |bytes: usize| bytes.div_ceil(CHUNK_BYTES).max(1);
+        let waiting: usize = self.control.iter().map(|(_, message)| chunks(message.payload.len())).sum();
+        let begun = self.control_offset / CHUNK_BYTES;
+        self.next_seq.wrapping_add((waiting - begun) as u32).wrapping_sub(1)
+    }
+
     /// Messages dropped so far.
     pub fn dropped(&self) -> u64 {
         self.dropped

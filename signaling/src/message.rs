@@ -122,8 +122,8 @@ pub struct Description {
 pub struct Resume {
     /// As in [`ServerText::Session`].
     pub session: String,
-    /// As in [`ServerText::Session`].
-    pub key: String,
+    /// The newest of [`ServerText::Session`] and [`ServerControl::Ticket`].
+    pub ticket: String,
 }
 
 /// A text message from the server.
@@ -151,8 +151,8 @@ pub enum ServerText {
     Session {
         /// Names the session.
         session: String,
-        /// Proves ownership when resuming.
-        key: String,
+        /// Proves ownership when resuming, until a [`ServerControl::Ticket`] takes its place.
+        ticket: String,
         /// If there are servers.
         #[serde(flatten, skip_serializing_if = "Option::is_none")]
         ice: Option<Ice>,
@@ -336,6 +336,11 @@ pub enum ServerControl {
         /// How good it is.
         #[serde(flatten)]
         quality: quality::Seen,
+    },
+    /// The session's next resume ticket; of no room (handle 0). The acknowledgement of its frame consumes the last one.
+    Ticket {
+        /// Proves ownership when resuming.
+        ticket: String,
     },
     /// A signal from a user of the room.
     Signal {
@@ -583,13 +588,13 @@ mod tests {
         let list =
             r#""ice_servers":[{"urls":["turn:a"],"username":"1:ada","credential":"x"}],"ice_ttl_ms":1000"#;
         let features = Features::default();
-        let session = |ice| ServerText::Session { session: "s".into(), key: "k".into(), ice, features };
+        let session = |ice| ServerText::Session { session: "s".into(), ticket: "k".into(), ice, features };
         let on = r#""features":{"webrtc":true,"relay":true,"p2p":true}"#;
         for (message, json) in [
-            (session(None), format!(r#"{{"type":"session","session":"s","key":"k",{on}}}"#)),
+            (session(None), format!(r#"{{"type":"session","session":"s","ticket":"k",{on}}}"#)),
             (
                 session(Some(ice.clone())),
-                format!(r#"{{"type":"session","session":"s","key":"k",{list},{on}}}"#),
+                format!(r#"{{"type":"session","session":"s","ticket":"k",{list},{on}}}"#),
             ),
             (ServerText::IceServers(ice), format!(r#"{{"type":"ice_servers",{list}}}"#)),
         ] {

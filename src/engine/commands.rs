@@ -18,7 +18,7 @@ use super::{
     peers::Outcome,
     records::Over,
     sdp::{self, Offer},
-    session::{Session, Via},
+    session::{Session, UNKNOWN_SESSION, Via},
     welcome, welcome_back,
 };
 use crate::{attempts::Seen, names::SessionId, room::Action};
@@ -73,11 +73,12 @@ impl Shard {
         });
         self.serial = self.serial.wrapping_add(1);
         let id = SessionId { shard: self.config.shard, slot, serial: self.serial };
-        let key = format!("{:016x}{:016x}", (self.random)(), (self.random)());
-        let session = Session::new(id, owner, key.clone().into(), self.config.sessions.clone(), now);
+        let secret: Vec<u8> = (0..4).flat_map(|_| (self.random)().to_be_bytes()).collect();
+        let session = Session::new(id, owner, &secret, self.config.sessions.clone(), now);
         let features = self.config.features().and(features);
         let ice = self.config.ice(&session, features, now);
-        let text = ServerText::Session { session: id.to_wire(), key, ice, features };
+        let ticket = session.first_ticket();
+        let text = ServerText::Session { session: id.to_wire(), ticket, ice, features };
         let entry = Entry {
             session,
             socket: Some((socket, outbox)),
@@ -100,20 +101,22 @@ impl Shard {
         socket: SocketId,
         outbox: Arc<Outbox>,
         session: SessionId,
-        key: &str,
+        ticket: &str,
         now: Instant,
     ) {
         let limits = self.config.sessions.announced.clone();
         let entry = self.sessions.get_mut(session.slot as usize).and_then(Option::as_mut);
-        let entry = entry.filter(|entry| {
-            entry.session.id == session
-                && rtc::crypto::constant_time_eq(entry.session.key.as_bytes(), key.as_bytes())
-        });
-        let Some(entry) = entry else {
-            let refusal =
-                Refusal::new(None, Code::UnknownSession, "the session to resume is gone; join anew");
-            outbox.push_text(message::to_json(&ServerText::Error(refusal)));
-            return outbox.push_text(message::to_json(&welcome(limits)));
+        let shown = match entry.filter(|entry| entry.session.id == session) {
+            Some(entry) => entry.session.resume(ticket, now).map(|()| entry),
+            None => Err(UNKNOWN_SESSION),
+        };
+        let entry = match shown {
+            Ok(entry) => entry,
+            Err((code, sentence)) => {
+                self.router.refused(code);
+                outbox.push_text(message::to_json(&ServerText::Error(Refusal::new(None, code, sentence))));
+                return outbox.push_text(message::to_json(&welcome(limits)));
+            }
         };
         let ice = self.config.ice(&entry.session, entry.features, now);
         outbox.push_text(message::to_json(&welcome_back(limits, ice, entry.features)));
@@ -128,9 +131,9 @@ impl Shard {
             // drops what it has.
             entry.session.alone_since = None;
             entry.session.fall_back(Via::Socket);
-            self.mark_session(session.slot);
-            self.schedule_session(session.slot, now);
         }
+        self.mark_session(session.slot);
+        self.schedule_session(session.slot, now);
     }
 
     pub(super) fn tell_ice_servers(&mut self, slot: u32, now: Instant) {

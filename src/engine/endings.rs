@@ -19,6 +19,9 @@ impl Shard {
             self.leave_channel(slot, now);
         }
         self.doubt_channel(slot, now);
+        if let Some(entry) = self.entry(slot) {
+            entry.session.handle_timeout(now);
+        }
         // Scheduled again when the pipe has been filled.
         self.mark_session(slot);
     }

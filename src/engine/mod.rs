@@ -30,6 +30,7 @@ mod records;
 pub mod sdp;
 pub mod session;
 pub mod stun;
+pub mod ticket;
 mod timers;
 mod traffic;
 pub mod transmit;
@@ -160,7 +161,7 @@ pub enum Command {
         /// The session.
         session: SessionId,
         /// The proof of owning it.
-        key: String,
+        ticket: String,
     },
     /// An offer.
     Offer(SocketId, Description),
@@ -299,7 +300,7 @@ const HANDSHAKES: usize = 4096;
 const LATENCIES: usize = 4096;
 
 impl Shard {
-    /// A shard without anybody. `random` must not be guessable: credentials and session keys are made of it.
+    /// A shard without anybody. `random` must not be guessable: credentials and resume tickets are made of it.
     pub fn new(config: ShardConfig, mut random: Box<dyn FnMut() -> u64 + Send>) -> Self {
         Self {
             router: Router::new(config.shard, config.shards, config.rooms, config.logs.clone(), random()),
@@ -342,8 +343,8 @@ impl Shard {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Join { socket, outbox, request } => self.join(socket, outbox, request, now),
-            Command::Resume { socket, outbox, session, key } => {
-                self.resume(socket, outbox, session, &key, now)
+            Command::Resume { socket, outbox, session, ticket } => {
+                self.resume(socket, outbox, session, &ticket, now)
             }
             Command::Offer(socket, offer) => {
                 if let Some(slot) = self.slot_of(socket, None) {
@@ -686,6 +687,7 @@ impl Counts {
         self.unknown_frames += other.unknown_frames;
         self.duplicates += other.duplicates;
         self.doubts += other.doubts;
+        self.resumes += other.resumes;
         for to in 0..2 {
             self.moves[to] += other.moves[to];
         }

@@ -27,6 +27,8 @@ use crate::{
     room::{Action, Lane, Outbound, control_message},
 };
 
+use super::ticket::{Shown, Tickets};
+
 /// While frames wait for acknowledgement, the receiver is probed this often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// A data channel from which nothing came for so long while frames wait for acknowledgement is left, if there is a
@@ -45,6 +47,11 @@ const REFUSALS_PER_SECOND: f64 = 4.0;
 /// Offers that a client may make at once, and how often one more: each may cost a peer connection.
 const OFFERS: f64 = 6.0;
 const OFFERS_PER_SECOND: f64 = 0.5;
+/// A resume ticket lives so long at least, and so many times as long as a session without a pipe.
+const TICKET_LIFE: Duration = Duration::from_secs(120);
+const TICKET_GRACES: u32 = 8;
+/// More than the message that carries one.
+const TICKET_BYTES: usize = 256;
 /// How fast wrong frames are forgiven.
 const PROBLEMS_PER_SECOND: f64 = 1.0 / 60.0;
 
@@ -102,6 +109,12 @@ pub enum Event {
     Problem(Code, String),
 }
 
+/// A refusal: its code and a sentence.
+pub type Refused = (Code, &'static str);
+
+/// There is no such session, or none that this client could know.
+pub const UNKNOWN_SESSION: Refused = (Code::UnknownSession, "the session to resume is gone; join anew");
+
 /// What is counted; read and reset by the owner.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
@@ -125,6 +138,8 @@ pub struct Counts {
     pub moves: [u64; 2],
     /// Questions over the WebSocket whether the data channel works.
     pub doubts: u64,
+    /// WebSockets that have resumed the session.
+    pub resumes: u64,
 }
 
 /// A session.
@@ -139,8 +154,6 @@ pub struct Session {
     pub tenant: Arc<str>,
     /// The user of its tokens.
     pub user: Arc<str>,
-    /// Proves ownership when resuming.
-    pub key: Box<str>,
     /// The pipe to send on.
     pub attached: Via,
     /// Since when there has been no pipe at all.
@@ -150,6 +163,7 @@ pub struct Session {
     /// Round-trip time of the attached pipe, smoothed.
     pub rtt: Option<Duration>,
     limits: Arc<SessionLimits>,
+    tickets: Tickets,
     generation: u32,
     rooms: BTreeMap<u16, Membership>,
     next_handle: u16,
@@ -193,26 +207,28 @@ struct Lossy {
 }
 
 impl Session {
-    /// A session on its first WebSocket, attached as generation 1.
+    /// A session on its first WebSocket, attached as generation 1. `secret` must not be guessable.
     pub fn new(
         id: SessionId,
         (tenant, user): (Arc<str>, Arc<str>),
-        key: Box<str>,
+        secret: &[u8],
         limits: Arc<SessionLimits>,
         now: Instant,
     ) -> Self {
         let announced = &limits.announced;
+        let grace = Duration::from_millis(announced.resume_grace_ms);
+        let life = TICKET_LIFE.max(grace.saturating_mul(TICKET_GRACES));
         let held = announced.max_message_bytes.max(announced.replay_limit_bytes);
         let burst = f64::from(limits.message_burst.max(1));
         Self {
             id,
             tenant,
             user,
-            key,
             attached: Via::Socket,
             alone_since: None,
             counts: Counts::default(),
             rtt: None,
+            tickets: Tickets::new(secret, life, now),
             generation: 1,
             rooms: BTreeMap::new(),
             next_handle: 1,
@@ -287,6 +303,43 @@ impl Session {
         self.assembly.forget_room(handle);
         self.lossy.retain(|lossy| lossy.handle != handle);
         self.lossy_bytes = self.lossy.iter().map(|lossy| lossy.message.payload.len()).sum();
+    }
+
+    /// The ticket with which the client, told of it now, may resume the session first.
+    pub fn first_ticket(&self) -> String {
+        self.tickets.first()
+    }
+
+    /// A client shows a ticket. A valid one has a successor from now on.
+    pub fn resume(&mut self, ticket: &str, now: Instant) -> Result<(), Refused> {
+        match self.tickets.show(ticket, now) {
+            Shown::Valid => {}
+            Shown::Used => {
+                return Err((Code::TicketUsed, "the ticket has been used; the last one given is good"));
+            }
+            Shown::Expired => return Err((Code::TicketExpired, "the ticket has expired; join anew")),
+            Shown::Unknown => return Err(UNKNOWN_SESSION),
+        }
+        self.counts.resumes += 1;
+        self.renew_ticket(now);
+        Ok(())
+    }
+
+    /// Sends the next ticket, if that is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.tickets.renew_at().is_some_and(|due| due <= now) {
+            self.renew_ticket(now);
+        }
+    }
+
+    /// Sends the next ticket unless one is on its way; later if nothing should be dropped for it.
+    fn renew_ticket(&mut self, now: Instant) {
+        let Some(ticket) = self.tickets.next() else { return };
+        if self.out.has_room(TICKET_BYTES) && self.tell(0, &ServerControl::Ticket { ticket }, now).is_ok() {
+            self.tickets.sent(self.out.last_control_seq(), now);
+        } else {
+            self.tickets.put_off(now);
+        }
     }
 
     /// Takes the right to tell of one attempt to connect.
@@ -468,7 +521,7 @@ impl Session {
     pub fn poll_timeout(&self, is_another: bool) -> Option<Instant> {
         let silence = self.silent_from().filter(|_| is_another);
         let probe = self.next_probe.filter(|_| self.out.unacknowledged() > 0);
-        [self.arrivals.poll_timeout(), probe, silence].into_iter().flatten().min()
+        [self.arrivals.poll_timeout(), probe, silence, self.tickets.renew_at()].into_iter().flatten().min()
     }
 
     /// Bytes held for the client: sent and unacknowledged, and waiting.
@@ -555,6 +608,7 @@ impl Session {
                 self.counts.moves[usize::from(via == Via::Channel)] += 1;
                 self.probe = None;
                 self.out.attach(ack);
+                self.tickets.acknowledged(self.acknowledged());
                 events.push(Event::Attached);
             }
             Frame::Attached { .. } => {
@@ -567,6 +621,7 @@ impl Session {
         if !self.out.handle_ack(ack) {
             events.push(Event::Problem(Code::BadFrame, "an ack of what was never sent".into()));
         }
+        self.tickets.acknowledged(self.acknowledged());
         if self.out.unacknowledged() == 0 {
             self.waiting_since = None;
         }
@@ -601,6 +656,9 @@ impl Session {
     }
 
     fn handle_chunk(&mut self, header: ChunkHeader, payload: Bytes, now: Instant, events: &mut Vec<Event>) {
+        if header.sender != 0 {
+            return events.push(Event::Problem(Code::BadFrame, STAMPED.into()));
+        }
         let (room, stream) = (header.room, header.stream);
         match self.assembly.handle(header, payload) {
             Ok(Some(Complete { kind: Kind::Control, payload, .. })) => {
@@ -656,7 +714,10 @@ impl Session {
     fn handle_lossy(&mut self, header: LossyHeader, payload: Bytes, now: Instant, events: &mut Vec<Event>) {
         self.counts.received[1] += 1;
         self.counts.received_bytes[1] += payload.len() as u64;
-        let LossyHeader { text, room, stream, seq, target, .. } = header;
+        let LossyHeader { text, room, sender, stream, seq, target } = header;
+        if sender != 0 {
+            return events.push(Event::Problem(Code::BadFrame, STAMPED.into()));
+        }
         let outbound = Outbound { text, stream, target, payload, at: self.sent_at(now) };
         self.send(room, Lane::Lossy { seq }, outbound, now, events);
     }
@@ -706,6 +767,9 @@ impl Session {
     }
 }
 
+/// The sentence for a client that names a sender (SIG4).
+const STAMPED: &str = "a client writes 0 as the sender; the server stamps who it is";
+
 fn not_in(room: u16) -> String {
     format!("handle {room} names no room of this session")
 }
@@ -724,7 +788,7 @@ mod tests {
             problems: 1,
         };
         let id = SessionId { shard: ShardId(0), slot: 0, serial: 1 };
-        Session::new(id, ("t".into(), "u".into()), "key".into(), Arc::new(limits), start)
+        Session::new(id, ("t".into(), "u".into()), b"secret", Arc::new(limits), start)
     }
 
     fn something() -> ServerControl {

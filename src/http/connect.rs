@@ -39,6 +39,7 @@ use crate::{
     engine::{
         Command, JoinRequest, SocketId,
         outbox::{Outbox, Outgoing},
+        session::UNKNOWN_SESSION,
         welcome,
     },
     io::{
@@ -449,12 +450,14 @@ impl Connection {
         };
         let session = SessionId::from_wire(&resume.session).filter(|id| id.shard.0 < self.app.shards.count());
         let Some(session) = session else {
-            self.refuse(None, Code::UnknownSession, "the session to resume is gone; join anew");
+            let (code, sentence) = UNKNOWN_SESSION;
+            self.app.metrics.rooms.refused(code.as_str(), 1);
+            self.refuse(None, code, sentence);
             return self.say(&welcome(self.app.shards.limits().clone()));
         };
         self.home = Some(session.shard);
         let command =
-            Command::Resume { socket: self.id, outbox: self.outbox.clone(), session, key: resume.key };
+            Command::Resume { socket: self.id, outbox: self.outbox.clone(), session, ticket: resume.ticket };
         self.app.shards.send(session.shard, command).await;
     }
 

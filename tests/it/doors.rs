@@ -44,8 +44,8 @@ pub(crate) async fn server_with(folder: &TempDir, settings: &str) -> Running {
 pub(crate) struct Raw {
     stream: Box<dyn Io>,
     /// The number of its next reliable frame, and of the last one received.
-    seq: u32,
-    ack: u32,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
 }
 
 #[derive(Debug, PartialEq)]

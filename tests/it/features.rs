@@ -192,7 +192,9 @@ async fn a_later_join_takes_away_for_good_and_a_refused_one_does_not() {
     let running = start(&folder, rules).await;
     let mut raw = client(&running).await;
     ask(&mut raw, "hall", "ann", ON).await;
-    let ServerText::Session { session, key, features, ice: Some(_) } = text(&mut raw).await else { panic!() };
+    let ServerText::Session { session, ticket, features, ice: Some(_) } = text(&mut raw).await else {
+        panic!()
+    };
     assert_eq!((features, refusal(&mut raw).await), (ON, Code::BadOffer));
 
     // Another user's token is no business of this session.
@@ -211,7 +213,7 @@ async fn a_later_join_takes_away_for_good_and_a_refused_one_does_not() {
     assert_eq!((refusal(&mut raw).await, asked(&mut raw).await), (Code::BadOffer, Ice::default()));
 
     let mut again = Raw::connect(running.address, None).await;
-    let resume = json!({"type": "hello", "v": 1, "resume": {"session": session, "key": key}});
+    let resume = json!({"type": "hello", "v": 1, "resume": {"session": session, "ticket": ticket}});
     again.text(&resume.to_string()).await;
     let welcome = text(&mut again).await;
     assert!(

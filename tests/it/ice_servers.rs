@@ -66,7 +66,7 @@ async fn a_session_is_told_the_servers_when_it_is_made_when_it_resumes_and_when_
     assert!(matches!(raw.next().await, Got::Text(text) if text.contains("join_first")));
     raw.ask_to_join("room", "ann").await;
     let session = text(&mut raw, |text| matches!(text, ServerText::Session { .. })).await;
-    let ServerText::Session { session, key, ice: Some(ice), .. } = session else { panic!("{session:?}") };
+    let ServerText::Session { session, ticket, ice: Some(ice), .. } = session else { panic!("{session:?}") };
     assert_eq!(ice.ice_ttl_ms, 300_000);
     assert_eq!(user_of(&ice, 298..=300), "app:ann");
 
@@ -76,14 +76,14 @@ async fn a_session_is_told_the_servers_when_it_is_made_when_it_resumes_and_when_
     assert_eq!((user_of(&ice, 298..=300).as_str(), ice.ice_ttl_ms), ("app:ann", 300_000));
 
     let mut again = Raw::connect(running.address, None).await;
-    let resume = json!({"type": "hello", "v": 1, "resume": {"session": session, "key": key}});
+    let resume = json!({"type": "hello", "v": 1, "resume": {"session": session, "ticket": ticket}});
     again.text(&resume.to_string()).await;
     let welcome = text(&mut again, |text| matches!(text, ServerText::Welcome { resumed: true, .. })).await;
     let ServerText::Welcome { ice: Some(ice), .. } = welcome else { panic!("{welcome:?}") };
     assert_eq!(user_of(&ice, 298..=300), "app:ann");
 
     let mut stranger = Raw::connect(running.address, None).await;
-    stranger.text(r#"{"type":"hello","v":1,"resume":{"session":"gone","key":"x"}}"#).await;
+    stranger.text(r#"{"type":"hello","v":1,"resume":{"session":"gone","ticket":"x"}}"#).await;
     let refusal = text(&mut stranger, |text| matches!(text, ServerText::Error(_))).await;
     assert!(format!("{refusal:?}").contains("UnknownSession"));
     let welcome = text(&mut stranger, |text| matches!(text, ServerText::Welcome { .. })).await;

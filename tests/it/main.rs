@@ -8,6 +8,7 @@
 //! - [`traps`]: what the WebRTC engine would get wrong if nobody looked after it;
 //! - [`hostile`]: floods and half-finished handshakes, and what bystanders notice of them;
 //! - [`doors`]: the real server on real sockets, and clients that misuse them;
+//! - [`impostors`]: clients that use what is another's: a name, a room, a ticket, a time that is over;
 //! - [`api`]: the same server's door for an application's backend;
 //! - [`records`]: what it is told of attempts to connect, has seen of them, and tells the backend;
 //! - [`quality`]: how good members' connections are, as others are told;
@@ -28,6 +29,7 @@ mod features;
 mod hostile;
 mod https;
 mod ice_servers;
+mod impostors;
 mod quality;
 mod records;
 mod traps;

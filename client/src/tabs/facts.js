@@ -13,7 +13,7 @@ import { recordsOf, tabsOf } from './hub.js';
 export class Facts {
   /** Counts the leaders. */
   term = 0;
-  /** Of the session at the server; in memory only. @type {{ session: string, key: string } | null} */
+  /** Of the session at the server; in memory only. @type {import('../link.js').Identity | null} */
   identity = null;
   /** @type {Map<string, import('./hub.js').Member>} */
   tabs = new Map();

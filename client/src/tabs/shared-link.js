@@ -6,9 +6,9 @@
  * reliable lane (lane.js). Whatever the leader does to it (takes a frame of the server, orders a message that a tab offers,
  * gives the next frame its number) it tells the others first and does then, and they do the same; so a leader that is gone in
  * the middle has sent and acknowledged nothing that the others do not know of. The next leader resumes the session at the
- * server, with its key, under higher generations, and the lane's replay does the rest.
+ * server, with its ticket, under higher generations, and the lane's replay does the rest.
  *
- * The key of the session goes from tab to tab of one origin and is in memory only.
+ * The ticket goes from tab to tab of one origin and is in memory only.
  */
 
 import { SwitchyardError } from '../errors.js';
@@ -329,6 +329,12 @@ export class SharedLink {
     }
     this.#follower?.lossy(message, coalesce);
     return true;
+  }
+
+  /** The server has sent the next ticket: every tab has heard it. @param {string} ticket */
+  renew(ticket) {
+    if (this.#facts.identity) this.#facts.identity = { ...this.#facts.identity, ticket };
+    this.#leader?.link.renew(ticket);
   }
 
   /** A lossy message has come from another browser directly: for the others, as it came. @param {import('../frame.js').LossyFrame} frame */

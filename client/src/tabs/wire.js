@@ -44,7 +44,7 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  * @property {[string, number][]} ordered the last offer of each tab
  * @property {TabRecord[]} tabs
  * @property {number} slots given out
- * @property {{ session: string, key: string } | null} identity
+ * @property {import('../link.js').Identity | null} identity
  * @property {Record<string, unknown> | null} limits
  * @property {import('../link.js').Features | null} features
  * @property {boolean} wanted whether there is to be a connection
@@ -63,7 +63,7 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  *   | { op: 'text', message: Record<string, unknown> }
  *   | { op: 'status', status: Status }
  *   | { op: 'tabs', tabs: TabRecord[], slots: number }
- *   | { op: 'identity', identity: { session: string, key: string } | null }
+ *   | { op: 'identity', identity: import('../link.js').Identity | null }
  *   | { op: 'limits', limits: Record<string, unknown> }
  *   | { op: 'features', features: import('../link.js').Features }
  *   | { op: 'rtt', rtt: number, answer: import('../quality.js').Answer }
@@ -286,7 +286,7 @@ function isTab(value) {
 
 /** @param {any} value */
 function isIdentity(value) {
-  return typeof value?.session === 'string' && typeof value.key === 'string';
+  return typeof value?.session === 'string' && typeof value.ticket === 'string';
 }
 
 /** @param {any} value */

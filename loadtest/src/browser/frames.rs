@@ -126,6 +126,11 @@ impl Browser {
 
     fn take_control(&mut self, now: Instant, handle: u16, control: &ServerControl) {
         match control {
+            ServerControl::Ticket { ticket } => {
+                if let Some(session) = &mut self.session {
+                    session.ticket.clone_from(ticket);
+                }
+            }
             ServerControl::Left { .. } => {
                 self.assembly.forget_room(handle);
                 self.sender.forget_room(handle);

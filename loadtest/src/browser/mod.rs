@@ -516,10 +516,10 @@ impl Browser {
                 self.ice = ice.or(self.ice.take());
                 self.welcome(now, resumed, limits, Duration::from_millis(ping_interval_ms));
             }
-            ServerText::Session { session, key, ice, .. } => {
+            ServerText::Session { session, ticket, ice, .. } => {
                 self.ice = ice;
                 self.events.push_back(Event::Session(session.clone()));
-                self.session = Some(Resume { session, key });
+                self.session = Some(Resume { session, ticket });
                 self.first_joins.clear();
                 self.pipes.first(now);
                 self.events.push_back(Event::Attached(Pipe::Socket));

@@ -306,7 +306,7 @@ impl Wire {
                     socket: self.id,
                     outbox: self.outbox.clone(),
                     session,
-                    key: resume.key,
+                    ticket: resume.ticket,
                 };
                 commands.push((session.shard, command));
             }

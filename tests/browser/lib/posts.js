@@ -39,11 +39,11 @@ export class Posts {
 
   /** Each has got further posts of the other. @param {number} more */
   async hearMore(more) {
-    for (const window of this.windows) {
+    await Promise.all(this.windows.map(async (window) => {
       const before = await window.evaluate(() => globalThis.posts.heard.length);
       const isMore = (/** @type {number} */ least) => globalThis.posts.heard.length > least;
       await until('further posts', () => window.evaluate(isMore, before + more), { within: 30_000 });
-    }
+    }));
   }
 
   /** Whether not all of the long ones have arrived. */

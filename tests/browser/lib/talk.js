@@ -51,11 +51,11 @@ export class Talk {
 
   /** Each of them, or the given ones, has got further messages of the other. @param {number} more @param {Window[]} [windows] */
   async hearMore(more, windows = this.windows) {
-    for (const window of windows) {
+    await Promise.all(windows.map(async (window) => {
       const before = await window.evaluate(() => globalThis.talk.heard.length);
       const isMore = (/** @type {number} */ least) => globalThis.talk.heard.length > least;
       await until('further messages', () => window.evaluate(isMore, before + more), { within: 30_000 });
-    }
+    }));
   }
 
   /** Whether it is in the midst of the bulk stream. */

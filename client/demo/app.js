@@ -37,6 +37,8 @@ byId('join-form', HTMLFormElement).addEventListener('submit', (event) => {
   event.preventDefault();
   enter();
 });
+// Not before: without this script the browser would send the form itself, and put the token in the address.
+byId('join', HTMLButtonElement).disabled = false;
 if (remembered().joined && remembered().room === fields.room.value) comeBack();
 
 function fillForm() {

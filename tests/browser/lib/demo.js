@@ -23,6 +23,7 @@ export class Demo extends Window {
       await this.page.$eval(`#${id}`, (field) => (/** @type {HTMLInputElement} */ (field).value = ''));
       await this.page.type(`#${id}`, text);
     }
+    await this.until('the script is there', () => document.querySelector('#join:enabled') !== null);
     await this.page.click('#join');
     await this.joined();
   }

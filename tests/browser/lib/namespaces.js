@@ -102,6 +102,11 @@ export function run(command, args, input) {
   execFileSync(command, args, { input: input ?? '', stdio: ['pipe', 'ignore', 'pipe'] });
 }
 
+/** What it prints. @param {string} command @param {string[]} args */
+export function read(command, args) {
+  return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+}
+
 /** @param {string} command @param {string[]} args */
 export function tolerate(command, args) {
   try {

@@ -74,42 +74,6 @@ export class Network {
     this.#rules(`ip saddr ${this.#clientIp} meta l4proto tcp reject with tcp reset\n    ip saddr ${this.#clientIp} drop\n    ip daddr ${this.#clientIp} drop`);
   }
 
-  /** Everything of the client vanishes, as when its link is down further away than it can see. */
-  dropClient() {
-    this.#rules(`ip saddr ${this.#clientIp} drop\n    ip daddr ${this.#clientIp} drop`);
-  }
-
-  /**
-   * From now on the client is behind a translator that gives it this address, the last byte: what it had under another one
-   * is forgotten.
-   * @param {number} host
-   */
-  translateClient(host) {
-    const outside = this.#clientIp.replace(/\d+$/, String(host));
-    // Without connection tracking, which would keep the mapping.
-    const ruleset = `table ip translate
-delete table ip translate
-table ip translate {
-  chain prerouting {
-    type filter hook prerouting priority raw; policy accept;
-    ip saddr ${this.#clientIp} notrack ip saddr set ${outside}
-    ip daddr ${outside} notrack ip daddr set ${this.#clientIp}
-  }
-}
-`;
-    run('ip', ['netns', 'exec', `${this.#name}r`, 'nft', '-f', '-'], ruleset);
-  }
-
-  /** The client gets another address, and loses the one it had. @param {number} host the last byte */
-  moveClient(host) {
-    const inside = `${this.#name}c`;
-    const before = this.#clientIp;
-    this.#clientIp = before.replace(/\d+$/, String(host));
-    run('ip', ['-n', inside, 'addr', 'del', `${before}/28`, 'dev', 'eth0']);
-    run('ip', ['-n', inside, 'addr', 'add', `${this.#clientIp}/28`, 'dev', 'eth0']);
-    run('ip', ['-n', inside, 'route', 'replace', 'default', 'via', before.replace(/\d+$/, '33')]);
-  }
-
   allowAll() {
     this.#rules('');
   }

@@ -5,6 +5,10 @@
 
 import { until } from './wait.js';
 
+/** Chromium gives up what it is loading when an address of this machine comes or goes, as other tests' networks do. */
+const NETWORK_CHANGED = 'net::ERR_NETWORK_CHANGED';
+const LOADS = 5;
+
 export class Window {
   /** @type {string[]} */
   complaints = [];
@@ -40,8 +44,20 @@ export class Window {
         console.error(`content policy: ${event.violatedDirective} ${event.blockedURI}`);
       });
     });
-    await page.goto(url, { waitUntil: 'load' });
+    await window.#load(url);
     return window;
+  }
+
+  /** @param {string} url */
+  async #load(url) {
+    const isCut = (/** @type {unknown} */ text) => String(text).includes(NETWORK_CHANGED);
+    for (let loads = 1; ; loads += 1) {
+      this.complaints.length = 0;
+      const error = await this.page.goto(url, { waitUntil: 'load' }).then(() => null, (reason) => reason);
+      if (loads < LOADS && (isCut(error) || this.complaints.some(isCut))) continue;
+      if (error) throw error;
+      return;
+    }
   }
 
   /**
@@ -61,8 +77,12 @@ export class Window {
    * @param {(...args: A) => unknown} ask
    * @param {A} args
    */
-  until(what, ask, ...args) {
-    return until(what, () => this.page.evaluate(ask, ...args));
+  async until(what, ask, ...args) {
+    try {
+      return await until(what, () => this.page.evaluate(ask, ...args));
+    } catch (error) {
+      throw this.complaints.length === 0 ? error : new Error(`${what}; the page complains: ${this.complaints.join('; ')}`, { cause: error });
+    }
   }
 
   async close() {

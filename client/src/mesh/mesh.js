@@ -7,6 +7,7 @@
  * over a connection, is the other browser's word, and is taken for that member's only.
  */
 
+import { Bucket } from '../bucket.js';
 import { SwitchyardError } from '../errors.js';
 import { encodeFrame, Flag } from '../frame.js';
 import { acknowledgement, BULK_STREAM, BulkReceiver, BulkSender, readAcknowledgement, readWithoutNumber, withoutNumber } from './bulk.js';
@@ -581,30 +582,6 @@ function abandonAll({ senders }) {
   const error = new SwitchyardError('session_lost', 'the room was left before it was confirmed');
   for (const sender of senders.values()) sender.abandon(error);
   senders.clear();
-}
-
-/** So many at once, then so many a second. */
-class Bucket {
-  #most;
-  #perSecond;
-  #left;
-  #at;
-
-  /** @param {number} most @param {number} perSecond @param {number} now */
-  constructor(most, perSecond, now) {
-    this.#most = this.#left = most;
-    this.#perSecond = perSecond;
-    this.#at = now;
-  }
-
-  /** @param {number} now */
-  take(now) {
-    this.#left = Math.min(this.#most, this.#left + ((now - this.#at) / 1_000) * this.#perSecond);
-    this.#at = now;
-    if (this.#left < 1) return false;
-    this.#left -= 1;
-    return true;
-  }
 }
 
 /** Those who only read cannot. @param {Room} room */

@@ -53,7 +53,7 @@ const HANDED_OVER = 4_000;
  * @typedef {import('./socket.js').Socket} Socket
  * @typedef {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} LinkState
  * @typedef {'websocket' | import('./peer.js').ChannelRung} Rung
- * @typedef {{ webrtc: boolean, relay: boolean, p2p: boolean }} Features what the server, the rooms and their tokens leave on
+ * @typedef {{ webrtc: boolean, relay: boolean, p2p: boolean, tentative: boolean }} Features what the server, the rooms and their tokens leave on
  *
  * @typedef {object} LinkOwner what the link asks of the session
  * @property {(offer: { pc: number, sdp: string } | null) => void} ready the WebSocket is welcomed and there is no
@@ -651,9 +651,11 @@ export class Link {
   #takeFeatures({ features }) {
     const told = /** @type {Partial<Features>} */ (features ?? {});
     const { webrtc, relay, p2p } = { webrtc: told.webrtc !== false, relay: told.relay !== false, p2p: told.p2p !== false };
+    // This one has to be switched on.
+    const tentative = told.tentative === true;
     this.#useWebRtc = this.#wantsWebRtc && webrtc;
     this.#relays = relay;
-    this.#owner.features({ webrtc, relay, p2p });
+    this.#owner.features({ webrtc, relay, p2p, tentative });
     if (!webrtc) this.peerRefused(true);
     if (!relay) this.#ice.take({});
   }

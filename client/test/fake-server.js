@@ -243,7 +243,7 @@ class Session {
     return this.#pipe?.kind ?? null;
   }
 
-  join(id, name, { user, name: shown = user }, follow) {
+  join(id, name, { user, name: shown = user }, follow, signingKey) {
     let room = this.#server.rooms.get(name);
     if (!room) this.#server.rooms.set(name, (room = new Map()));
     let mine = [...this.memberships.values()].find((membership) => membership.room === room);
@@ -255,6 +255,7 @@ class Session {
       room.set(self.member, mine);
       this.memberships.set(handle, mine);
     }
+    if (signingKey && this.features?.tentative) this.#certify(mine, signingKey);
     const members = [...room.values()].filter((other) => other !== mine).map((other) => other.self);
     const { member, role } = mine.self;
     // A member follows once, and has one origin: whoever joins again is told that.
@@ -267,6 +268,14 @@ class Session {
     });
     if (isNew) {
       mine.log = log.follow(mine.self, follow, (payload) => this.pushLog(mine.handle, payload));
+    }
+  }
+
+  #certify({ room, self }, key) {
+    if (self.signing_keys?.includes(key)) return;
+    self.signing_keys = [...(self.signing_keys ?? []), key];
+    for (const other of room.values()) {
+      if (other.session !== this) other.session.control(other.handle, { type: 'member_joined', member: self });
     }
   }
 

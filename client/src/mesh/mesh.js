@@ -33,6 +33,9 @@ const SIGNALS_A_SECOND = 10;
 const MESSAGES = 2_000;
 const MESSAGES_A_SECOND = 1_000;
 
+/** Lossy messages on it are tentative copies. */
+export const COPY_STREAM = BULK_STREAM;
+
 /** An acknowledgement over the server is for all that comes so close together. */
 const ACK_MS = 30;
 /** The server has taken something, and the receiver says nothing of it. */
@@ -253,6 +256,18 @@ export class Mesh {
     const bonds = this.#places.get(room)?.bonds;
     for (const { member, user } of room.members.values()) {
       if (target.tag !== 'users' || target.users.includes(user)) yield bonds?.get(member) ?? null;
+    }
+  }
+
+  /**
+   * Sends a tentative copy over the connections that stand, to those who have a key themselves; over the server never.
+   * @param {Room} room @param {Uint8Array} payload @param {number | null} to this member alone
+   */
+  sendCopy(room, payload, to) {
+    const header = { kind: /** @type {const} */ ('lossy'), flags: 0, sender: 0, stream: COPY_STREAM, seq: 0, target: EVERYBODY };
+    for (const { member, link, handle } of this.#places.get(room)?.bonds.values() ?? []) {
+      const isMeant = to === null ? room.members.get(member)?.signingKeys : to === member;
+      if (link && isMeant) link.pair.sendLossy(encodeFrame({ ...header, room: handle, payload }));
     }
   }
 
@@ -576,6 +591,7 @@ export class Mesh {
 }
 
 const EMPTY = new Uint8Array(0);
+const EVERYBODY = { tag: /** @type {const} */ ('room') };
 
 /** @param {Place} place */
 function abandonAll({ senders }) {

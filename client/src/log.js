@@ -507,7 +507,12 @@ export class Log {
   #event(record) {
     this.#core.tentative?.committed(record);
     const event = readEvent(record);
-    if (!event) return;
+    if (event) this.#apply(event);
+    this.#core.tentative?.released();
+  }
+
+  /** @param {LogEvent} event */
+  #apply(event) {
     const ended = this.#incoming.became(event.seq);
     if (ended) this.#messages.endStream(ended);
     const message = this.#messages.apply(event);

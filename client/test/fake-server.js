@@ -183,7 +183,7 @@ class Connection {
     session.resumedOn(this);
   }
 
-  #join({ id, room, token, offer, follow }) {
+  #join({ id, room, token, offer, follow, signing_key: signingKey }) {
     if (token === 'bad') {
       this.text({ type: 'error', id, code: 'token_signature', message: 'no', fatal: !this.#session });
       if (!this.#session) this.close(4401, 'token_signature');
@@ -194,7 +194,7 @@ class Connection {
       this.#session = session;
       this.text({ type: 'session', session: session.id, key: session.key, ...this.#server.ice, ...session.told });
     }
-    this.#session.join(id, room, claimsOf(token), follow);
+    this.#session.join(id, room, claimsOf(token), follow, signingKey);
     if (offer) this.#offer(offer);
   }
 

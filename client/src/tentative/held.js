@@ -104,7 +104,7 @@ export class Held {
     if (others.length >= HELD || bytes > HELD_BYTES || this.#entries.size >= HELD_ALL) return 'too_many_held';
     const id = `${member}.${origin}.${cseq}`;
     this.#entries.set(id, { id, user, copy, until: now + HOLD_MS, isShown: false });
-    this.#showReady();
+    this.release();
     return null;
   }
 
@@ -114,7 +114,7 @@ export class Held {
     if (entry) this.#rollBack(entry, 'refused');
   }
 
-  /** The log has told an event: the next one. @param {import('../record.js').EventRecord} event */
+  /** The log tells an event, the next one. What has waited for it is shown by `release`, behind it. @param {import('../record.js').EventRecord} event */
   committed(event) {
     const { origin, cseq, seq } = event;
     this.#seq = seq;
@@ -126,7 +126,6 @@ export class Held {
       else if (!isSame(entry, event)) this.#rollBack(entry, 'differs');
       else this.#end(entry, { state: this.#shown[0] === entry ? 'confirmed' : 'ordered', entry, seq });
     }
-    this.#showReady();
   }
 
   /** A snapshot has taken the place of events. @param {number} seq @param {number} now */
@@ -160,8 +159,8 @@ export class Held {
     return [...own, ...shown.map(({ copy: { origin, cseq } }) => ({ origin, cseq }))].slice(0, most);
   }
 
-  /** Whatever can be shown now, and what becomes showable by it. */
-  #showReady() {
+  /** Shows whatever can be shown now, and what becomes showable by it. */
+  release() {
     for (let goesOn = true; goesOn; ) {
       goesOn = false;
       for (const entry of this.#entries.values()) {

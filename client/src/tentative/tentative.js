@@ -217,6 +217,12 @@ export class Tentative {
     this.#tell();
   }
 
+  /** The application has that event. */
+  released() {
+    this.#held.release();
+    this.#tell();
+  }
+
   /** A snapshot has taken the place of events. @param {number} seq */
   synced(seq) {
     this.#held.synced(seq, this.#env.now());

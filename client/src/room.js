@@ -147,6 +147,7 @@ export class Room extends Emitter {
         self: () => this.self,
         member: (member) => this.#members.get(member),
         mayWrite: () => this.permissions.includes('write'),
+        isHeard: () => [...this.#members.values()].some(({ signingKeys }) => signingKeys),
         seq: () => this.#log?.seq ?? 0,
         send: (payload, to) => core.sendCopy(this, payload, to),
         changed: (event) => this.emit('tentative', event),

@@ -941,6 +941,7 @@ export class Session extends Emitter {
   /** Why there are no tentative copies; empty if there are. */
   get #copiesOff() {
     if (!this.#signing) return 'not_asked_for';
+    if (this.#mesh.isOff) return 'no_connections';
     const { webrtc, p2p, tentative } = this.#features ?? {};
     return this.#signing.reason || (webrtc && p2p && tentative ? '' : 'switched_off');
   }

@@ -110,13 +110,14 @@ for (const [how, features, options, off] of [
   ['by the server', { ...ON, tentative: false }, {}, 'switched_off'],
   ['by a server that does not know it', { webrtc: true, relay: true, p2p: true }, {}, 'switched_off'],
   ['without connections between members', { ...ON, p2p: false }, {}, 'switched_off'],
+  ['where the page wants no connections', ON, { peerToPeer: 'off' }, 'no_connections'],
   ['where there is no WebCrypto', ON, { environment: { subtle: undefined } }, 'no_crypto'],
   ['where no key can be made', ON, { subtle: { generateKey: async () => Promise.reject(new Error('no')) } }, 'no_key'],
 ]) {
   test(`off ${how}: nothing is sent, nothing is shown, and diagnose says why`, async () => {
     const world = new Copies({ features });
     const [ann, bob] = [await world.writer('ann', options), await world.writer('bob', options)];
-    if (features.p2p) await world.clock.until(() => all([ann, bob]), 20_000);
+    if (features.p2p && !options.peerToPeer) await world.clock.until(() => all([ann, bob]), 20_000);
     await world.clock.advance(6_000);
     bob.told.length = 0;
     ann.room.post('hello');
@@ -140,6 +141,19 @@ test('a member without a key gets no copies and sends none; the others have thei
   await world.clock.until(() => places.every(({ told }) => told.filter(({ what }) => what === 'event').length === 2), 5_000);
   assert.deepEqual(said(bob).filter((each) => each.startsWith('shown')), ['shown hello']);
   assert.ok(said(eve).every((each) => each.startsWith('event')));
+});
+
+test('who writes more at once than others would take sends copies of a part, and nothing is refused', async () => {
+  const world = new Copies();
+  const [ann, bob] = await world.writers('ann', 'bob');
+  world.latency = 1_000;
+  for (let count = 0; count < 400; count += 1) ann.room.post(`${count}`);
+  for (let count = 0; count < 30; count += 1) ann.room.emitEvent(new Uint8Array(14_000));
+  await world.clock.until(() => bob.told.filter(({ what }) => what === 'event').length === 430, 60_000);
+  const [sender, receiver] = [await countersOf(ann), await countersOf(bob)];
+  assert.deepEqual([receiver.refused, sender.refusedByOthers, receiver.held], [{}, {}, 0]);
+  assert.ok(sender.sent > 0 && sender.sent + sender.unsent === 430, JSON.stringify(sender));
+  assert.equal(receiver.shown, receiver.confirmed + receiver.ordered + receiver.rolledback);
 });
 
 // --- refusals ----------------------------------------------------------------------------------------------------------------

@@ -105,6 +105,11 @@ export class Mesh {
     this.#id = env.id();
   }
 
+  /** Whether the page wants no connections, or can have none. */
+  get isOff() {
+    return this.#policy === 'off';
+  }
+
   get #isUsed() {
     return this.#isOn && this.#policy !== 'off';
   }

@@ -13,8 +13,8 @@ import { Seen } from '../mesh/seen.js';
 /** From its arrival to its end at most. */
 export const HOLD_MS = 5_000;
 /** Of one member, and of all. */
-const HELD = 64;
-const HELD_BYTES = 262_144;
+export const HELD = 64;
+export const HELD_BYTES = 262_144;
 const HELD_ALL = 512;
 /** Writers whose last event is remembered, and those whose copies are counted. */
 const ORIGINS = 1_024;

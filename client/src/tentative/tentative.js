@@ -10,7 +10,7 @@
 import { readEvent } from '../body.js';
 import { Bucket } from '../bucket.js';
 import { COPY_BYTES, PARENTS, SIGNATURE_BYTES, decodeCopy, encodeRefusal, encodeStatement } from './copy.js';
-import { HOLD_MS, Held } from './held.js';
+import { HELD, HELD_BYTES, HOLD_MS, Held } from './held.js';
 import { keyId } from './signing.js';
 import { joined } from '../record.js';
 
@@ -22,10 +22,11 @@ const VERIFYING = 64;
 /** How often the application, and whoever sent it, is told that a copy of a member was refused. */
 const TOLD = 4;
 const TOLD_A_SECOND = 1;
+/** Own copies: half of what others take, so that they refuse nothing. */
+const OWN = COPIES / 2;
+const OWN_A_SECOND = COPIES_A_SECOND / 2;
 /** Members of whom something is remembered. */
 const MEMBERS = 64;
-/** Own copies that can still be taken back. */
-const SENT = 256;
 
 /**
  * @typedef {object} TentativeEvent
@@ -44,12 +45,14 @@ const SENT = 256;
  * @property {() => import('../room.js').Member | null} self
  * @property {(member: number) => import('../room.js').Member | undefined} member
  * @property {() => boolean} mayWrite
+ * @property {() => boolean} isHeard whether any other member has a key
  * @property {() => number} seq the last event that was read
  * @property {(payload: Uint8Array, to: number | null) => void} send to one member, or to all that are connected and have a key
  * @property {(event: TentativeEvent) => void} changed
  * @property {(refusal: TentativeRefusal) => void} refused
  *
  * @typedef {{ bucket: Bucket, told: Bucket, verifying: number }} Sender
+ * @typedef {import('./copy.js').EventId & { bytes: number, until: number }} Sent
  */
 
 export class Tentative {
@@ -60,14 +63,15 @@ export class Tentative {
   #held = new Held();
   /** @type {Map<number, Sender>} */
   #senders = new Map();
-  /** By the id of the item in the outbox. @type {Map<string, import('./copy.js').EventId>} */
+  /** Own copies that others may hold, by the id of the item in the outbox. @type {Map<string, Sent>} */
   #sent = new Map();
+  #pace;
   /** When what is shown came. @type {WeakMap<import('./held.js').Entry, number>} */
   #shownAt = new WeakMap();
   /** @type {unknown} */
   #timer = null;
   #closed = false;
-  #counters = { sent: 0, withdrawn: 0, tooLarge: 0, received: 0 };
+  #counters = { sent: 0, withdrawn: 0, unsent: 0, received: 0 };
   /** Copies that were refused here, and own ones that others say they have refused, by code. */
   #refused = /** @type {Record<string, number>} */ ({});
   #refusedByOthers = /** @type {Record<string, number>} */ ({});
@@ -84,6 +88,7 @@ export class Tentative {
     this.#env = env;
     this.#signing = signing;
     this.#ports = ports;
+    this.#pace = new Bucket(OWN, OWN_A_SECOND, env.now());
   }
 
   /** What is shown, in that order. @returns {TentativeEvent[]} */
@@ -110,13 +115,12 @@ export class Tentative {
     const parents = this.#held.heads(PARENTS);
     const content = { kind, version, flags, target, body };
     const statement = encodeStatement({ type: 'event', ...heading, origin, cseq, after: this.#ports.seq(), parents, ...content });
-    if (statement.length + SIGNATURE_BYTES > COPY_BYTES) {
-      this.#counters.tooLarge += 1;
+    if (statement.length + SIGNATURE_BYTES > COPY_BYTES || !this.#fits(body.length)) {
+      this.#counters.unsent += 1;
       return;
     }
     this.#held.wrote({ origin, cseq });
-    this.#sent.set(id, { origin, cseq });
-    if (this.#sent.size > SENT) this.#sent.delete(this.#sent.keys().next().value ?? '');
+    this.#sent.set(id, { origin, cseq, bytes: body.length, until: this.#env.now() + HOLD_MS });
     if (await this.#sign(statement)) this.#counters.sent += 1;
   }
 
@@ -125,14 +129,24 @@ export class Tentative {
     const sent = this.#sent.get(id);
     const heading = this.#heading();
     this.#sent.delete(id);
-    if (sent && heading && (await this.#sign(encodeStatement({ type: 'withdrawn', ...heading, ...sent })))) this.#counters.withdrawn += 1;
+    if (!sent || !heading || !this.#pace.take(this.#env.now())) return;
+    if (await this.#sign(encodeStatement({ type: 'withdrawn', ...heading, ...sent }))) this.#counters.withdrawn += 1;
+  }
+
+  /** Whether others would take another one. @param {number} bytes */
+  #fits(bytes) {
+    const now = this.#env.now();
+    for (const [id, { until }] of this.#sent) if (until <= now) this.#sent.delete(id);
+    const held = [...this.#sent.values()].reduce((sum, sent) => sum + sent.bytes, bytes);
+    return this.#sent.size < HELD && held <= HELD_BYTES && this.#pace.take(now);
   }
 
   /** @returns {import('./copy.js').Heading | null} null: nothing can be signed now */
   #heading() {
     const { publicKey } = this.#signing;
     const self = this.#ports.self();
-    if (!publicKey || !self || this.#closed || !this.#ports.isOn() || !this.#ports.mayWrite()) return null;
+    if (!publicKey || !self || this.#closed || !this.#ports.isOn()) return null;
+    if (!this.#ports.mayWrite() || !this.#ports.isHeard()) return null;
     return { key: keyId(publicKey), tenant: this.#ports.tenant(), room: this.#room, member: self.member };
   }
 
@@ -213,6 +227,8 @@ export class Tentative {
 
   /** The next event of the log, before the application has it. @param {import('../record.js').EventRecord} event */
   committed(event) {
+    const isIt = (/** @type {Sent} */ { origin, cseq }) => origin === event.origin && cseq === event.cseq;
+    for (const [id, sent] of this.#sent) if (isIt(sent)) this.#sent.delete(id);
     this.#held.committed(event);
     this.#tell();
   }

@@ -93,6 +93,19 @@ test('what the server refuses is rolled back at the word of its author', async (
   assert.deepEqual(bob.told.map(({ what, code }) => `${what} ${code}`), ['shown ', 'rolledback refused']);
 });
 
+test('a snapshot in place of events rolls back what is shown', async () => {
+  const world = new Copies();
+  const [ann, bob] = await world.writers('ann', 'bob');
+  const log = world.server.log('r');
+  world.latency = 400;
+  ann.room.post('hello');
+  await world.clock.until(() => bob.told.length === 1, 100);
+  log.lose = (records) => records.some(({ tag }) => tag === 'event');
+  log.resyncEvents = -1;
+  await world.clock.until(() => bob.told.some(({ what }) => what === 'sync'), 10_000);
+  assert.deepEqual(bob.told.slice(0, 3).map(({ what, code }) => `${what} ${code ?? ''}`), ['shown ', 'rolledback sync_required', 'sync ']);
+});
+
 test('who leaves the room is told of no copy any more', async () => {
   const world = new Copies();
   const [ann, bob] = await world.writers('ann', 'bob');
@@ -140,6 +153,13 @@ test('a member without a key gets no copies and sends none; the others have thei
   eve.room.post('plain');
   await world.clock.until(() => places.every(({ told }) => told.filter(({ what }) => what === 'event').length === 2), 5_000);
   assert.deepEqual(said(bob).filter((each) => each.startsWith('shown')), ['shown hello']);
+  // As if the server had certified none of Bob's.
+  delete ann.room.members.get(bob.room.self.member).signingKeys;
+  const { received } = await countersOf(bob);
+  ann.room.members.get(eve.room.self.member).signingKeys = ['x'];
+  ann.room.post('not for Bob');
+  await world.clock.until(() => said(bob).includes('event not for Bob'), 5_000);
+  assert.deepEqual([(await countersOf(bob)).received, (await countersOf(ann)).sent], [received, 2]);
   assert.ok(said(eve).every((each) => each.startsWith('event')));
 });
 
@@ -244,6 +264,16 @@ test('what is right is taken from the same member afterwards', async () => {
   assert.deepEqual(said(bob), ['shown eve']);
 });
 
+test('a copy that answers an event is shown behind it', async () => {
+  const { world, ann, bob, statement, sign, send } = await stage();
+  await send(await sign(statement({ after: bob.told.length + 1 })));
+  assert.deepEqual([said(bob), bob.room.tentative], [[], []]);
+  world.path.set(false);
+  ann.room.post('first');
+  await world.clock.until(() => said(bob).length === 2, 3_000);
+  assert.deepEqual(said(bob), ['event first', 'shown eve']);
+});
+
 test('copies of a member come at a rate, refusals are told at a lower one, and nothing grows', async () => {
   const { bob, statement, sign, send } = await stage();
   const wrong = await sign(statement());
@@ -307,13 +337,19 @@ test('no bytes from outside are more than refused', () => {
 });
 
 test('a real signature is right for its key, its bytes and this purpose alone', async () => {
-  const [ann, eve] = [new Signing(crypto.subtle), new Signing(crypto.subtle)];
+  let pair;
+  const subtle = ['exportKey', 'importKey', 'sign', 'verify'].map((name) => [name, (...args) => crypto.subtle[name](...args)]);
+  const generateKey = async (...args) => (pair = await crypto.subtle.generateKey(...args));
+  const [ann, eve] = [new Signing({ ...Object.fromEntries(subtle), generateKey }), new Signing(crypto.subtle)];
   await Promise.all([ann.ready, eve.ready]);
   assert.match(ann.publicKey, /^[\w-]{87}$/);
   const statement = utf8.encode('a statement');
   const signature = await ann.sign(statement);
   assert.equal(signature.length, 64);
+  const forAnother = new Uint8Array(await crypto.subtle.sign({ name: 'ECDSA', hash: 'SHA-256' }, pair.privateKey, statement));
+  await assert.rejects(crypto.subtle.exportKey('pkcs8', pair.privateKey), 'it cannot be taken away');
   const verdicts = [
+    [false, ann.publicKey, statement, forAnother],
     [true, ann.publicKey, statement, signature],
     [false, eve.publicKey, statement, signature],
     [false, ann.publicKey, utf8.encode('another'), signature],
@@ -349,6 +385,7 @@ test('tabs that share a connection all send and get copies by the one that has i
   await world.clock.advance(1_000);
   world.latency = 300;
   for (const { told } of [bob, ...tabs]) told.length = 0;
+  for (const { room } of tabs) room.on('data', () => assert.fail('a copy is no data'));
   two.room.post('from the second tab');
   await world.clock.until(() => bob.told.length > 0, 200);
   assert.deepEqual(said(bob), ['shown from the second tab']);

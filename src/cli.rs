@@ -81,6 +81,7 @@ pub enum Command {
         after_long_help = "Examples:\n  \
         switchyard token --config switchyard.yaml --room lab --user ada\n  \
         switchyard token --config switchyard.yaml --room lab --user bob --role viewer --ttl 15m --url\n  \
+        switchyard token --config switchyard.yaml --room lab --user cem --without p2p,tentative\n  \
         switchyard token --api-key myapp --secret \"$SECRET\" --room lab --user ada --url=https://live.example.com\n\n\
         With a development server, give both the same key:\n  \
         export SWITCHYARD__MODE=development SWITCHYARD__KEYS__DEV__SECRET=$(openssl rand -hex 32)\n  \
@@ -194,6 +195,9 @@ pub struct Token {
     /// Role in the room
     #[arg(long, value_name = "ROLE", default_value = "editor", value_parser = roles())]
     pub role: Role,
+    /// Features that the token switches off: webrtc, relay, p2p, tentative
+    #[arg(long, value_name = "FEATURE,…", value_delimiter = ',', value_parser = features())]
+    pub without: Vec<String>,
     /// How long the token is valid: 500ms, 30s, 5m, 1h, 7d
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     pub ttl: Duration,
@@ -304,7 +308,7 @@ impl Token {
             room: self.room.clone(),
             role: self.role,
             overrides: Overrides::default(),
-            features: Features::default(),
+            features: self.features(),
             expires_at: now.saturating_add(self.ttl.as_secs().max(1)),
             not_before: Some(now),
             id: Some(random.iter().map(|byte| format!("{byte:02x}")).collect()),
@@ -315,6 +319,17 @@ impl Token {
             Some("") => join_link(&local_base(&config), &self.room, &token),
             Some(base) => join_link(base, &self.room, &token),
         })
+    }
+
+    /// What the token leaves on.
+    fn features(&self) -> Features {
+        let is_on = |name: &str| !self.without.iter().any(|without| without == name);
+        Features {
+            webrtc: is_on("webrtc"),
+            relay: is_on("relay"),
+            p2p: is_on("p2p"),
+            tentative: is_on("tentative"),
+        }
     }
 
     /// The keys to sign with, and the one to use.
@@ -381,6 +396,10 @@ pub fn describe(config: &Config) -> &'static str {
 
 fn roles() -> impl TypedValueParser<Value = Role> {
     PossibleValuesParser::new(Role::ALL.map(Role::name)).try_map(|name| name.parse::<Role>())
+}
+
+fn features() -> PossibleValuesParser {
+    PossibleValuesParser::new(["webrtc", "relay", "p2p", "tentative"])
 }
 
 #[cfg(test)]
@@ -528,6 +547,24 @@ mod tests {
         let line = format!("switchyard token --room lab --user {}", "u".repeat(200));
         let error = mint(&line, &environment).unwrap_err().to_string();
         assert_eq!(error, "the token's claims are wrong: `sub` is longer than 128 bytes");
+    }
+
+    #[test]
+    fn a_token_switches_off_the_features_that_are_named_and_no_others() {
+        let minted = |flags: &str| {
+            let line =
+                format!("switchyard token --api-key app --secret {SECRET} --room lab --user ada{flags}");
+            let keys = Keys::new([("app", SECRET.as_bytes())]);
+            token::verify(&mint(&line, &[]).unwrap(), &keys, "lab", NOW).unwrap().features
+        };
+        assert!(minted("").is_all());
+        assert_eq!(minted(" --without tentative"), Features::UNASKED);
+        let two = Features { webrtc: false, relay: false, ..Features::default() };
+        assert_eq!(minted(" --without webrtc,relay"), two);
+        let p2p = Features { p2p: false, ..Features::default() };
+        assert_eq!(minted(" --without p2p"), p2p);
+        let error = Cli::try_parse_from("switchyard token --room r --user u --without sfu".split(' '));
+        assert!(error.unwrap_err().to_string().contains("webrtc, relay, p2p, tentative"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod names;
 pub mod room;
 pub mod router;
+pub mod signing_key;
 pub mod store;
 pub mod tls;
 pub mod token;
@@ -62,12 +63,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let running = start(config).await?;
     let app = &running.app;
     tracing::info!(address = %running.address, shards = app.shards.count(), "{}", cli::describe(&app.config));
-    let Features { webrtc, relay, p2p } = app.config.features;
-    if !app.config.features.is_all() {
+    let Features { webrtc, relay, p2p, tentative } = app.config.features;
+    if app.config.features.and(Features::UNASKED) != Features::UNASKED {
         tracing::warn!(
             webrtc,
             relay,
             p2p,
+            tentative,
             "features are switched off (section `features` of the configuration)"
         );
     }

@@ -496,8 +496,8 @@ mod tests {
     fn join(user: &str, now: Instant) -> Action {
         let role = Role::Editor;
         let expires = now + Duration::from_secs(60);
-        let grant =
-            Grant { user: user.into(), name: user.into(), role, permissions: role.permissions(), expires };
+        let (user, permissions) = (Arc::from(user), role.permissions());
+        let grant = Grant { name: Arc::clone(&user), user, role, permissions, expires, signing_key: None };
         Action::Join { handle: 1, id: 1, grant, follow: None }
     }
 

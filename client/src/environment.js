@@ -14,6 +14,7 @@ import { browserSurroundings } from './tabs/surroundings.js';
  * @property {(timer: any) => void} clearTimeout
  * @property {() => number} random in [0, 1)
  * @property {() => string} id 16 hexadecimal digits that nobody can guess
+ * @property {import('./tentative/signing.js').Subtle} [subtle] absent: nothing can be signed
  * @property {() => boolean} online false if the browser says that there is no network
  * @property {(url: string) => Promise<boolean>} reach whether anything answers HTTP there
  * @property {(bytes: Uint8Array) => Promise<Uint8Array>} inflate raw DEFLATE
@@ -37,6 +38,7 @@ export function environment(given = {}) {
     clearTimeout: (timer) => globalThis.clearTimeout(timer),
     random: () => Math.random(),
     id: () => Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join(''),
+    subtle: globalThis.crypto?.subtle,
     online: () => globalThis.navigator?.onLine !== false,
     reach,
     inflate,

@@ -15,7 +15,8 @@
  * what may be lost, frame.js the bytes; quality.js how good the connection is, and share.js tells it; attempts.js
  * records the attempts to connect, diagnosis.js says what they mean, report.js tells the server. Of the log, log.js is
  * the whole, reader.js and writer.js the delivery, outbox.js and store.js what survives the page, record.js the bytes.
- * mesh/ has the direct connections to other browsers: mesh.js is the whole, pair.js one of them. tabs/ lets the tabs of
+ * mesh/ has the direct connections to other browsers: mesh.js is the whole, pair.js one of them; tentative/ the copies of
+ * events that go over them ahead of the log. tabs/ lets the tabs of
  * one user share a connection: shared-link.js is the whole, lane.js what makes it safe, leader.js the tab that has it.
  * docs/protocol.md is the contract with the server.
  */

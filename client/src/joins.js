@@ -12,6 +12,7 @@ const ANSWER_MS = 10_000;
  * @property {number} id
  * @property {Room} room
  * @property {string | undefined} token
+ * @property {string | null} signingKey to be certified
  * @property {boolean} refresh
  * @property {boolean} sent on the current socket
  * @property {boolean} offer whether the offer went with it
@@ -48,7 +49,7 @@ export class Joins {
 
   /**
    * Another one, to be sent by `send`. Resolves when it has been answered.
-   * @param {{ id: number, room: Room, token: string | undefined, refresh: boolean }} join
+   * @param {{ id: number, room: Room, token: string | undefined, signingKey: string | null, refresh: boolean }} join
    * @returns {Promise<void>}
    */
   add(join) {
@@ -111,6 +112,7 @@ export class Joins {
     const message = { type: 'join', id: join.id, room: join.room.name, token: join.token };
     const { logOrNull: log } = join.room;
     if (log && !join.refresh) message.follow = log.follow;
+    if (join.signingKey) message.signing_key = join.signingKey;
     if (offer) message.offer = offer;
     this.#link().sendText(message);
   }

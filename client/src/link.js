@@ -56,7 +56,7 @@ const RESUME_CODES = new Set(['unknown_session', 'ticket_used', 'ticket_expired'
  * @typedef {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} LinkState
  * @typedef {'websocket' | import('./peer.js').ChannelRung} Rung
  * @typedef {{ session: string, ticket: string }} Identity a session, and the newest ticket to resume it with
- * @typedef {{ webrtc: boolean, relay: boolean, p2p: boolean }} Features what the server, the rooms and their tokens leave on
+ * @typedef {{ webrtc: boolean, relay: boolean, p2p: boolean, tentative: boolean }} Features what the server, the rooms and their tokens leave on
  *
  * @typedef {object} LinkOwner what the link asks of the session
  * @property {(offer: { pc: number, sdp: string } | null) => void} ready the WebSocket is welcomed and there is no
@@ -662,9 +662,11 @@ export class Link {
   #takeFeatures({ features }) {
     const told = /** @type {Partial<Features>} */ (features ?? {});
     const { webrtc, relay, p2p } = { webrtc: told.webrtc !== false, relay: told.relay !== false, p2p: told.p2p !== false };
+    // This one has to be switched on.
+    const tentative = told.tentative === true;
     this.#useWebRtc = this.#wantsWebRtc && webrtc;
     this.#relays = relay;
-    this.#owner.features({ webrtc, relay, p2p });
+    this.#owner.features({ webrtc, relay, p2p, tentative });
     if (!webrtc) this.peerRefused(true);
     if (!relay) this.#ice.take({});
   }

@@ -53,6 +53,7 @@ import { Incoming } from './streams.js';
  * @property {() => boolean} fits whether there is room for another message
  * @property {(payload: Uint8Array) => void} send
  * @property {(message: Record<string, unknown>) => number | null} request sends a control message; gives its id
+ * @property {import('./tentative/tentative.js').Tentative | null} tentative
  *
  * @typedef {{ resolve: (seq: number) => void, reject: (error: Error) => void }} Fate
  */
@@ -104,6 +105,7 @@ export class Log {
       random: env.random,
       owner: {
         adopted: (items) => this.#adopted(items),
+        numbered: (item, origin) => void core.tentative?.wrote(item, origin),
         answered: (item, answer) => this.#answered(item, answer),
         lost: (items) => this.#lost(items),
         changed: () => {
@@ -493,6 +495,7 @@ export class Log {
     const { seq } = sent;
     const more = sent.more === true;
     this.#incoming.clear();
+    this.#core.tentative?.synced(seq);
     this.#messages.reset({ seq, messages, fields, more });
     // The first one replaces nothing, whatever the server knows.
     const reason = this.#synced ? String(sent.reason ?? 'behind') : 'new';
@@ -502,8 +505,14 @@ export class Log {
 
   /** @param {import('./record.js').EventRecord} record */
   #event(record) {
+    this.#core.tentative?.committed(record);
     const event = readEvent(record);
-    if (!event) return;
+    if (event) this.#apply(event);
+    this.#core.tentative?.released();
+  }
+
+  /** @param {LogEvent} event */
+  #apply(event) {
     const ended = this.#incoming.became(event.seq);
     if (ended) this.#messages.endStream(ended);
     const message = this.#messages.apply(event);
@@ -578,6 +587,7 @@ export class Log {
   #answered(item, answer) {
     const isLast = !this.#authoring.answered(item, answer);
     if (isLast && 'code' in answer) {
+      this.#core.tentative?.refused(item.id);
       this.#refuse(item.id, new SwitchyardError(answer.code, answer.message || answer.code));
     } else if ('seq' in answer) {
       this.#messages.confirm(item.id, answer.seq, this.#reader.seq);

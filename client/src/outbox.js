@@ -52,6 +52,7 @@ import { Writer } from './writer.js';
  *
  * @typedef {object} OutboxOwner
  * @property {(items: Item[]) => void} adopted were written by a page that is gone
+ * @property {(item: Item, origin: string) => void} numbered is stored, and goes out with this origin
  * @property {(item: Item, answer: import('./writer.js').Answer) => void} answered
  * @property {(items: Item[]) => void} lost another page has taken them over
  * @property {() => void} changed there may be something to send, or another number of items waits
@@ -406,7 +407,7 @@ export class Outbox {
     record.next += items.length;
     for (const item of items) {
       line.items.set(item.cseq, item);
-      line.writer?.push(item);
+      this.#push(line, item);
     }
   }
 
@@ -495,10 +496,17 @@ export class Outbox {
     if (!line.writer) {
       const waiting = [...items.values()].sort((a, b) => a.cseq - b.cseq);
       line.writer = new Writer({ origin: /** @type {string} */ (record.origin), next: waiting[0]?.cseq ?? record.next });
-      for (const item of waiting) line.writer.push(item);
+      for (const item of waiting) this.#push(line, item);
     }
     line.writer.attach();
     this.#owner.changed();
+  }
+
+  /** @param {Line} line @param {Item} item */
+  #push({ writer }, item) {
+    if (!writer) return;
+    writer.push(item);
+    this.#owner.numbered(item, writer.origin);
   }
 
   /** @param {unknown} error */

@@ -89,14 +89,7 @@ export function decodeRecords(bytes) {
  * @param {readonly LogRecord[]} records
  */
 export function encodeRecords(records) {
-  const encoded = records.map(encodeRecord);
-  const message = new Uint8Array(encoded.reduce((sum, bytes) => sum + bytes.length, 0));
-  let at = 0;
-  for (const bytes of encoded) {
-    message.set(bytes, at);
-    at += bytes.length;
-  }
-  return message;
+  return joined(records.map(encodeRecord));
 }
 
 /** Bytes that a record from a client takes at most, without its body or text. */
@@ -112,18 +105,18 @@ const utf8 = new TextEncoder();
 
 /**
  * How fields lie in a record: unsigned integers; `count`, 64 bits that a number can hold; `id`, 64 bits as hexadecimal
- * digits; `name`, a text behind a byte of length; `block`, bytes behind four of length; `rest` and `sentence`, what is
- * left, as bytes and as text.
- * @typedef {'u8' | 'u32' | 'count' | 'id' | 'name' | 'block' | 'rest' | 'sentence'} Form
+ * digits; `name` and `short`, a text and bytes behind a byte of length; `block`, bytes behind four of length; `rest` and
+ * `sentence`, what is left, as bytes and as text.
+ * @typedef {'u8' | 'u32' | 'count' | 'id' | 'name' | 'short' | 'block' | 'rest' | 'sentence'} Form
  * @typedef {{ tag: string, number: number, fields: [string, Form][] }} Layout
  */
 
 /** @type {[string, Form][]} */
-const CONTENT = [['kind', 'u8'], ['version', 'u8'], ['flags', 'u8'], ['target', 'count']];
+export const CONTENT = [['kind', 'u8'], ['version', 'u8'], ['flags', 'u8'], ['target', 'count']];
 /** @type {[string, Form][]} */
 const AUTHOR = [['user', 'name'], ['name', 'name']];
 /** @type {[string, Form][]} */
-const SUBMISSION = [['origin', 'id'], ['cseq', 'u32']];
+export const SUBMISSION = [['origin', 'id'], ['cseq', 'u32']];
 
 /** @type {Layout[]} */
 const LAYOUTS = [
@@ -158,6 +151,16 @@ const BY_TAG = new Map(LAYOUTS.map((layout) => [layout.tag, layout]));
  * @returns {LogRecord}
  */
 function decodeRecord({ tag, fields }, bytes) {
+  return /** @type {LogRecord} */ (/** @type {unknown} */ ({ tag, ...decodeFields(fields, bytes) }));
+}
+
+/**
+ * Fields one behind the other; throws FrameError where they do not parse.
+ * @param {readonly [string, Form][]} fields
+ * @param {Uint8Array} bytes
+ * @returns {Record<string, any>}
+ */
+export function decodeFields(fields, bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let at = 0;
   /** @param {number} length */
@@ -171,8 +174,8 @@ function decodeRecord({ tag, fields }, bytes) {
     const from = take(length);
     return bytes.subarray(from, from + length);
   };
-  /** @type {Record<string, unknown>} */
-  const record = { tag };
+  /** @type {Record<string, any>} */
+  const record = {};
   for (const [name, form] of fields) {
     switch (form) {
       case 'u8':
@@ -194,6 +197,9 @@ function decodeRecord({ tag, fields }, bytes) {
       case 'block':
         record[name] = bytesOf(view.getUint32(take(4)));
         break;
+      case 'short':
+        record[name] = bytesOf(view.getUint8(take(1)));
+        break;
       case 'rest':
         record[name] = bytesOf(bytes.length - at);
         break;
@@ -202,23 +208,34 @@ function decodeRecord({ tag, fields }, bytes) {
         break;
     }
   }
-  return /** @type {LogRecord} */ (/** @type {unknown} */ (record));
+  return record;
 }
 
 /** @param {LogRecord} record */
 function encodeRecord(record) {
   const layout = /** @type {Layout} */ (BY_TAG.get(record.tag));
-  const fields = layout.fields.map(([name, form]) => encodeField(form, /** @type {any} */ (record)[name]));
-  const length = fields.reduce((sum, bytes) => sum + bytes.length, 0);
-  const encoded = new Uint8Array(HEADER_BYTES + length);
+  const fields = encodeFields(layout.fields, record);
+  const encoded = new Uint8Array(HEADER_BYTES + fields.length);
   encoded[0] = layout.number;
-  new DataView(encoded.buffer).setUint32(1, length);
-  let at = HEADER_BYTES;
-  for (const bytes of fields) {
-    encoded.set(bytes, at);
+  new DataView(encoded.buffer).setUint32(1, fields.length);
+  encoded.set(fields, HEADER_BYTES);
+  return encoded;
+}
+
+/** @param {readonly [string, Form][]} fields @param {Record<string, any>} values */
+export function encodeFields(fields, values) {
+  return joined(fields.map(([name, form]) => encodeField(form, values[name])));
+}
+
+/** One behind the other. @param {readonly Uint8Array[]} parts */
+export function joined(parts) {
+  const whole = new Uint8Array(parts.reduce((sum, bytes) => sum + bytes.length, 0));
+  let at = 0;
+  for (const bytes of parts) {
+    whole.set(bytes, at);
     at += bytes.length;
   }
-  return encoded;
+  return whole;
 }
 
 /**
@@ -240,6 +257,8 @@ function encodeField(form, value) {
       const bytes = utf8.encode(value);
       return Uint8Array.of(bytes.length, ...bytes);
     }
+    case 'short':
+      return joined([Uint8Array.of(value.length), value]);
     case 'block':
       return number(4 + value.length, (view) => {
         view.setUint32(0, value.length);

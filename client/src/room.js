@@ -10,6 +10,7 @@ import { Log } from './log.js';
 import { SIGNAL_BYTES, TARGET_USERS, TOPIC_BYTES, USER_BYTES } from './limits.js';
 import { BULK_STREAM } from './mesh/bulk.js';
 import { Seen } from './mesh/seen.js';
+import { Tentative } from './tentative/tentative.js';
 
 /**
  * @typedef {object} Member one session in the room; several may have the same user
@@ -19,6 +20,7 @@ import { Seen } from './mesh/seen.js';
  * @property {string} role
  * @property {boolean} [write] false: the server refuses its data
  * @property {MemberQuality | null} [quality] how good its connection is; null where that is not known
+ * @property {string[]} [signingKeys] with which it signs tentative copies, certified by the server
  *
  * @typedef {object} MemberQuality
  * @property {import('./quality.js').Score} score
@@ -57,6 +59,10 @@ import { Seen } from './mesh/seen.js';
  * @property {{ reason: string }} left
  * @property {{ member: Member, state: Reach }} peer a member is reached in another way
  * @property {{ topics: string[] }} subscribed the server has taken a change of topics: all there are now
+ * @property {import('./tentative/tentative.js').TentativeEvent} tentative a copy of an event that a member has sent ahead of the
+ *   log, and what became of it: `shown`, then once `confirmed`, `ordered` or `rolledback`
+ * @property {import('./tentative/tentative.js').TentativeRefusal} tentativerefused a copy was refused; not more than one a second
+ *   and member is told, all are counted by `session.diagnose()`
  * @property {Room} joined the room is entered, for the first time or anew
  *
  * @typedef {OwnEvents & import('./log.js').LogEvents} RoomEvents
@@ -78,6 +84,9 @@ import { Seen } from './mesh/seen.js';
  * @property {(room: Room, message: Record<string, unknown>) => number | null} request as control; gives its id
  * @property {(room: Room) => boolean} fitsLog whether there is room for another message of records
  * @property {(room: Room, payload: Uint8Array) => void} sendLog
+ * @property {(room: Room) => { isOn: boolean, tenant: string }} copies whether tentative copies may be sent and taken, and whose
+ *   the room is
+ * @property {(room: Room, payload: Uint8Array, to: number | null) => void} sendCopy
  * @property {(room: Room) => void} leave
  * @property {(room: Room, token: string | undefined) => Promise<void>} refresh
  */
@@ -104,6 +113,8 @@ export class Room extends Emitter {
   #ended = false;
   /** @type {Log | null} */
   #log = null;
+  /** @type {Tentative | null} */
+  #tentative = null;
 
   /** Who one is in it. @type {Member | null} */
   self = null;
@@ -117,14 +128,32 @@ export class Room extends Emitter {
    * @internal Rooms come from `session.join`.
    * @param {string} name
    * @param {RoomCore} core
-   * @param {{ scope: string, env: import('./environment.js').Environment, user: string } | null} log none: without a log
+   * @param {{ scope: string, env: import('./environment.js').Environment, user: string,
+   *   signing: import('./tentative/signing.js').Signing | null } | null} log none: without a log
    */
   constructor(name, core, log) {
     super();
     this.name = name;
     this.#core = core;
     if (!log) return;
-    const { scope, env, user } = log;
+    const { scope, env, user, signing } = log;
+    this.#tentative = signing && new Tentative({
+      room: name,
+      env,
+      signing,
+      ports: {
+        isOn: () => this.active && core.copies(this).isOn,
+        tenant: () => core.copies(this).tenant,
+        self: () => this.self,
+        member: (member) => this.#members.get(member),
+        mayWrite: () => this.permissions.includes('write'),
+        isHeard: () => [...this.#members.values()].some(({ signingKeys }) => signingKeys),
+        seq: () => this.#log?.seq ?? 0,
+        send: (payload, to) => core.sendCopy(this, payload, to),
+        changed: (event) => this.emit('tentative', event),
+        refused: (refusal) => this.emit('tentativerefused', refusal),
+      },
+    });
     this.#log = new Log({
       scope,
       env,
@@ -134,6 +163,7 @@ export class Room extends Emitter {
         fits: () => core.fitsLog(this),
         send: (payload) => core.sendLog(this, payload),
         request: (message) => core.request(this, message),
+        tentative: this.#tentative,
       },
     });
   }
@@ -246,6 +276,14 @@ export class Room extends Emitter {
     return this.#log?.fields ?? {};
   }
 
+  /**
+   * What members have written and the log does not have yet, in the order in which it is to be shown behind `messages`: copies
+   * that came over direct connections. Empty unless the session has `tentative`.
+   */
+  get tentative() {
+    return this.#tentative?.list ?? [];
+  }
+
   /** Whether there are older messages than those in `messages`. */
   get more() {
     return this.#log?.more ?? false;
@@ -333,6 +371,11 @@ export class Room extends Emitter {
   /** @internal */
   get logOrNull() {
     return this.#log;
+  }
+
+  /** @internal */
+  get tentativeOrNull() {
+    return this.#tentative;
   }
 
   /** Replaces the token before it expires. @param {string} [token] by default from `getToken` */
@@ -446,6 +489,7 @@ export class Room extends Emitter {
     this.#members.clear();
     this.#leaving?.resolve();
     this.#log?.close(reason);
+    this.#tentative?.close();
     this.emit('left', { reason });
   }
 

@@ -17,7 +17,7 @@ import { Lane } from './lane.js';
 import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
 import { Link } from './link.js';
 import { BULK_STREAM, HEADER_BYTES } from './mesh/bulk.js';
-import { Mesh } from './mesh/mesh.js';
+import { COPY_STREAM, Mesh } from './mesh/mesh.js';
 import { Quality } from './quality.js';
 import { Report } from './report.js';
 import { Room } from './room.js';
@@ -26,6 +26,7 @@ import { Share } from './share.js';
 import { parseObject } from './socket.js';
 import { SharedLink } from './tabs/shared-link.js';
 import { IDS } from './tabs/wire.js';
+import { Signing } from './tentative/signing.js';
 import { identityIn } from './token.js';
 
 /**
@@ -45,6 +46,8 @@ import { identityIn } from './token.js';
  *   `iceTransportPolicy: 'relay'`, and `off` with `transport: 'websocket'`.
  * @property {'shared' | 'own'} [tabs] `shared`, the default: the tabs of one user in one browser have one connection, where
  *   the browser has Web Locks and BroadcastChannel and the token says whose it is
+ * @property {boolean} [tentative] whether events go to connected members ahead of the log, and come so from them, where the
+ *   server has it on; false by default
  * @property {(room: string) => string | Promise<string>} [getToken] asked for a token when a room is joined without
  *   one, and when it must be joined anew
  * @property {Partial<import('./environment.js').Environment>} [environment] for tests
@@ -99,6 +102,8 @@ export class Session extends Emitter {
   #assembly = new Assembly(DEFAULT_LIMITS.max_message_bytes);
   #ephemera;
   #mesh;
+  /** Where tentative copies are wanted. @type {Signing | null} */
+  #signing;
   #quality = new Quality();
   #report;
   #share;
@@ -143,7 +148,8 @@ export class Session extends Emitter {
     const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
     const makeLink = (/** @type {import('./link.js').LinkOwner} */ owner) =>
       new Link(this.#env, { url: this.#url, webRtc: transport !== 'websocket', ice }, owner);
-    const key = [this.#url, transport, iceTransportPolicy, peerToPeer];
+    this.#signing = options.tentative ? new Signing(this.#env.subtle) : null;
+    const key = [this.#url, transport, iceTransportPolicy, peerToPeer, ...(options.tentative ? ['tentative'] : [])];
     this.#tabs = tabs === 'own' ? null : new SharedLink(this.#env, { key, makeLink }, { ...this.#linkOwner(), ...this.#sharing() });
     this.#link = this.#tabs ?? makeLink(this.#linkOwner());
     this.#lane = this.#freshLane();
@@ -193,7 +199,7 @@ export class Session extends Emitter {
 
   /**
    * What the server, the rooms and their tokens leave on: data channels (`webrtc`), being told STUN and TURN servers
-   * (`relay`), connections between members (`p2p`). Null before there is a session.
+   * (`relay`), connections between members (`p2p`), copies of events over them (`tentative`). Null before there is a session.
    */
   get features() {
     return this.#features;
@@ -260,11 +266,11 @@ export class Session extends Emitter {
   }
 
   /**
-   * Why the connection is as it is: the last attempts to connect, a code and a sentence with the evidence. It holds no
-   * addresses and no tokens.
+   * Why the connection is as it is: the last attempts to connect, a code and a sentence with the evidence; and what became of
+   * tentative copies in this page. It holds no addresses and no tokens.
    */
-  diagnose() {
-    return this.#link.diagnose();
+  async diagnose() {
+    return { .../** @type {Awaited<ReturnType<Link['diagnose']>>} */ (await this.#link.diagnose()), tentative: this.#copies };
   }
 
   /** What the connection is doing, for display. */
@@ -297,7 +303,7 @@ export class Session extends Emitter {
   /** @param {JoinOptions} options */
   #newRoom({ room: name, token, log = true, user }) {
     const scope = JSON.stringify([this.#url, name]);
-    const room = new Room(name, this.#roomCore(), log ? { scope, env: this.#env, user: user ?? '' } : null);
+    const room = new Room(name, this.#roomCore(), log ? { scope, env: this.#env, user: user ?? '', signing: this.#signing } : null);
     this.#rooms.set(name, room);
     room.logOrNull?.linked(this.state === 'connected');
     if (user !== undefined) room.logOrNull?.identify({ tenant: '', user });
@@ -326,9 +332,9 @@ export class Session extends Emitter {
    * @returns {Promise<void>}
    */
   #join(room, token, refresh) {
-    const found = this.#tabs?.identify(token);
-    if (!found) return this.#joinNow(room, token, refresh);
-    return found.then(() => {
+    const awaited = [this.#tabs?.identify(token), this.#signing?.ready].filter((each) => each);
+    if (awaited.length === 0) return this.#joinNow(room, token, refresh);
+    return Promise.all(awaited).then(() => {
       if (this.#rooms.get(room.name) !== room) throw new SwitchyardError('left', 'the room was left');
       return this.#joinNow(room, token, refresh);
     });
@@ -341,7 +347,7 @@ export class Session extends Emitter {
    * @returns {Promise<void>}
    */
   #joinNow(room, token, refresh) {
-    const answered = this.#joins.add({ id: this.#id(), room, token, refresh });
+    const answered = this.#joins.add({ id: this.#id(), room, token, signingKey: this.#signing?.publicKey ?? null, refresh });
     this.#link.start();
     if (this.#link.takesJoins) this.#joins.send(null);
     return answered;
@@ -452,8 +458,9 @@ export class Session extends Emitter {
         this.#lane.limit = limits.replay_limit_bytes;
       },
       features: (features) => {
-        const { webrtc, relay, p2p } = this.#features ?? {};
-        if (webrtc === features.webrtc && relay === features.relay && p2p === features.p2p) return;
+        const { webrtc, relay, p2p, tentative } = this.#features ?? {};
+        const isSame = webrtc === features.webrtc && relay === features.relay && p2p === features.p2p;
+        if (isSame && tentative === features.tentative) return;
         this.#features = features;
         this.#allowMesh();
         this.emit('features', features);
@@ -465,7 +472,11 @@ export class Session extends Emitter {
   #sharing() {
     return {
       echo: (message, isLossy) => this.#echo(message, isLossy),
-      lossy: (message, coalesce) => this.#ephemera.send(message, coalesce),
+      lossy: (message, coalesce) => {
+        const room = this.#byHandle.get(message.room);
+        if (message.stream !== COPY_STREAM) this.#ephemera.send(message, coalesce);
+        else if (room) this.#mesh.sendCopy(room, message.payload, null);
+      },
       direct: (frame) => this.#direct(frame),
       bulk: (message) => {
         const room = this.#byHandle.get(message.room);
@@ -491,7 +502,7 @@ export class Session extends Emitter {
   #echo(message, isLossy) {
     const self = this.#byHandle.get(message.room)?.self;
     const { target, stream } = message;
-    if (!self || (target.tag === 'users' && !target.users.includes(self.user))) return;
+    if (!self || stream === COPY_STREAM || (target.tag === 'users' && !target.users.includes(self.user))) return;
     const flags = 'flags' in message ? message.flags : message.text ? Flag.TEXT : 0;
     const from = { room: message.room, flags, sender: self.member, stream, target };
     this.#message(from, message.payload, isLossy ? { seq: (this.#echoed += 1) } : {});
@@ -851,6 +862,8 @@ export class Session extends Emitter {
         this.#lane.offer({ kind: 'log', room: handle, stream: 0, text: false, target: { tag: 'room' }, payload });
         this.#link.wake();
       },
+      copies: (room) => ({ isOn: this.#copiesOff === '', tenant: identityIn(this.#tokens.get(room) ?? '')?.tenant ?? '' }),
+      sendCopy: (room, payload, to) => this.#sendCopy(room, payload, to),
       leave: (room) => {
         if (room.active) this.#sendLeave(room);
         else this.#abandon(room);
@@ -916,9 +929,34 @@ export class Session extends Emitter {
     this.#mesh.allow(webrtc && p2p && (this.#tabs?.leads ?? true));
   }
 
+  /** Over the connection of the tab that has it. @param {Room} room @param {Uint8Array} payload @param {number | null} to */
+  #sendCopy(room, payload, to) {
+    const handle = this.#handles.get(room);
+    if (!this.#tabs || this.#tabs.leads) this.#mesh.sendCopy(room, payload, to);
+    // What has to be said to one member, the tab with the connection says for itself.
+    else if (handle !== undefined && to === null) {
+      this.#tabs.lossy({ flags: 0, room: handle, stream: COPY_STREAM, target: { tag: 'room' }, payload }, false);
+    }
+  }
+
+  /** Why there are no tentative copies; empty if there are. */
+  get #copiesOff() {
+    if (!this.#signing) return 'not_asked_for';
+    if (this.#mesh.isOff) return 'no_connections';
+    const { webrtc, p2p, tentative } = this.#features ?? {};
+    return this.#signing.reason || (webrtc && p2p && tentative ? '' : 'switched_off');
+  }
+
+  /** What became of tentative copies in this page. */
+  get #copies() {
+    const rooms = [...this.#rooms.values()].flatMap(({ name, tentativeOrNull: copies }) => (copies ? [{ room: name, ...copies.counters }] : []));
+    return { off: this.#copiesOff, rooms };
+  }
+
   /** A lossy message that came from another browser directly. @param {import('./frame.js').LossyFrame} frame */
   #direct(frame) {
-    this.#message(frame, frame.payload, { seq: frame.seq, isDirect: true });
+    if (frame.stream === COPY_STREAM) return void this.#byHandle.get(frame.room)?.tentativeOrNull?.receive(frame.sender, frame.payload);
+    return this.#message(frame, frame.payload, { seq: frame.seq, isDirect: true });
   }
 
   /** A large thing has come, to this tab or to the one that has the connection. @param {import('./mesh/bulk.js').Bulk} bulk */

@@ -197,7 +197,7 @@ class Connection {
     session.resumedOn(this);
   }
 
-  #join({ id, room, token, offer, follow }) {
+  #join({ id, room, token, offer, follow, signing_key: signingKey }) {
     if (token === 'bad') {
       this.text({ type: 'error', id, code: 'token_signature', message: 'no', fatal: !this.#session });
       if (!this.#session) this.close(4401, 'token_signature');
@@ -208,7 +208,7 @@ class Connection {
       this.#session = session;
       this.text({ type: 'session', session: session.id, ticket: session.ticket, ...this.#server.ice, ...session.told });
     }
-    this.#session.join(id, room, claimsOf(token), follow);
+    this.#session.join(id, room, claimsOf(token), follow, signingKey);
     if (offer) this.#offer(offer);
   }
 
@@ -261,7 +261,7 @@ class Session {
     return this.#pipe?.kind ?? null;
   }
 
-  join(id, name, { user, name: shown = user }, follow) {
+  join(id, name, { user, name: shown = user }, follow, signingKey) {
     let room = this.#server.rooms.get(name);
     if (!room) this.#server.rooms.set(name, (room = new Map()));
     let mine = [...this.memberships.values()].find((membership) => membership.room === room);
@@ -273,6 +273,7 @@ class Session {
       room.set(self.member, mine);
       this.memberships.set(handle, mine);
     }
+    if (signingKey && this.features?.tentative) this.#certify(mine, signingKey);
     const members = [...room.values()].filter((other) => other !== mine).map((other) => other.self);
     const { member, role } = mine.self;
     // A member follows once, and has one origin: whoever joins again is told that.
@@ -285,6 +286,14 @@ class Session {
     });
     if (isNew) {
       mine.log = log.follow(mine.self, follow, (payload) => this.pushLog(mine.handle, payload));
+    }
+  }
+
+  #certify({ room, self }, key) {
+    if (self.signing_keys?.includes(key)) return;
+    self.signing_keys = [...(self.signing_keys ?? []), key];
+    for (const other of room.values()) {
+      if (other.session !== this) other.session.control(other.handle, { type: 'member_joined', member: self });
     }
   }
 

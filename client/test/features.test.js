@@ -6,9 +6,9 @@ import { test } from 'node:test';
 import { connect } from '../src/index.js';
 import { World } from './fake-network.js';
 
-const ON = { webrtc: true, relay: true, p2p: true };
-const NO_WEBRTC = { webrtc: false, relay: true, p2p: true };
-const NO_RELAY = { webrtc: true, relay: false, p2p: true };
+const ON = { webrtc: true, relay: true, p2p: true, tentative: false };
+const NO_WEBRTC = { ...ON, webrtc: false };
+const NO_RELAY = { ...ON, relay: false };
 const ICE = {
   ice_servers: [{ urls: ['turn:turn.example:3478'], username: 'ann', credential: 'password' }],
   ice_ttl_ms: 3_600_000,

@@ -359,7 +359,7 @@ test('a follower is told of the connection as the leader is, and is answered its
   const two = await enter(browser, 'ann', { transport: 'auto' });
   await world.clock.until(() => two.session.rung === 'udp', 3_000);
   await world.clock.until(() => two.session.stats().rtt > 0, 5_000);
-  assert.deepEqual(two.session.features, { webrtc: true, relay: true, p2p: true });
+  assert.deepEqual(two.session.features, { webrtc: true, relay: true, p2p: true, tentative: false });
   let told = null;
   Promise.all([two.session.iceServers(), two.session.diagnose()]).then((all) => (told = all));
   await world.clock.until(() => told !== null, 1_000);

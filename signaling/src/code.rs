@@ -73,6 +73,8 @@ pub enum Code {
     RateLimited,
     /// The SDP cannot be used.
     BadOffer,
+    /// The signing key is no point of its curve.
+    BadKey,
     /// The server runs without WebRTC.
     WebrtcDisabled,
     /// The server cannot take more now.
@@ -153,6 +155,7 @@ impl Code {
         Code::NoSuchUser,
         Code::RateLimited,
         Code::BadOffer,
+        Code::BadKey,
         Code::WebrtcDisabled,
         Code::Overloaded,
         Code::Draining,
@@ -212,6 +215,7 @@ impl Code {
             Code::NoSuchUser => "no_such_user",
             Code::RateLimited => "rate_limited",
             Code::BadOffer => "bad_offer",
+            Code::BadKey => "bad_key",
             Code::WebrtcDisabled => "webrtc_disabled",
             Code::Overloaded => "overloaded",
             Code::Draining => "draining",

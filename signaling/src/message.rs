@@ -46,6 +46,9 @@ pub enum ClientText {
         /// The room's log is wanted, from here.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         follow: Option<Follow>,
+        /// The public key with which the client signs copies of its events, base64url.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signing_key: Option<String>,
     },
     /// Offer for a new peer connection, a renegotiation or an ICE restart.
     Offer(Description),
@@ -260,6 +263,9 @@ pub struct Member {
     /// How good its connection is, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<quality::Seen>,
+    /// The public keys of its tabs, certified when they joined.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signing_keys: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -556,6 +562,7 @@ mod tests {
             token: "t".into(),
             offer: Some(Description { pc: 1, sdp: "v=0".into() }),
             follow: None,
+            signing_key: None,
         };
         assert_eq!(ClientText::parse(text).unwrap(), expected);
     }
@@ -589,7 +596,7 @@ mod tests {
             r#""ice_servers":[{"urls":["turn:a"],"username":"1:ada","credential":"x"}],"ice_ttl_ms":1000"#;
         let features = Features::default();
         let session = |ice| ServerText::Session { session: "s".into(), ticket: "k".into(), ice, features };
-        let on = r#""features":{"webrtc":true,"relay":true,"p2p":true}"#;
+        let on = r#""features":{"webrtc":true,"relay":true,"p2p":true,"tentative":true}"#;
         for (message, json) in [
             (session(None), format!(r#"{{"type":"session","session":"s","ticket":"k",{on}}}"#)),
             (

@@ -63,17 +63,35 @@ impl<'de> Deserialize<'de> for RoomPattern {
     }
 }
 
-/// For `deserialize_with`: where an operator writes, a name that is not known is a mistake.
+/// For `deserialize_with`: where an operator writes, a name that is not known is a mistake. This is what a rule leaves on.
 pub(super) fn strict<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Features, D::Error> {
-    Strict::deserialize(deserializer)
+    Said::deserialize(deserializer).map(|said| said.over(Features::default()))
 }
 
-#[derive(Deserialize)]
-#[serde(remote = "Features", default = "Features::default", deny_unknown_fields)]
-struct Strict {
-    webrtc: bool,
-    relay: bool,
-    p2p: bool,
+/// As [`strict`], for the whole server.
+pub(super) fn strict_server<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Features, D::Error> {
+    Said::deserialize(deserializer).map(|said| said.over(Features::UNASKED))
+}
+
+/// What is written of features.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Said {
+    webrtc: Option<bool>,
+    relay: Option<bool>,
+    p2p: Option<bool>,
+    tentative: Option<bool>,
+}
+
+impl Said {
+    fn over(&self, unsaid: Features) -> Features {
+        Features {
+            webrtc: self.webrtc.unwrap_or(unsaid.webrtc),
+            relay: self.relay.unwrap_or(unsaid.relay),
+            p2p: self.p2p.unwrap_or(unsaid.p2p),
+            tentative: self.tentative.unwrap_or(unsaid.tentative),
+        }
+    }
 }
 
 #[cfg(test)]

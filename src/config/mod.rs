@@ -44,7 +44,7 @@ pub const ENVIRONMENT_FILE: &str = "SWITCHYARD_CONFIG";
 pub const DEVELOPMENT_KEY: &str = "dev";
 
 /// All settings of one server.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `development` or `production`. Unset, and without keys, it is development on loopback; whoever
@@ -56,8 +56,9 @@ pub struct Config {
     pub rtc: Rtc,
     /// STUN and TURN: this server's own, another one, or none.
     pub turn: Turn,
-    /// What is on, for the whole server: each feature can be switched off (LAD7). Default: everything is on.
-    #[serde(deserialize_with = "features::strict")]
+    /// What is on, for the whole server: each feature can be switched off (LAD7). Default: everything is on but
+    /// `tentative`.
+    #[serde(deserialize_with = "features::strict_server")]
     pub features: Features,
     /// What is switched off in some rooms; the first rule that matches a room's name decides. Default: nothing is.
     pub rooms: Vec<RoomRule>,
@@ -74,6 +75,25 @@ pub struct Config {
     pub log: Log,
     /// How the server ends.
     pub drain: Drain,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: None,
+            http: Http::default(),
+            rtc: Rtc::default(),
+            turn: Turn::default(),
+            features: Features::UNASKED,
+            rooms: Vec::new(),
+            limits: Limits::default(),
+            attempts: Attempts::default(),
+            keys: BTreeMap::new(),
+            store: Store::default(),
+            log: Log::default(),
+            drain: Drain::default(),
+        }
+    }
 }
 
 /// How careful the server is.

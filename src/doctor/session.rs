@@ -114,7 +114,7 @@ impl Socket {
     pub(super) async fn join(&mut self, access: &Access) -> Result<Told, Trouble> {
         let Access { token, room } = access.clone();
         let offer = Some(Description { pc: 1, sdp: ice::offer() });
-        let join = ClientText::Join { id: 1, room, token, offer, follow: None };
+        let join = ClientText::Join { id: 1, room, token, offer, follow: None, signing_key: None };
         self.say(&join).await.map_err(|error| Trouble::Failed(words(&error)))?;
         let mut ice = Ice::default();
         loop {

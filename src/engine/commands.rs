@@ -25,7 +25,7 @@ use crate::{attempts::Seen, names::SessionId, room::Action};
 
 impl Shard {
     pub(super) fn join(&mut self, socket: SocketId, outbox: Arc<Outbox>, request: JoinRequest, now: Instant) {
-        let JoinRequest { id, room, grant, features, offer, follow } = request;
+        let JoinRequest { id, room, mut grant, features, offer, follow } = request;
         let slot = match self.sockets.get(&socket) {
             Some(&slot) => slot,
             None if self.draining || self.sessions.len() - self.free.len() >= self.config.max_sessions => {
@@ -50,6 +50,9 @@ impl Shard {
             Ok(handle) => {
                 let session = entry.session.id;
                 self.take_away(slot, features, now);
+                if !self.entry(slot).is_some_and(|entry| entry.features.lets_copies()) {
+                    grant.signing_key = None;
+                }
                 self.router.join(session, room, Action::Join { handle, id, grant, follow }, now);
                 self.settle(now);
                 if let Some(offer) = offer {

@@ -48,6 +48,7 @@ use crate::{
     },
     names::{RoomKey, SessionId, ShardId},
     room::Grant,
+    signing_key::SigningKey,
     token::{self, Verified},
 };
 
@@ -399,8 +400,9 @@ impl Connection {
         }
         match message {
             ClientText::Hello { v, resume, .. } => self.hello(v, resume, now).await,
-            ClientText::Join { id, room, token, offer, follow } => {
-                self.join(id, room, &token, (offer, follow), now).await;
+            ClientText::Join { id, room, token, offer, follow, signing_key } => {
+                let wanted = Wanted { offer, follow, signing_key };
+                self.join(id, room, &token, wanted, now).await;
             }
             ClientText::Offer(offer) => {
                 if let Some(home) = self.session_shard() {
@@ -461,14 +463,7 @@ impl Connection {
         self.app.shards.send(session.shard, command).await;
     }
 
-    async fn join(
-        &mut self,
-        id: u32,
-        room: String,
-        token: &str,
-        wanted: (Option<Description>, Option<Follow>),
-        now: Instant,
-    ) {
+    async fn join(&mut self, id: u32, room: String, token: &str, wanted: Wanted, now: Instant) {
         if room.is_empty() || room.len() > limits::ROOM_NAME_BYTES || room.chars().any(char::is_control) {
             let sentence =
                 format!("a room's name has 1 to {} bytes and no control characters", limits::ROOM_NAME_BYTES);
@@ -483,7 +478,14 @@ impl Connection {
             }
         };
         let features = self.app.config.features_of(&room).and(verified.features);
-        let request = request(id, verified, features, wanted, now, unix);
+        // Where copies of events are off, the key is of no use to anybody.
+        let signing_key = wanted.signing_key.as_deref().filter(|_| features.lets_copies());
+        let signing_key = match signing_key.map(SigningKey::parse).transpose() {
+            Ok(signing_key) => signing_key,
+            Err(error) => return self.refuse(Some(id), Code::BadKey, &error.to_string()),
+        };
+        let mut request = request(id, verified, features, wanted, now, unix);
+        request.grant.signing_key = signing_key;
         let home = self.home.unwrap_or_else(|| request.room.shard(self.app.shards.count()));
         self.home = Some(home);
         let command = Command::Join { socket: self.id, outbox: self.outbox.clone(), request };
@@ -506,6 +508,13 @@ impl Connection {
     }
 }
 
+/// What comes with a join.
+struct Wanted {
+    offer: Option<Description>,
+    follow: Option<Follow>,
+    signing_key: Option<String>,
+}
+
 async fn write(wire: &Wire, outgoing: Outgoing) -> io::Result<()> {
     match outgoing {
         Outgoing::Text(text) => wire.send(Opcode::Text, text.as_bytes()).await,
@@ -525,7 +534,7 @@ fn request(
     id: u32,
     verified: Verified,
     features: Features,
-    (offer, follow): (Option<Description>, Option<Follow>),
+    Wanted { offer, follow, .. }: Wanted,
     now: Instant,
     unix: u64,
 ) -> JoinRequest {
@@ -533,7 +542,7 @@ fn request(
     let Verified { tenant, user, name, room, role, expires_at, .. } = verified;
     // A token without a sensible end still ends: in a year the server has been restarted.
     let left = Duration::from_secs(expires_at.saturating_sub(unix).min(365 * 24 * 3600));
-    let grant = Grant { user, name, role, permissions, expires: now + left };
+    let grant = Grant { user, name, role, permissions, expires: now + left, signing_key: None };
     JoinRequest { id, room: RoomKey { tenant, room }, grant, features, offer, follow }
 }
 

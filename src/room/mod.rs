@@ -40,11 +40,14 @@ use self::{
 };
 use crate::{
     names::{RoomKey, SessionId},
+    signing_key::SigningKey,
     store::{Answer, Request},
 };
 
 /// Sessions that one user may have in a room.
 const SESSIONS_PER_USER: usize = 16;
+/// Signing keys of a member: the tabs that share a session have one each. Past that the oldest gives way.
+const SIGNING_KEYS: usize = 8;
 
 /// What a verified token grants in one room.
 #[derive(Clone, Debug)]
@@ -59,6 +62,8 @@ pub struct Grant {
     pub permissions: Permissions,
     /// When the grant ends.
     pub expires: Instant,
+    /// With which the session signs copies of its events, where that is on: the others are told that it is the member's.
+    pub signing_key: Option<SigningKey>,
 }
 
 /// What the operator allows in a room.
@@ -223,6 +228,26 @@ struct Member {
     /// For writing to the log.
     origin: Option<Origin>,
     quality: Option<quality::Seen>,
+    signing_keys: Vec<SigningKey>,
+}
+
+impl Member {
+    fn new(receiver: Receiver, mut grant: Grant) -> Self {
+        let signing_keys = grant.signing_key.take().into_iter().collect();
+        Self { receiver, grant, topics: BTreeSet::new(), origin: None, quality: None, signing_keys }
+    }
+
+    /// Another of its tabs has joined, or the same one again. Whether the key is new.
+    fn certify(&mut self, key: SigningKey) -> bool {
+        if self.signing_keys.contains(&key) {
+            return false;
+        }
+        if self.signing_keys.len() == SIGNING_KEYS {
+            self.signing_keys.remove(0);
+        }
+        self.signing_keys.push(key);
+        true
+    }
 }
 
 type Members = BTreeMap<u32, Member>;
@@ -388,7 +413,8 @@ impl Room {
             self.expiry.insert((grant.expires, number));
             let could_write = member.grant.permissions.contains(Permission::Write);
             member.grant = grant;
-            let changed = could_write != member.grant.permissions.contains(Permission::Write);
+            let has_new_key = member.grant.signing_key.take().is_some_and(|key| member.certify(key));
+            let changed = has_new_key || could_write != member.grant.permissions.contains(Permission::Write);
             let follow = follow.filter(|_| member.origin.is_none());
             self.outputs.push_back(Output::Admitted(receiver));
             self.welcome(number, id, follow, now);
@@ -410,8 +436,7 @@ impl Room {
         self.by_session.insert(receiver.session, number);
         self.by_user.entry(grant.user.clone()).or_default().insert(number);
         self.expiry.insert((grant.expires, number));
-        let member = Member { receiver, grant, topics: BTreeSet::new(), origin: None, quality: None };
-        self.members.insert(number, member);
+        self.members.insert(number, Member::new(receiver, grant));
         self.everyone = None;
         self.outputs.push_back(Output::Admitted(receiver));
         self.welcome(number, id, follow, now);
@@ -658,7 +683,7 @@ impl Room {
     }
 
     fn describe(&self, number: u32) -> message::Member {
-        let Member { grant, quality, .. } = &self.members[&number];
+        let Member { grant, quality, signing_keys, .. } = &self.members[&number];
         message::Member {
             member: number,
             user: grant.user.to_string(),
@@ -666,6 +691,7 @@ impl Room {
             role: grant.role.name().to_owned(),
             write: grant.permissions.contains(Permission::Write),
             quality: *quality,
+            signing_keys: signing_keys.iter().map(|key| key.as_str().to_owned()).collect(),
         }
     }
 

@@ -7,6 +7,7 @@ use switchyard_signaling::event::{Content, EventKind};
 use super::*;
 use crate::{
     names::ShardId,
+    signing_key,
     store::{KnownOrigin, Loaded},
 };
 
@@ -37,6 +38,7 @@ impl World {
             role,
             permissions: role.permissions(),
             expires: self.now + Duration::from_secs(60),
+            signing_key: None,
         }
     }
 
@@ -200,6 +202,32 @@ fn the_others_know_who_may_not_write_and_learn_when_that_changes() {
     assert!(is(&world.join(2, "bob", Role::Viewer)[1], &[1], r#""write":false}"#));
     let told = world.join(3, "eve", Role::Editor);
     assert!(told[0].2.contains(r#""role":"viewer","write":false}"#), "{told:?}");
+}
+
+#[test]
+fn the_keys_of_a_member_are_told_with_it_once_each_and_the_oldest_gives_way() {
+    let mut world = World::new();
+    world.join(1, "ann", Role::Editor);
+    let keys: Vec<SigningKey> = (0..=SIGNING_KEYS).map(|_| signing_key::tests::any()).collect();
+    let mut certify = |key: Option<&SigningKey>| {
+        let grant = Grant { signing_key: key.cloned(), ..world.grant("ben", Role::Editor) };
+        world.act(2, Action::Join { handle: 1, id: 9, grant, follow: None })
+    };
+    let told = certify(Some(&keys[0]));
+    assert!(is(&told[1], &[1], &format!(r#""signing_keys":["{}"]"#, keys[0].as_str())), "{told:?}");
+    for again in [None, Some(&keys[0])] {
+        assert_eq!(certify(again).len(), 1, "only the answer to who has joined again");
+    }
+    let mut last = Vec::new();
+    for key in &keys[1..] {
+        last = certify(Some(key));
+        assert_eq!(last.len(), 2);
+    }
+    let all: Vec<&str> = keys[1..].iter().map(SigningKey::as_str).collect();
+    let all = format!(r#""signing_keys":{}"#, serde_json::to_string(&all).unwrap());
+    assert!(is(&last[1], &[1], &all), "{last:?}");
+    let joined = world.join(3, "cem", Role::Editor);
+    assert!(is(&joined[0], &[3], &all), "who comes later is told too: {joined:?}");
 }
 
 #[test]

@@ -111,11 +111,12 @@ fn features_are_switched_off_by_name_and_unknown_ones_are_passed_over() {
         let room = json!({ "name": "lab", "role": "viewer", "features": features });
         check(&token(&but(&json!({ "room": room })))).map(|verified| verified.features)
     };
-    let of = |webrtc, relay, p2p| Ok(Features { webrtc, relay, p2p });
+    let of = |webrtc, relay, p2p| Ok(Features { webrtc, relay, p2p, tentative: true });
     assert_eq!(features(&json!({})), of(true, true, true));
     assert_eq!(features(&json!({ "webrtc": false })), of(false, true, true));
     assert_eq!(features(&json!({ "relay": false, "telepathy": { "range": 3 } })), of(true, false, true));
     assert_eq!(features(&json!({ "p2p": false })), of(true, true, false));
+    assert_eq!(features(&json!({ "tentative": false })), Ok(Features::UNASKED));
     assert_eq!(check(&token(&claims())).unwrap().features, Features::default());
     for wrong in [json!("webrtc"), json!(null), json!({ "webrtc": "off" }), json!({ "relay": 0 }), json!([1])]
     {

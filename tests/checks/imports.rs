@@ -8,13 +8,14 @@ use crate::{
 };
 
 /// The modules of the server, each with those it may import. `lib` and `main` put them together and may import all.
-const MODULES: [(&str, &[&str]); 19] = [
+const MODULES: [(&str, &[&str]); 20] = [
     ("names", &[]),
     ("bucket", &[]),
     ("attempts", &["names"]),
     ("health", &[]),
     ("ice_servers", &[]),
     ("metrics", &[]),
+    ("signing_key", &[]),
     ("config", &[]),
     ("log", &["config"]),
     ("token", &["config", "room"]),
@@ -22,7 +23,7 @@ const MODULES: [(&str, &[&str]); 19] = [
     ("cli", &["config", "doctor", "ice_servers", "room", "token"]),
     ("doctor", &["tls"]),
     ("store", &["config", "metrics", "names"]),
-    ("room", &["bucket", "names", "store"]),
+    ("room", &["bucket", "names", "signing_key", "store"]),
     ("router", &["names", "room", "store"]),
     ("engine", &["attempts", "bucket", "ice_servers", "names", "room", "router", "store"]),
     (
@@ -40,7 +41,10 @@ const MODULES: [(&str, &[&str]); 19] = [
             "tls",
         ],
     ),
-    ("http", &["attempts", "config", "engine", "io", "metrics", "names", "room", "store", "token"]),
+    (
+        "http",
+        &["attempts", "config", "engine", "io", "metrics", "names", "room", "signing_key", "store", "token"],
+    ),
     (
         "lib",
         &[

@@ -3,6 +3,11 @@
 
 use std::{path::Path, time::SystemTime};
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use ring::{
+    agreement::{ECDH_P256, EphemeralPrivateKey},
+    rand::SystemRandom,
+};
 use serde_json::{Value, json};
 use switchyard::{
     Running,
@@ -13,7 +18,7 @@ use switchyard::{
 use switchyard_signaling::{
     Code, Features,
     frame::{Kind, Reliable},
-    message::{Ice, ServerText},
+    message::{Ice, ServerControl, ServerText},
 };
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -23,7 +28,9 @@ use crate::{
     doors::{Got, Raw, SECOND, SECRET},
 };
 
-const ON: Features = Features { webrtc: true, relay: true, p2p: true };
+const ALL: Features = Features { webrtc: true, relay: true, p2p: true, tentative: true };
+/// What is on where nothing is said.
+const ON: Features = Features::UNASKED;
 const NO_WEBRTC: Features = Features { webrtc: false, ..ON };
 const NO_RELAY: Features = Features { relay: false, ..ON };
 const NO_P2P: Features = Features { p2p: false, ..ON };
@@ -129,6 +136,15 @@ async fn server_room_and_token_switch_off_each_for_itself() {
         ("features: { relay: false }", "lab-7", NO_WEBRTC, NO_WEBRTC.and(NO_RELAY)),
         ("features: { p2p: false }", "lab-7", ON, NO_P2P),
         ("", "lab-7", NO_P2P, NO_P2P),
+        ("features: { tentative: true }", "lab-7", ALL, ALL),
+        ("features: { tentative: true }", "lab-7", ON, ON),
+        (
+            "features: { tentative: true }\nrooms: [{ match: lab-7, features: { tentative: false } }]",
+            "lab-7",
+            ALL,
+            ON,
+        ),
+        ("rooms: [{ match: lab-7, features: { tentative: true } }]", "lab-7", ALL, ON),
         ("rooms: [{ match: \"lab-*\", features: { p2p: false } }]", "lab-7", NO_RELAY, NO_P2P.and(NO_RELAY)),
         (rules, "lab-7", ON, NO_WEBRTC),
         (rules, "lab-7", NO_RELAY, NO_WEBRTC.and(NO_RELAY)),
@@ -221,6 +237,69 @@ async fn a_later_join_takes_away_for_good_and_a_refused_one_does_not() {
         "{welcome:?}"
     );
     running.drain().await.unwrap();
+}
+
+/// What a client is told that joins with a signing key, and whoever is in the room already.
+async fn keyed(
+    server: &Running,
+    there: &mut Raw,
+    (user, key): (&str, &str),
+    features: Features,
+) -> Result<Vec<String>, Code> {
+    let mut raw = client(server).await;
+    let join = json!({"type": "join", "id": 1, "room": "lab", "token": token("lab", user, features), "signing_key": key});
+    raw.text(&join.to_string()).await;
+    match text(&mut raw).await {
+        ServerText::Error(refusal) => return Err(refusal.code),
+        other => assert!(matches!(other, ServerText::Session { .. }), "{other:?}"),
+    }
+    let announced = async {
+        loop {
+            if let Got::Binary(message) = there.next().await
+                && let Some(member) = there.controls(message).into_iter().find_map(|control| match control {
+                    ServerControl::MemberJoined { member } if member.user == user => Some(member),
+                    _ => None,
+                })
+            {
+                return member.signing_keys;
+            }
+        }
+    };
+    Ok(timeout(10 * SECOND, announced).await.expect("who is there hears who comes"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signing_key_is_certified_at_the_join_where_copies_are_on_and_refused_if_it_is_none() {
+    let point = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()).unwrap();
+    let point = point.compute_public_key().unwrap().as_ref().to_vec();
+    let key = BASE64_URL_SAFE_NO_PAD.encode(&point);
+    let mut beside = point;
+    beside[64] ^= 1;
+    let beside = BASE64_URL_SAFE_NO_PAD.encode(&beside);
+    for (settings, by_token, with_key, without_point) in [
+        ("features: { tentative: true }", ALL, Ok(vec![key.clone()]), Err(Code::BadKey)),
+        ("features: { tentative: true }", ON, Ok(vec![]), Ok(vec![])),
+        ("features: { tentative: true }", Features { p2p: false, ..ALL }, Ok(vec![]), Ok(vec![])),
+        ("features: { tentative: true, webrtc: false }", ALL, Ok(vec![]), Ok(vec![])),
+        ("", ALL, Ok(vec![]), Ok(vec![])),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let running = start(&folder, settings).await;
+        let mut ann = client(&running).await;
+        ask(&mut ann, "lab", "ann", ALL).await;
+        assert!(matches!(text(&mut ann).await, ServerText::Session { .. }));
+        assert_eq!(
+            keyed(&running, &mut ann, ("ben", &key), by_token).await,
+            with_key,
+            "{settings} {by_token:?}"
+        );
+        assert_eq!(
+            keyed(&running, &mut ann, ("cem", &beside), by_token).await,
+            without_point,
+            "{settings} {by_token:?}"
+        );
+        running.drain().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

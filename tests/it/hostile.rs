@@ -88,6 +88,7 @@ impl Attacker {
             role: Role::Editor,
             permissions: Role::Editor.permissions(),
             expires: world.now + 1000 * SECOND,
+            signing_key: None,
         };
         let request = JoinRequest {
             id: 1,

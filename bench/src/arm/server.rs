@@ -38,7 +38,7 @@ pub(super) fn run_off() -> anyhow::Result<()> {
     turn.mode = settings::Mode::Embedded;
     turn.listen.bind = vec![Ipv4Addr::LOCALHOST.into()];
     (turn.listen.udp_port, turn.listen.tcp_port, turn.listen.tls_port) = (0, 0, 0);
-    config.features = Features { webrtc: false, relay: false, p2p: false };
+    config.features = Features { webrtc: false, relay: false, p2p: false, tentative: false };
     serve(config)
 }
 

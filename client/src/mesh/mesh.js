@@ -7,6 +7,7 @@
  * over a connection, is the other browser's word, and is taken for that member's only.
  */
 
+import { Bucket } from '../bucket.js';
 import { SwitchyardError } from '../errors.js';
 import { encodeFrame, Flag } from '../frame.js';
 import { acknowledgement, BULK_STREAM, BulkReceiver, BulkSender, readAcknowledgement, readWithoutNumber, withoutNumber } from './bulk.js';
@@ -31,6 +32,9 @@ const SIGNALS_A_SECOND = 10;
 /** Messages of one browser: so many at once, then so many a second, as at the server. */
 const MESSAGES = 2_000;
 const MESSAGES_A_SECOND = 1_000;
+
+/** Lossy messages on it are tentative copies. */
+export const COPY_STREAM = BULK_STREAM;
 
 /** An acknowledgement over the server is for all that comes so close together. */
 const ACK_MS = 30;
@@ -99,6 +103,11 @@ export class Mesh {
     this.#policy = env.RTCPeerConnection ? policy : 'off';
     this.#ports = ports;
     this.#id = env.id();
+  }
+
+  /** Whether the page wants no connections, or can have none. */
+  get isOff() {
+    return this.#policy === 'off';
   }
 
   get #isUsed() {
@@ -252,6 +261,18 @@ export class Mesh {
     const bonds = this.#places.get(room)?.bonds;
     for (const { member, user } of room.members.values()) {
       if (target.tag !== 'users' || target.users.includes(user)) yield bonds?.get(member) ?? null;
+    }
+  }
+
+  /**
+   * Sends a tentative copy over the connections that stand, to those who have a key themselves; over the server never.
+   * @param {Room} room @param {Uint8Array} payload @param {number | null} to this member alone
+   */
+  sendCopy(room, payload, to) {
+    const header = { kind: /** @type {const} */ ('lossy'), flags: 0, sender: 0, stream: COPY_STREAM, seq: 0, target: EVERYBODY };
+    for (const { member, link, handle } of this.#places.get(room)?.bonds.values() ?? []) {
+      const isMeant = to === null ? room.members.get(member)?.signingKeys : to === member;
+      if (link && isMeant) link.pair.sendLossy(encodeFrame({ ...header, room: handle, payload }));
     }
   }
 
@@ -575,36 +596,13 @@ export class Mesh {
 }
 
 const EMPTY = new Uint8Array(0);
+const EVERYBODY = { tag: /** @type {const} */ ('room') };
 
 /** @param {Place} place */
 function abandonAll({ senders }) {
   const error = new SwitchyardError('session_lost', 'the room was left before it was confirmed');
   for (const sender of senders.values()) sender.abandon(error);
   senders.clear();
-}
-
-/** So many at once, then so many a second. */
-class Bucket {
-  #most;
-  #perSecond;
-  #left;
-  #at;
-
-  /** @param {number} most @param {number} perSecond @param {number} now */
-  constructor(most, perSecond, now) {
-    this.#most = this.#left = most;
-    this.#perSecond = perSecond;
-    this.#at = now;
-  }
-
-  /** @param {number} now */
-  take(now) {
-    this.#left = Math.min(this.#most, this.#left + ((now - this.#at) / 1_000) * this.#perSecond);
-    this.#at = now;
-    if (this.#left < 1) return false;
-    this.#left -= 1;
-    return true;
-  }
 }
 
 /** Those who only read cannot. @param {Room} room */

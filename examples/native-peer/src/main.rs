@@ -77,7 +77,8 @@ async fn echo(arguments: &Arguments, token: String) -> Result<()> {
     let mut number = 1;
     let (mut peer, sdp) = Peer::new().await?;
     let (room, offer) = (arguments.room.clone(), Some(Description { pc: number, sdp }));
-    send_text(&mut socket, &ClientText::Join { id: 1, room, token, offer, follow: None }).await?;
+    send_text(&mut socket, &ClientText::Join { id: 1, room, token, offer, follow: None, signing_key: None })
+        .await?;
     let mut session = Session::new(Instant::now(), &limits);
     let mut users = BTreeMap::new();
     let mut ping = interval(Duration::from_millis(ping_interval_ms.max(1)));

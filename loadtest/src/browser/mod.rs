@@ -162,6 +162,7 @@ impl Browser {
             token: token.to_owned(),
             offer: None,
             follow: None,
+            signing_key: None,
         };
         self.joins.push_back(join);
         self.send_joins(now);
@@ -178,7 +179,7 @@ impl Browser {
     pub fn join_again(&mut self, now: Instant, room: &str, token: &str) -> u32 {
         let (id, follow) = (self.request(), self.logs.get(room).map(RoomLog::follow));
         let (room, token) = (room.to_owned(), token.to_owned());
-        self.joins.push_back(ClientText::Join { id, room, token, offer: None, follow });
+        self.joins.push_back(ClientText::Join { id, room, token, offer: None, follow, signing_key: None });
         self.send_joins(now);
         id
     }

@@ -12,7 +12,7 @@ rooms:
 
 #[test]
 fn everything_is_on_until_somebody_switches_it_off() {
-    assert!(Config::default().features_of("lab").is_all());
+    assert_eq!(Config::default().features_of("lab"), Features::UNASKED);
     for text in ["features:\n", "features: {}\n", "rooms:\n", "rooms: []\n", "features: { webrtc: true }\n"] {
         assert_eq!(read(text).unwrap(), Config::default(), "{text:?}");
     }
@@ -21,7 +21,7 @@ fn everything_is_on_until_somebody_switches_it_off() {
 #[test]
 fn the_first_rule_that_matches_decides_and_only_takes_away() {
     let config = read(RULES).unwrap();
-    let of = |webrtc, relay| Features { webrtc, relay, p2p: true };
+    let of = |webrtc, relay| Features { webrtc, relay, ..Features::UNASKED };
     assert_eq!(config.features_of("hall"), of(true, false));
     assert_eq!(config.features_of("lab-public"), of(true, false), "the exception stands first");
     assert_eq!(config.features_of("lab-7"), of(false, false));
@@ -31,10 +31,23 @@ fn the_first_rule_that_matches_decides_and_only_takes_away() {
 }
 
 #[test]
+fn copies_of_events_are_off_until_the_server_has_them_on_and_rules_can_switch_them_off_again() {
+    let asked =
+        read("features: { tentative: true }\nrooms: [{ match: lab, features: { tentative: false } }]\n")
+            .unwrap();
+    assert!(asked.features_of("hall").is_all());
+    assert_eq!(asked.features_of("lab"), Features::UNASKED);
+    let ruled = read("rooms: [{ match: lab, features: { tentative: true } }]\n").unwrap();
+    assert_eq!(ruled.features_of("lab"), Features::UNASKED, "a rule switches nothing on");
+    let config = with_environment("", &[("SWITCHYARD__FEATURES__TENTATIVE", "true")]).unwrap();
+    assert!(config.features.is_all());
+}
+
+#[test]
 fn one_environment_variable_rolls_back_to_the_websocket() {
     for (text, relay) in [("", true), (RULES, false)] {
         let config = with_environment(text, &[("SWITCHYARD__FEATURES__WEBRTC", "false")]).unwrap();
-        assert_eq!(config.features, Features { webrtc: false, relay, p2p: true });
+        assert_eq!(config.features, Features { webrtc: false, relay, ..Features::UNASKED });
         assert!(config.rtc.enabled, "the sockets are another matter");
     }
 }
@@ -44,7 +57,8 @@ fn mistakes_are_refused_with_their_place_and_what_is_allowed() {
     for (text, message) in [
         (
             "features:\n  webtrc: false\n",
-            "switchyard.yaml:2:3: unknown key `features.webtrc`; did you mean `webrtc`? Allowed here: webrtc, relay, p2p",
+            "switchyard.yaml:2:3: unknown key `features.webtrc`; did you mean `webrtc`? Allowed here: webrtc, relay, p2p, \
+             tentative",
         ),
         (
             "features:\n  relay: no\n",
@@ -62,7 +76,7 @@ fn mistakes_are_refused_with_their_place_and_what_is_allowed() {
         ),
         (
             "rooms:\n  - match: a\n  - match: lab\n    features: { sfu: false }\n",
-            "switchyard.yaml:4:17: unknown key `rooms.features.sfu`; allowed here: webrtc, relay, p2p",
+            "switchyard.yaml:4:17: unknown key `rooms.features.sfu`; allowed here: webrtc, relay, p2p, tentative",
         ),
         (
             "rooms:\n  - match: \"*-lab\"\n",

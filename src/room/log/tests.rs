@@ -155,10 +155,10 @@ impl World {
             role,
             permissions: role.permissions(),
             expires: self.now + Duration::from_secs(1000),
+            signing_key: None,
         };
         let receiver = Receiver { session, handle: 1 };
-        self.members
-            .insert(number, Member { receiver, grant, topics: BTreeSet::new(), origin: None, quality: None });
+        self.members.insert(number, Member::new(receiver, grant));
     }
 
     fn follow(&mut self, member: u32, follow: Follow) {

@@ -310,7 +310,7 @@ impl Wire {
                 };
                 commands.push((session.shard, command));
             }
-            (ClientText::Join { id, room, token, mut offer, follow }, home) => {
+            (ClientText::Join { id, room, token, mut offer, follow, .. }, home) => {
                 if let (Some(edit), Some(offer)) = (self.edit_offer, &mut offer) {
                     offer.sdp = edit(std::mem::take(&mut offer.sdp));
                 }
@@ -367,13 +367,14 @@ fn grant(token: &str, start: Instant) -> Grant {
         role,
         permissions: role.permissions(),
         expires: start + Duration::from_micros(words[2].parse().unwrap()),
+        signing_key: None,
     }
 }
 
 /// What follows the three words of a token is switched off.
 fn features(token: &str) -> Features {
     let is_off = |name| token.split(' ').skip(3).any(|word| word == name);
-    Features { webrtc: !is_off("webrtc"), relay: !is_off("relay"), p2p: !is_off("p2p") }
+    Features { webrtc: !is_off("webrtc"), relay: !is_off("relay"), p2p: !is_off("p2p"), tentative: false }
 }
 
 fn len(output: &SocketOutput) -> usize {

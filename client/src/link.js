@@ -7,16 +7,14 @@
  */
 
 import { Attempts } from './attempts.js';
-import { Backoff } from './backoff.js';
 import { Course } from './course.js';
 import { diagnosisOf } from './diagnosis.js';
 import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from './frame.js';
 import { Ice } from './ice.js';
 import { readLimits } from './limits.js';
-import { Peer } from './peer.js';
+import { Peers } from './peers.js';
 import { Sockets } from './sockets.js';
 import { Timers } from './timers.js';
-import { Hold } from './trial.js';
 
 const TICK_MS = 250;
 /** A tick so late means that the page slept. Longer than the second to which browsers hold back hidden pages. */
@@ -33,16 +31,10 @@ const SOCKET_SILENT_MS = 6_000;
  */
 const STALLED_MS = 1_200;
 const ATTACH_MS = 4_000;
-/** From the offer to a proven data channel. */
-const PEER_MS = 15_000;
-/** How long an ICE restart may take before a new peer connection is the better hope. */
-const REPAIR_MS = 8_000;
 /** A data channel that has served for so long had a good network: the next try may come soon. */
 const PEER_GOOD_MS = 30_000;
 /** How long the first join waits for its offer. */
 const OFFER_MS = 500;
-/** How long a network may take to let packets through before relays are tried too. */
-const RELAYS_MS = 1_000;
 /** A full WebSocket is looked at again: browsers have no event for it. */
 const DRAIN_MS = 5;
 /** A close code with which the server keeps the session for a while: 1000 would end it. */
@@ -87,11 +79,8 @@ export class Link {
   #url;
   #owner;
   #wantsWebRtc;
-  #useWebRtc;
   #sockets;
-  /** @type {Peer | null} */
-  #peer = null;
-  #peerNumber = 0;
+  #peers;
   /** Where frames go. @type {Pipe | null} */
   #pipe = null;
   /** Where they went last. @type {Pipe | null} */
@@ -112,12 +101,9 @@ export class Link {
   #webRtc;
   /** Whether the operator leaves relays on. */
   #relays = true;
-  #peerBackoff;
-  #hold = new Hold();
   #pingIntervalMs = 15_000;
   #socketPingedAt = 0;
   #channelSince = 0;
-  #peerOfferedAt = 0;
   #lastTick = 0;
   /** As measured last, on whatever pipe. @type {number | null} */
   #lastRtt = null;
@@ -144,11 +130,10 @@ export class Link {
     this.#owner = owner;
     this.#ice = new Ice(env, ice, () => this.#askForIce());
     this.#wantsWebRtc = webRtc && Boolean(env.RTCPeerConnection);
-    this.#useWebRtc = this.#wantsWebRtc;
     this.#webRtc = !webRtc ? 'off' : !env.RTCPeerConnection ? 'absent' : ice.policy === 'relay' ? 'relay' : 'on';
     this.#attempts = new Attempts(env, (attempt) => owner.attempt(attempt));
     this.#sockets = new Sockets(env, url, this.#attempts, this.#socketsOwner());
-    this.#peerBackoff = new Backoff({ least: 2_000, first: 4_000, most: 60_000, random: env.random });
+    this.#peers = new Peers(env, this.#ice, this.#attempts, this.#wantsWebRtc, this.#peersOwner());
   }
 
   get state() {
@@ -205,7 +190,7 @@ export class Link {
     await Promise.all([this.#attempts.look(this.#url), this.#peer?.attempt.look()]);
     const now = { state: this.#state, rung: this.rung, relay: this.relay, rtt: this.rtt };
     const attempts = this.#attempts.list();
-    const webRtc = this.#wantsWebRtc && !this.#useWebRtc ? 'switched_off' : this.#webRtc;
+    const webRtc = this.#wantsWebRtc && !this.#peers.isOn ? 'switched_off' : this.#webRtc;
     return { now, attempts, ...diagnosisOf(now, attempts, { online: this.#env.online(), webRtc, relays: this.#relays }) };
   }
 
@@ -215,7 +200,7 @@ export class Link {
     this.#setState('connecting');
     this.#lastTick = this.#env.now();
     this.#tickLater();
-    this.#openPeer();
+    this.#peers.open();
     this.#sockets.open();
   }
 
@@ -253,7 +238,7 @@ export class Link {
   adopt(identity, above) {
     this.#identity = identity;
     this.#generation = above;
-    this.#peerNumber = above;
+    this.#peers.adopt(above);
   }
 
   /** Whether other tabs would go on with the session if this page went away: every WebSocket is told. @param {boolean} on */
@@ -286,13 +271,13 @@ export class Link {
 
   /** The join that carried the offer was refused: it goes on its own when there is a session. */
   offerRefused() {
-    if (this.#peer) this.#peer.offered = false;
+    this.#peers.offerRefused();
   }
 
   /** The server cannot or does not want WebRTC with this offer. @param {boolean} ever */
   peerRefused(ever) {
-    if (ever) this.#useWebRtc = false;
-    if (this.#peer) this.#peerFailed(this.#peer, ever ? 'off' : 'refused');
+    if (ever) this.#peers.isOn = false;
+    else this.#peers.refused();
   }
 
   /** The server refused an ATTACH: with a newer generation, if it is still wanted. */
@@ -364,7 +349,7 @@ export class Link {
       case 'session':
         return this.#session(socket, message);
       case 'answer':
-        return this.#answer(message);
+        return this.#peers.answer(message);
       case 'renegotiate':
         return this.#renegotiate();
       case 'ice_servers':
@@ -401,8 +386,7 @@ export class Link {
     if (peer?.watch.suspected) this.#suspected(peer);
     else if ((!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') || peer?.watch.onTrial) this.#attach(socket.pipe);
     this.#owner.resumed();
-    if (this.#peer) this.#sendOffer(this.#peer);
-    if (this.#peer?.repair && !this.#peer.repair.restarted) this.#restartIce(this.#peer);
+    this.#peers.resumed();
     return undefined;
   }
 
@@ -412,12 +396,9 @@ export class Link {
       this.#timers.cancel('offer');
       if (this.#socket !== socket || this.#identity || socket.begun) return;
       socket.begun = true;
-      const peer = this.#peer;
-      const sdp = peer && !peer.offered ? peer.sdp : '';
-      if (peer && sdp) this.#offered(peer);
-      this.#owner.ready(peer && sdp ? { pc: peer.number, sdp } : null);
+      this.#owner.ready(this.#peers.takeOffer());
     };
-    if (!this.#peer || this.#peer.sdp) go();
+    if (!this.#peers.isMaking) go();
     else this.#timers.after('offer', OFFER_MS, go);
   }
 
@@ -429,7 +410,7 @@ export class Link {
     this.#generation = 1;
     this.#attached(socket.pipe);
     this.#takeFeatures(message);
-    if (this.#peer) this.#sendOffer(this.#peer);
+    this.#peers.sendOffer();
     this.#takeIce(message);
   }
 
@@ -442,11 +423,11 @@ export class Link {
     this.#generation = 0;
     this.#pipe = null;
     this.#pending = null;
-    this.#dropPeer('replaced');
+    this.#peers.drop('replaced');
     this.#ice.forget();
     this.#setState('reconnecting');
     this.#owner.lost();
-    this.#openPeer();
+    this.#peers.open();
     this.#begin(socket);
   }
 
@@ -470,143 +451,37 @@ export class Link {
 
   // --- the peer connection ---------------------------------------------------------------------------------------
 
-  #openPeer() {
-    this.#timers.cancel('peer');
-    if (!this.#useWebRtc || this.#peer) return;
-    const { configuration } = this.#ice;
-    // There will be one when the server has named a relay.
-    if (!configuration) return;
-    this.#peerNumber += 1;
-    const attempt = this.#attempts.peer(configuration, this.#peerNumber);
-    /** @type {Peer} */
-    let peer;
-    try {
-      peer = new Peer(this.#env, this.#peerNumber, configuration, attempt, this.#hold, {
-        watch: {
-          awaits: () => this.#owner.unacknowledged() || this.#pending?.pipe === peer.pipe || peer.pipe.lossyBuffered > 0,
-          proven: () => this.#attach(peer.pipe),
-          suspected: () => this.#suspected(peer),
-          dead: () => this.#peerTroubled(peer, true),
-        },
-        message: (message) => this.#pipeMessage(peer.pipe, message),
-        drained: () => this.#pipe === peer.pipe && this.wake(),
-        state: (state) => this.#peerState(peer, state),
-        candidate: (candidate) => {
-          if (this.#identity) this.sendText({ type: 'candidate', pc: peer.number, candidate });
-        },
-        closed: () => this.#peerFailed(peer, 'channel_closed'),
-      });
-    } catch {
-      // The browser forbids it, by policy or because too many are open.
-      attempt.end('forbidden', true);
-      this.#peerLater();
-      return;
-    }
-    this.#peer = peer;
-    this.#peerOfferedAt = this.#env.now();
-    this.#makeOffer(peer, false);
+  get #peer() {
+    return this.#peers.current;
   }
 
-  /** @param {Peer} peer @param {boolean} iceRestart */
-  async #makeOffer(peer, iceRestart) {
-    try {
-      await peer.offer({ iceRestart });
-    } catch {
-      this.#peerFailed(peer, 'browser');
-      return;
-    }
-    if (this.#peer !== peer) return;
-    if (this.#timers.has('offer') && this.#socket) this.#begin(this.#socket);
-    else this.#sendOffer(peer);
-  }
-
-  /** Sends the newest offer if it is made, not sent, and there is a session to send it in. @param {Peer} peer */
-  #sendOffer(peer) {
-    if (peer.offered || !peer.sdp || !this.#identity || !this.#socket?.ready) return;
-    this.#offered(peer);
-    this.sendText({ type: 'offer', pc: peer.number, sdp: peer.sdp });
-  }
-
-  /** @param {Peer} peer */
-  #offered(peer) {
-    peer.offered = true;
-    this.#peerOfferedAt = this.#env.now();
-  }
-
-  /** @param {Record<string, unknown>} message */
-  async #answer({ pc, sdp }) {
-    const peer = this.#peer;
-    if (!peer || peer.number !== pc || typeof sdp !== 'string') return;
-    try {
-      await peer.answer(sdp);
-    } catch {
-      this.#peerFailed(peer, 'browser');
-      return;
-    }
-    if (this.#peer === peer && !peer.pipe.open) this.#timers.after('relays', RELAYS_MS, () => this.#addRelays(peer));
+  /** @returns {import('./peers.js').PeersOwner} */
+  #peersOwner() {
+    return {
+      inSession: () => this.inSession,
+      say: (message) => this.sendText(message),
+      settled: () => {
+        const isAwaited = this.#timers.has('offer') && this.#socket !== null;
+        if (this.#socket && isAwaited) this.#begin(this.#socket);
+        return isAwaited;
+      },
+      awaits: (pipe) => this.#owner.unacknowledged() || this.#pending?.pipe === pipe,
+      proven: (pipe) => this.#attach(pipe),
+      suspected: (peer) => this.#suspected(peer),
+      leave: (pipe) => this.#leave(pipe),
+      message: (pipe, message) => this.#pipeMessage(pipe, message),
+      drained: (pipe) => this.#pipe === pipe && this.wake(),
+      connected: () => this.#lookAtRung(),
+    };
   }
 
   #renegotiate() {
-    if (this.#peer) this.#dropPeer('replaced');
+    if (this.#peer) this.#peers.drop('replaced');
     if (this.#pipe?.kind !== 'websocket') this.#fallBack();
-    this.#openPeer();
+    this.#peers.open();
   }
 
-  /** @param {Peer} peer @param {RTCPeerConnectionState} state */
-  #peerState(peer, state) {
-    if (state === 'failed') this.#peerTroubled(peer, true);
-    else if (state === 'disconnected') this.#peerTroubled(peer, false);
-    else if (state === 'connected') this.#lookAtRung();
-  }
-
-  /**
-   * Packets stay away. The data moves when it is sure, the repair begins at once.
-   * @param {Peer} peer
-   * @param {boolean} leave
-   */
-  #peerTroubled(peer, leave) {
-    if (!peer.used && !peer.repair) {
-      if (!this.#addRelays(peer)) this.#peerFailed(peer, 'ice');
-      return;
-    }
-    peer.repair ??= { since: this.#env.now(), restarted: false };
-    if (leave) this.#leave(peer.pipe);
-    else peer.watch.hint();
-    if (!peer.repair.restarted && this.#socket?.ready && this.#identity) this.#restartIce(peer);
-  }
-
-  /** @param {Peer} peer in repair */
-  #restartIce(peer) {
-    if (!peer.repair) return;
-    peer.repair = { since: this.#env.now(), restarted: true };
-    const { configuration } = this.#ice;
-    if (configuration && configuration !== peer.configuration) peer.configure(configuration);
-    this.#makeOffer(peer, true);
-  }
-
-  /**
-   * Nothing gets through: perhaps by a relay. False if there is none that the peer has not tried.
-   * @param {Peer} peer
-   */
-  #addRelays(peer) {
-    if (this.#peer !== peer || !peer.answered || peer.pipe.open || peer.reached) return false;
-    const { configuration } = this.#ice;
-    if (!configuration?.iceServers || configuration === peer.configuration) return false;
-    if (peer.configure(configuration)) {
-      this.#makeOffer(peer, true);
-    } else {
-      this.#dropPeer('replaced');
-      this.#openPeer();
-    }
-    return true;
-  }
-
-  /** Something got through after an ICE restart. The watch says when it is to be used. @param {Peer} peer */
-  #repaired(peer) {
-    if (peer.state === 'connected') peer.repair = null;
-  }
-
-  /** The data goes elsewhere, if there is elsewhere; the channel may prove itself meanwhile. @param {Peer} peer in use */
+  /** The data goes elsewhere, if there is elsewhere; the channel may prove itself meanwhile. @param {import('./peer.js').Peer} peer in use */
   #suspected(peer) {
     const socket = this.#socket;
     if (this.#pipe !== peer.pipe && this.#pending?.pipe !== peer.pipe) return;
@@ -614,28 +489,6 @@ export class Link {
     if (!socket?.ready || !socket.pipe.open || !this.#identity) return this.hurry();
     peer.watch.leave();
     this.#attach(socket.pipe);
-  }
-
-  /** @param {Peer} peer @param {import('./attempts.js').Cause} cause */
-  #peerFailed(peer, cause) {
-    if (this.#peer !== peer) return;
-    this.#dropPeer(cause);
-    this.#leave(peer.pipe);
-    this.#peerLater();
-    if (this.#timers.has('offer') && this.#socket) this.#begin(this.#socket);
-  }
-
-  /** @param {import('./attempts.js').Cause} cause @param {{ atOnce?: boolean }} [options] */
-  #dropPeer(cause, options) {
-    const peer = this.#peer;
-    this.#peer = null;
-    this.#timers.cancel('peer');
-    this.#timers.cancel('relays');
-    peer?.close(cause, options);
-  }
-
-  #peerLater() {
-    this.#timers.after('peer', this.#peerBackoff.next(), () => this.#openPeer());
   }
 
   #askForIce() {
@@ -648,14 +501,7 @@ export class Link {
   #takeIce(message) {
     const hadNone = this.#ice.servers.length === 0;
     this.#ice.take(message);
-    const peer = this.#peer;
-    if (!peer) {
-      if (!this.#timers.has('peer')) this.#openPeer();
-    } else if (hadNone && peer.repair?.restarted) {
-      this.#restartIce(peer);
-    } else if (hadNone && !this.#timers.has('relays')) {
-      this.#addRelays(peer);
-    }
+    this.#peers.relaysNamed(hadNone);
   }
 
   /** What is on in this session; the next one may be told otherwise. @param {Record<string, unknown>} message */
@@ -664,10 +510,9 @@ export class Link {
     const { webrtc, relay, p2p } = { webrtc: told.webrtc !== false, relay: told.relay !== false, p2p: told.p2p !== false };
     // This one has to be switched on.
     const tentative = told.tentative === true;
-    this.#useWebRtc = this.#wantsWebRtc && webrtc;
     this.#relays = relay;
     this.#owner.features({ webrtc, relay, p2p, tentative });
-    if (!webrtc) this.peerRefused(true);
+    this.#peers.isOn = this.#wantsWebRtc && webrtc;
     if (!relay) this.#ice.take({});
   }
 
@@ -680,10 +525,7 @@ export class Link {
     this.#pending = { pipe, gen: this.#generation, since: this.#env.now() };
     const now = this.#env.now();
     pipe.probe.wake(now);
-    if (this.#peer?.pipe === pipe) {
-      this.#peer.used = true;
-      this.#peer.watch.use();
-    }
+    if (this.#peer?.pipe === pipe) this.#peers.used();
     const attach = encodeFrame({ kind: 'attach', gen: this.#generation, ack: this.#owner.received() });
     this.#sendFrames(pipe, [attach, encodeFrame({ kind: 'ping', nonce: pipe.probe.ping(now) })]);
   }
@@ -696,8 +538,7 @@ export class Link {
     this.#pending = null;
     if (pipe.kind === 'datachannel') {
       this.#channelSince = this.#env.now();
-      if (this.#peer) this.#peer.repair = null;
-      this.#peer?.attempt.connected();
+      this.#peers.attached();
     }
     this.#setState('connected');
     this.#lookAtRung();
@@ -710,7 +551,7 @@ export class Link {
     if (this.#peer?.pipe === pipe) this.#peer.watch.leave();
     if (this.#pipe === pipe) {
       this.#pipe = null;
-      if (pipe.kind === 'datachannel' && this.#env.now() - this.#channelSince > PEER_GOOD_MS) this.#peerBackoff.reset();
+      if (pipe.kind === 'datachannel' && this.#env.now() - this.#channelSince > PEER_GOOD_MS) this.#peers.forgive();
     } else if (!wasPending) {
       return;
     }
@@ -736,13 +577,13 @@ export class Link {
       this.counters.badFrames += 1;
       this.#broken(pipe);
     }
-    if (this.#peer?.pipe === pipe && this.#peer.repair?.restarted) this.#repaired(this.#peer);
+    if (this.#peer?.pipe === pipe) this.#peers.heard();
     if (this.#peer?.pipe === pipe && this.#peer.watch.onTrial) this.#heardOnTrial(this.#peer);
     if (this.#pipe && this.#owner.hasNext()) this.wake();
     this.#peer?.watch.look();
   }
 
-  /** It need not prove itself where the other one is worse. @param {Peer} peer */
+  /** It need not prove itself where the other one is worse. @param {import('./peer.js').Peer} peer */
   #heardOnTrial(peer) {
     const other = this.#pending?.pipe ?? this.#pipe;
     if (!other || other === peer.pipe || other.probe.silent(this.#env.now(), STALLED_MS)) this.#attach(peer.pipe);
@@ -786,7 +627,7 @@ export class Link {
 
   /** What came over `pipe` cannot be: leave it. @param {Pipe} pipe */
   #broken(pipe) {
-    if (this.#peer?.pipe === pipe) this.#peerFailed(this.#peer, 'broken');
+    if (this.#peer?.pipe === pipe) this.#peers.broken(this.#peer);
     else if (this.#socket?.pipe === pipe) this.#socket.abort('broken pipe');
   }
 
@@ -869,7 +710,7 @@ export class Link {
     this.#lastTick = now;
     this.#tickPipe(now);
     this.#tickSocket(now);
-    this.#tickPeer(now);
+    this.#peers.tick(now, this.#peer !== null && this.#pipe === this.#peer.pipe);
     if (this.#pending && now - this.#pending.since > ATTACH_MS) this.#broken(this.#pending.pipe);
     if (this.#pipe && this.#course.isStale(now)) this.#lookAtRung();
     this.#owner.tick(now);
@@ -885,7 +726,7 @@ export class Link {
     const silent = pipe.probe.silent(now, isChannel ? CHANNEL_SILENT_MS : SOCKET_SILENT_MS);
     // Twice in a row: after a busy moment a tick may come before the messages that are already here.
     if (silent && this.#suspect === pipe) {
-      if (this.#peer?.pipe === pipe) this.#peerTroubled(this.#peer, true);
+      if (this.#peer?.pipe === pipe) this.#peers.silent(this.#peer);
       else this.#socket?.abort('silent');
     }
     this.#suspect = silent ? pipe : null;
@@ -912,20 +753,6 @@ export class Link {
     if (socket.pipe.probe.quietFor(now) > 2 * this.#pingIntervalMs) socket.abort('silent');
   }
 
-  /** @param {number} now */
-  #tickPeer(now) {
-    const peer = this.#peer;
-    if (!peer) return;
-    if (peer.repair) {
-      const limit = peer.repair.restarted ? REPAIR_MS : 2 * REPAIR_MS;
-      if (now - peer.repair.since <= limit) return;
-      if (peer.state === 'connected' && this.#pipe === peer.pipe) peer.repair = null;
-      else this.#peerFailed(peer, 'repair');
-    } else if (!peer.used && peer.offered && now - this.#peerOfferedAt > PEER_MS) {
-      this.#peerFailed(peer, 'timeout');
-    }
-  }
-
   async #lookAtRung() {
     const pipe = this.#pipe;
     if (!pipe) return;
@@ -945,7 +772,7 @@ export class Link {
     this.#timers.cancelAll();
     if (tell && this.#identity) this.sendText({ type: 'bye' });
     this.#sockets.close(code, code === 1000 ? 'bye' : 'handed over');
-    this.#dropPeer('page', { atOnce: true });
+    this.#peers.drop('page', { atOnce: true });
     this.#ice.forget();
     this.#identity = null;
     this.#generation = 0;

@@ -441,7 +441,7 @@ export class Session extends Emitter {
       tick: (now) => {
         this.#judged(this.#quality.tick(now, this.#link.health(now)));
         this.#report.flush();
-        this.#share.tick(now, this.quality);
+        this.#share.tick(now, this.quality, this.#mesh.isOff ? undefined : this.#mesh.ways);
       },
       attempt: (attempt) => {
         this.#report.take(attempt);

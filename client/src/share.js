@@ -11,6 +11,8 @@ export class Share {
   #send;
   /** @type {string | null} */
   #told = null;
+  /** Direct messages that had been sent when it told last. */
+  #sent = 0;
   #toldAt = -Infinity;
 
   /** @param {(message: Record<string, unknown>) => boolean} send false while there is no session */
@@ -18,13 +20,21 @@ export class Share {
     this.#send = send;
   }
 
-  /** To be called a few times a second. @param {number} now @param {import('./quality.js').QualityReport} report */
-  tick(now, report) {
+  /**
+   * To be called a few times a second.
+   * @param {number} now
+   * @param {import('./quality.js').QualityReport} report
+   * @param {import('./mesh/mesh.js').Ways} [ways] how the members of the rooms are reached
+   */
+  tick(now, report, ways) {
     // Before anything is measured there is nothing to tell.
     if (this.#told === null && report.rtt === null) return;
-    const what = `${report.score} ${report.level} ${report.rung}`;
+    const what = `${report.score} ${report.level} ${report.rung} ${ways?.direct} ${ways?.relay}`;
     if (now - this.#toldAt < (what === this.#told ? AGAIN_MS : LEAST_MS)) return;
-    if (!this.#send(messageOf(report))) return;
+    const { sent = 0, ...pairs } = ways ?? {};
+    const direct = ways ? { pairs, direct_messages: Math.max(0, sent - this.#sent) } : {};
+    if (!this.#send({ ...messageOf(report), ...direct })) return;
+    this.#sent = sent;
     this.#told = what;
     this.#toldAt = now;
   }

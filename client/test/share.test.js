@@ -27,6 +27,16 @@ test('a score is told when it is known, when it is another and once a minute', (
   assert.equal(sent.length, 2);
 });
 
+test('how the members are reached is told with it, and what was sent past the server since the last time', () => {
+  const { share: it, sent } = share();
+  const pairs = { direct: 1, relay: 0, server: 2 };
+  it.tick(0, GOOD, { ...pairs, sent: 10 });
+  it.tick(1_000, GOOD, { ...pairs, direct: 2, sent: 25 });
+  it.tick(5_000, GOOD, { ...pairs, direct: 2, sent: 30 });
+  it.tick(65_000, GOOD, { ...pairs, direct: 2, sent: 31 });
+  assert.deepEqual(sent.map(({ pairs: { direct }, direct_messages }) => [direct, direct_messages]), [[1, 10], [2, 20], [2, 1]]);
+});
+
 test('however often it changes it is told every five seconds, the last word at the end', () => {
   const { share: it, sent } = share();
   let now = 0;

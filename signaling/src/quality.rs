@@ -56,6 +56,36 @@ pub struct Quality {
     /// Bits a second that the browser believes it can send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bitrate: Option<u64>,
+    /// How it reaches the members of its rooms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<Pairs>,
+    /// Lossy messages that it has sent past the server since it told last, each receiver counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_messages: Option<u32>,
+}
+
+/// How many members of its rooms a client reaches by which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pairs {
+    /// By a connection of the two.
+    #[serde(default)]
+    pub direct: u16,
+    /// By such a connection over a TURN relay.
+    #[serde(default)]
+    pub relay: u16,
+    /// Through the server.
+    #[serde(default)]
+    pub server: u16,
+}
+
+impl Pairs {
+    /// The ways, as [`Self::counts`] gives them.
+    pub const WAYS: [&str; 3] = ["direct", "relay", "server"];
+
+    /// In the order of [`Self::WAYS`].
+    pub fn counts(self) -> [u16; 3] {
+        [self.direct, self.relay, self.server]
+    }
 }
 
 /// What others are told.

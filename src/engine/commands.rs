@@ -88,6 +88,7 @@ impl Shard {
             peer: None,
             over: Over::default(),
             quality: None,
+            pairs: [0; 3],
             features,
             is_going: false,
             is_dirty: false,

@@ -48,7 +48,7 @@ use switchyard_signaling::{
     attempt::{Attempt, Rung},
     limits::{Limits, VERSION},
     message::{self, Description, Follow, Ice, Refusal, ServerText},
-    quality::{Quality, Score, Seen},
+    quality::{Pairs, Quality, Score, Seen},
 };
 
 use self::{
@@ -284,6 +284,8 @@ struct Entry {
     over: Over,
     /// As its client has told last.
     quality: Option<Seen>,
+    /// How many members it reaches which way, as it has told, in the order of [`Pairs::WAYS`].
+    pairs: [u16; Pairs::WAYS.len()],
     /// What all its joins have left on.
     features: Features,
     /// The WebSocket's last words were that the page goes away, while the data channel was in use.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use switchyard_signaling::{
     Code,
-    quality::{Quality, Score, Seen},
+    quality::{Pairs, Quality, Score, Seen},
 };
 
 use super::Shard;
@@ -13,22 +13,41 @@ use crate::room::Action;
 /// A client tells every 5 s at most; a few at once, because its clock and the network's delays are not ours.
 const TOLD: f64 = 3.0;
 const TOLD_PER_SECOND: f64 = 0.2;
+/// What is believed of a client: it can have so many direct connections, and send so much by them in the time between
+/// two reports.
+const PAIRS: u16 = 256;
+const DIRECT_MESSAGES: u32 = 1_000_000;
 
 impl Shard {
     /// A client tells how good its connection is. What comes too often is only counted.
-    pub(super) fn told_quality(&mut self, slot: u32, quality: Quality, now: Instant) {
+    pub(super) fn told_quality(&mut self, slot: u32, mut quality: Quality, now: Instant) {
         let Some(entry) = self.entry(slot) else { return };
         if entry.session.take_quality(TOLD_PER_SECOND, TOLD, now).is_err() {
             return self.router.refused(Code::RateLimited);
         }
+        if let Some(pairs) = quality.pairs {
+            entry.pairs = pairs.counts().map(|count| count.min(PAIRS));
+        }
+        quality.direct_messages = quality.direct_messages.map(|count| count.min(DIRECT_MESSAGES));
         self.qualities.push(quality);
         self.set_quality(slot, quality.into(), now);
+    }
+
+    /// How sessions reach the members of their rooms, as they have told last, in the order of [`Pairs::WAYS`].
+    pub fn pairs(&self) -> [usize; Pairs::WAYS.len()] {
+        let mut sum = [0; Pairs::WAYS.len()];
+        for entry in self.sessions.iter().flatten() {
+            sum.iter_mut().zip(entry.pairs).for_each(|(sum, count)| *sum += usize::from(count));
+        }
+        sum
     }
 
     /// The session has no pipe: its client cannot tell.
     pub(super) fn no_quality(&mut self, slot: u32, now: Instant) {
         // Of a client that never tells, its silence says nothing.
-        if self.entry(slot).is_some_and(|entry| entry.quality.is_some()) {
+        let Some(entry) = self.entry(slot) else { return };
+        entry.pairs = [0; Pairs::WAYS.len()];
+        if entry.quality.is_some() {
             self.set_quality(slot, Seen { score: Score::Lost, rung: None }, now);
         }
     }

@@ -384,11 +384,13 @@ impl Loop {
         for latency in self.shard.take_latencies() {
             self.counters.delivered_after(latency);
         }
-        for Quality { rung, rtt_ms, loss_permille, .. } in self.shard.take_qualities() {
+        for Quality { rung, rtt_ms, loss_permille, direct_messages, .. } in self.shard.take_qualities() {
             let rtt = rtt_ms.map(|ms| Duration::from_millis(ms.into()));
             let loss = loss_permille.map(|permille| f64::from(permille.min(1000)) / 1000.0);
             self.metrics.quality.told(rung, rtt, loss);
+            self.metrics.quality.direct_messages.inc_by(direct_messages.unwrap_or_default().into());
         }
+        self.counters.pairs(self.shard.pairs());
         self.counters.sessions_scored(self.shard.scores());
         let rungs = self.shard.rungs();
         let rungs = [rungs.udp, rungs.tcp, rungs.relay, rungs.websocket, rungs.none];

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramVec, IntGaugeVec, Registry};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntGaugeVec, Registry};
 use switchyard_signaling::{attempt::Rung, quality::Score};
 
-use super::{gauges, histogram, histograms};
+use super::{counter, gauges, histogram, histograms};
 
 /// Seconds of a round trip: with the limits of the scores (0.1 and 0.3) among them.
 const RTT_BUCKETS: [f64; 10] = [0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0];
@@ -20,6 +20,9 @@ pub struct Quality {
     pub(super) sessions: IntGaugeVec,
     rtt: HistogramVec,
     loss: Histogram,
+    pub(super) pairs: IntGaugeVec,
+    /// Lossy messages that went past the server.
+    pub direct_messages: IntCounter,
 }
 
 impl Quality {
@@ -43,6 +46,17 @@ impl Quality {
                 "switchyard_loss_ratio",
                 "Share of what is lost or late on the way, as clients tell of it.",
                 &LOSS_BUCKETS,
+            ),
+            pairs: gauges(
+                registry,
+                "switchyard_pairs",
+                "Members of rooms, by the way that each of the others reaches them, as clients tell.",
+                &["way"],
+            ),
+            direct_messages: counter(
+                registry,
+                "switchyard_direct_messages_total",
+                "Lossy messages that clients have sent each other past the server, each receiver counted.",
             ),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::local::LocalHistogram;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use switchyard_signaling::quality::Score;
+use switchyard_signaling::quality::{Pairs, Score};
 
 use super::{DatagramDrop, Direction, DropCause, Lane, Messages, Metrics, Queue, Rung, quality};
 
@@ -26,6 +26,7 @@ pub struct ShardCounters {
     sessions: [LocalGauge; Rung::COUNT],
     /// In the order of [`Score::ALL`], and those that have told nothing.
     scores: [LocalGauge; SCORES],
+    pairs: [LocalGauge; Pairs::WAYS.len()],
     queues: [LocalGauge; Queue::COUNT],
     rooms: LocalGauge,
     participants: LocalGauge,
@@ -63,6 +64,7 @@ impl ShardCounters {
                 let score = quality::label(Score::ALL.get(index).copied());
                 LocalGauge::new(metrics.quality.sessions.with_label_values(&[score]))
             }),
+            pairs: Pairs::WAYS.map(|way| LocalGauge::new(metrics.quality.pairs.with_label_values(&[way]))),
             queues: by(Queue::ALL, |queue| {
                 LocalGauge::new(metrics.shards.queue.with_label_values(&[shard, queue.as_str()]))
             }),
@@ -131,6 +133,11 @@ impl ShardCounters {
         self.scores.iter_mut().zip(sessions).for_each(|(gauge, sessions)| gauge.set(sessions));
     }
 
+    /// Notes how many members are reached which way, in the order of [`Pairs::WAYS`].
+    pub fn pairs(&mut self, pairs: [usize; Pairs::WAYS.len()]) {
+        self.pairs.iter_mut().zip(pairs).for_each(|(gauge, pairs)| gauge.set(pairs));
+    }
+
     /// Notes how many entries wait in a queue.
     #[inline]
     pub fn queue_depth(&mut self, queue: Queue, entries: usize) {
@@ -156,7 +163,8 @@ impl ShardCounters {
         for counter in counters.chain(&mut self.datagram_drops) {
             counter.publish();
         }
-        let gauges = self.sessions.iter_mut().chain(&mut self.scores).chain(&mut self.queues);
+        let gauges =
+            self.sessions.iter_mut().chain(&mut self.scores).chain(&mut self.pairs).chain(&mut self.queues);
         for gauge in gauges.chain([&mut self.rooms, &mut self.participants, &mut self.peers]) {
             gauge.publish();
         }

@@ -72,6 +72,8 @@ fn busy() -> (Metrics, ShardCounters) {
     shard.sessions_on(Rung::WebSocket, 0);
     shard.sessions_on(Rung::Udp, 1);
     shard.sessions_scored([1, 0, 2, 0, 3]);
+    shard.pairs([4, 0, 2]);
+    metrics.quality.direct_messages.inc_by(17);
     metrics.quality.told(Some(SignalledRung::Udp), Some(Duration::from_millis(40)), Some(0.03));
     shard.queue_depth(Queue::Http, 7);
     shard.occupancy(2, 9);
@@ -103,6 +105,9 @@ fn what_a_shard_counts_is_seen_once_it_is_published_and_only_once() {
         (r#"switchyard_sessions{rung="websocket"}"#, 0.0),
         (r#"switchyard_sessions_quality{score="poor"}"#, 2.0),
         (r#"switchyard_sessions_quality{score="unknown"}"#, 3.0),
+        (r#"switchyard_pairs{way="direct"}"#, 4.0),
+        (r#"switchyard_pairs{way="server"}"#, 2.0),
+        ("switchyard_direct_messages_total", 17.0),
         (r#"switchyard_rtt_seconds_bucket{rung="udp",le="0.05"}"#, 1.0),
         (r#"switchyard_loss_ratio_bucket{le="0.02"}"#, 0.0),
         (r#"switchyard_loss_ratio_bucket{le="0.05"}"#, 1.0),

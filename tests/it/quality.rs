@@ -17,6 +17,7 @@ use crate::{
 fn quality(score: &str) -> String {
     let told = json!({
         "type": "quality", "score": score, "rung": "tcp", "rtt_ms": 240, "jitter_ms": 3, "loss_permille": 20, "queue_ms": 0, "bitrate": null,
+        "pairs": {"direct": 1, "relay": 0, "server": 0}, "direct_messages": 5,
     });
     told.to_string()
 }
@@ -77,6 +78,8 @@ async fn the_others_in_the_room_are_told_of_a_connection_and_who_comes_later_too
             // Bob has told nothing; ann's session waits to be resumed.
             if has(r#"switchyard_sessions_quality{score="lost"} 1"#)
                 && has(r#"switchyard_sessions_quality{score="good"} 0"#)
+                && has("switchyard_direct_messages_total 15")
+                && has(r#"switchyard_pairs{way="direct"} 0"#)
                 && has(r#"switchyard_rtt_seconds_bucket{rung="tcp",le="0.3"} 3"#)
                 && has(r#"switchyard_rtt_seconds_bucket{rung="tcp",le="0.2"} 0"#)
                 && has(r#"switchyard_loss_ratio_bucket{le="0.02"} 3"#)

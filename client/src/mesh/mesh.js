@@ -78,6 +78,8 @@ const DEPARTED = 64;
  * @property {Map<number, BulkReceiver>} receivers
  * @property {Map<number, boolean>} acks that are due over the server; true: with what is missing
  *
+ * @typedef {{ direct: number, relay: number, server: number, sent: number }} Ways
+ *
  * @typedef {{ key: string, id: string, pair: Pair, bucket: Bucket, timer: unknown }} Link another browser
  */
 
@@ -92,6 +94,8 @@ export class Mesh {
   #places = new Map();
   /** By user and id. @type {Map<string, Link>} */
   #links = new Map();
+  /** By connections that are over. */
+  #sentBefore = 0;
 
   /**
    * @param {import('../environment.js').Environment} env
@@ -177,6 +181,16 @@ export class Mesh {
   peer(room, member) {
     const pair = this.#places.get(room)?.bonds.get(member)?.link?.pair;
     return { state: pair?.state ?? /** @type {PairState} */ ('server'), rtt: pair?.rtt ?? null };
+  }
+
+  /** How many members of all rooms are reached which way, and the lossy messages that have gone past the server. @returns {Ways} */
+  get ways() {
+    const ways = { direct: 0, relay: 0, server: 0, sent: this.#sentBefore };
+    for (const { pair } of this.#links.values()) ways.sent += pair.counters.sent;
+    for (const [room, { bonds }] of this.#places) {
+      for (const member of room.members.keys()) ways[bonds.get(member)?.link?.pair.state ?? 'server'] += 1;
+    }
+    return ways;
   }
 
   /** What became of the connections so far, of those that are there now. */
@@ -543,6 +557,7 @@ export class Mesh {
   #end(link, options) {
     this.#env.clearTimeout(link.timer);
     link.pair.close(options);
+    this.#sentBefore += link.pair.counters.sent;
     this.#links.delete(link.key);
   }
 

@@ -1,11 +1,15 @@
 /**
  * How long an attempt to open a WebSocket may take, and how long to wait before the next. Pure.
  *
- * Who is refused waits longer each time, at random, so that a server that is in trouble or has just come back is not run
- * over. Who gets no answer at all is most likely on a network that is away, and loses what the network's own retries wait:
+ * Who gets no answer at all is most likely on a network that is away, and loses what the network's own retries wait:
  * TCP asks a second time after one second, then after two, four, eight. So a silent attempt is soon given up. The next
  * comes when somebody has found the network back (sockets.js asks), or after some seconds: not at once, for Firefox makes
  * WebSockets to where others have failed wait, half as long again after each.
+ *
+ * Who is refused is at a server that is in trouble or being restarted, or the machine's own link is down: a page cannot
+ * tell. After a few quick attempts much the same is done as in silence. Past half a minute, or where HTTP is answered and the
+ * WebSocket is refused, it waits longer each time, at random, and nobody asks: a server that has been away for so long and
+ * comes back is not run over.
  */
 
 import { Backoff } from './backoff.js';
@@ -17,11 +21,16 @@ const OPEN_LEAST_MS = 2_000;
 /** After a few failures, in case it has become slow. */
 const OPEN_LATER_MS = 4_000;
 const QUICK_ATTEMPTS = 4;
+/** In a row, with waits of less than 200, 400 and 800 ms. */
+const QUICK_REFUSALS = 3;
 /** So long after the first failure the network is likely to come back at any moment. */
 const AWAY_MS = 30_000;
 /** Between silent attempts, if nobody finds the network back. */
 const PAUSE_LEAST_MS = 4_000;
 const PAUSE_MS = 2_000;
+/** The same for refused ones: each is a failure that Firefox counts, and HTTP fails as soon. */
+const REFUSED_PAUSE_LEAST_MS = 8_000;
+const REFUSED_PAUSE_MS = 4_000;
 
 export class Reconnect {
   #random;
@@ -29,6 +38,8 @@ export class Reconnect {
   /** @type {number | null} */
   #failingSince = null;
   #failures = 0;
+  /** The network has been found back since the server was last heard. */
+  #isFound = false;
 
   /** @param {() => number} random */
   constructor(random) {
@@ -57,15 +68,32 @@ export class Reconnect {
     this.#failingSince ??= now;
     this.#failures += 1;
     const wait = this.#backoff.next();
-    if (!silent) return wait;
-    if (now - this.#failingSince < AWAY_MS) return PAUSE_LEAST_MS + this.#random() * PAUSE_MS;
+    if (!this.asks(now, silent)) return wait;
+    if (!silent) return REFUSED_PAUSE_LEAST_MS + this.#random() * REFUSED_PAUSE_MS;
+    if (this.#isRecent(now)) return PAUSE_LEAST_MS + this.#random() * PAUSE_MS;
     return Math.max(0, wait - (now - began));
+  }
+
+  /** Whether somebody is to ask, after a failure, if the network is back. @param {number} now @param {boolean} silent */
+  asks(now, silent) {
+    return silent || (this.#failures > QUICK_REFUSALS && !this.#isFound && this.#isRecent(now));
+  }
+
+  /** It is: who is refused then is refused by somebody, and asking again tells nothing. */
+  found() {
+    this.#isFound = true;
+  }
+
+  /** @param {number} now */
+  #isRecent(now) {
+    return this.#failingSince !== null && now - this.#failingSince < AWAY_MS;
   }
 
   /** The server has answered. */
   reset() {
     this.#failingSince = null;
     this.#failures = 0;
+    this.#isFound = false;
     this.#backoff.reset();
   }
 }

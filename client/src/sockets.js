@@ -146,7 +146,7 @@ export class Sockets {
     if (socket === this.#beside) {
       this.#beside = null;
       this.#besideNotBefore = now + wait();
-      if (socket.silent) this.#askForNetwork();
+      if (this.#reconnect.asks(now, socket.silent)) this.#askForNetwork();
       return;
     }
     if (socket !== this.current) return;
@@ -160,7 +160,7 @@ export class Sockets {
     if (!this.#owner.closed(socket, code, reason) || isReplaced) return;
     const spread = draining !== null || code === 4503;
     this.#timers.after('reconnect', spread ? this.#env.random() * (draining ?? 5_000) : wait(), () => this.open());
-    if (socket.silent && !spread) this.#askForNetwork();
+    if (!spread && this.#reconnect.asks(now, socket.silent)) this.#askForNetwork();
   }
 
   #askForNetwork() {
@@ -170,6 +170,7 @@ export class Sockets {
   }
 
   #isBack() {
+    this.#reconnect.found();
     this.#timers.cancel('ask');
     this.#besideNotBefore = -Infinity;
     if (this.current) this.openBeside();

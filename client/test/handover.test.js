@@ -269,6 +269,25 @@ test('a channel whose ordered half waits for its next retry is left, and not use
   await talk.check();
 });
 
+test('a link that is down at this end: every attempt fails at once, and the session goes on soon after the link is back', async () => {
+  for (const away of [1_000, 5_000, 9_000]) {
+    const talk = await Talk.begin();
+    talk.world.http = false;
+    talk.world.refuseSockets = true;
+    talk.world.breakSockets();
+    talk.world.failPeers();
+    await talk.pass(away);
+    talk.world.http = true;
+    talk.world.refuseSockets = false;
+    const tried = talk.world.sockets.length;
+    assert.ok(tried <= 2 + 2 * (4 + away / 4_000), `${tried} attempts: Firefox lets the next one wait for each`);
+    const from = talk.world.clock.now;
+    await talk.pass(2_000);
+    assert.ok(talk.stall(from) <= 1_500, `${talk.stall(from)} ms after ${away}`);
+    await talk.check();
+  }
+});
+
 for (const [what, say] of [
   ['the browser says that there is a network', ({ listeners }) => listeners.get('online')()],
   ['the page is looked at', ({ listeners }) => listeners.get('visibilitychange')()],

@@ -24,13 +24,36 @@ test('after some failures an attempt may take longer, in case the network has be
   assert.equal(reconnect.patience(40_000, 25), 2_100);
 });
 
-test('who is refused waits at random below a bound that doubles; who is not answered waits some seconds at first', () => {
-  const refused = new Reconnect(() => 1);
-  assert.deepEqual([1, 2, 3, 4, 5, 6, 7, 8].map((n) => refused.failed(n, n, false)), [200, 400, 800, 1_600, 3_200, 6_400, 12_800, 20_000]);
+test('who is not answered waits some seconds at first, and somebody asks for the network', () => {
   for (const [random, wait] of [[() => 0, 4_000], [() => 1, 6_000]]) {
     const silent = new Reconnect(random);
     assert.deepEqual([0, 8_000, 16_000].map((now) => silent.failed(now, now - 2_000, true)), [wait, wait, wait]);
+    assert.ok(silent.asks(16_000, true));
   }
+});
+
+test('who is refused tries three times soon, then seldom, while somebody asks for the network: the own link may be down, or the server away for a moment', () => {
+  const refused = new Reconnect(() => 1);
+  const at = [0, 200, 600, 1_400, 13_400, 25_400];
+  const seen = at.map((now) => [refused.failed(now, now, false), refused.asks(now, false)]);
+  assert.deepEqual(seen, [[200, false], [400, false], [800, false], [12_000, true], [12_000, true], [12_000, true]]);
+});
+
+test('who has been refused for half a minute waits at random below a bound that doubles, and nobody asks', () => {
+  const refused = new Reconnect(() => 1);
+  for (let n = 0; n < 5; n += 1) refused.failed(n, n, false);
+  const seen = [30_000, 40_000, 60_000, 90_000].map((now) => [refused.failed(now, now, false), refused.asks(now, false)]);
+  assert.deepEqual(seen, [[6_400, false], [12_800, false], [20_000, false], [20_000, false]]);
+});
+
+test('who is refused though the network has been found back waits longer each time, and nobody asks again', () => {
+  const refused = new Reconnect(() => 1);
+  for (let n = 0; n < 4; n += 1) refused.failed(n, n, false);
+  refused.found();
+  assert.deepEqual([5, 6].map((now) => [refused.failed(now, now, false), refused.asks(now, false)]), [[3_200, false], [6_400, false]]);
+  refused.reset();
+  for (let n = 0; n < 4; n += 1) refused.failed(n, n, false);
+  assert.ok(refused.asks(4, false));
 });
 
 test('after half a minute without an answer the waits grow, less what the attempts took', () => {

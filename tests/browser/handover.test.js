@@ -217,6 +217,22 @@ describe('a network that changes', { skip: NO_NAMESPACES }, () => {
     });
   }
 
+  for (const seconds of ROUNDS === 1 ? [5] : [1, 5, 20]) {
+    disturbed(`the client's own link is down for ${seconds} s`, ANEW, async (talk, whom) => {
+      try {
+        whom.forEach((place) => crossing.link(place, false));
+        assert.ok(await talk.isPouring());
+        // What is waited for is time.
+        await sleep(seconds * 1_000);
+      } finally {
+        whom.forEach((place) => crossing.link(place, true));
+      }
+      const from = Date.now();
+      await talk.hearMore(60);
+      return from;
+    });
+  }
+
   describe('with TURN over TLS', () => {
     /** @type {Server} */
     let single;

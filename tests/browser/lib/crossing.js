@@ -120,6 +120,14 @@ table ip test {
     run('ip', ['netns', 'exec', this.#gateway(place), 'conntrack', ...which]);
   }
 
+  /** A place's own link goes down, or comes up again. @param {Place} place @param {boolean} isUp */
+  link(place, isUp) {
+    const here = this.#place(place);
+    run('ip', ['-n', here, 'link', 'set', 'eth0', isUp ? 'up' : 'down']);
+    // It went with the link.
+    if (isUp) run('ip', ['-n', here, 'route', 'replace', 'default', 'via', `${this.#net}.${insideOf(place) + 1}`]);
+  }
+
   /** A place gets another address, and loses the one it had. @param {Place} place @param {number} address from 0 to 11 */
   move(place, address) {
     const here = this.#place(place);

@@ -308,6 +308,8 @@ async fn a_session_from_which_copies_were_taken_has_no_key_certified_in_any_room
     let running = start(&folder, rules).await;
     let (mut ann, mut ben) = (client(&running).await, client(&running).await);
     ask(&mut ann, "lab", "ann", ALL).await;
+    // She is in the room before Ben, or she would not hear of him coming.
+    assert!(matches!(text(&mut ann).await, ServerText::Session { .. }));
     let key = BASE64_URL_SAFE_NO_PAD.encode(point());
     join_with(&mut ben, "dull", ("ben", &key), ALL).await;
     join_with(&mut ben, "lab", ("ben", &key), ALL).await;

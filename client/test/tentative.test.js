@@ -264,6 +264,14 @@ test('what is right is taken from the same member afterwards', async () => {
   assert.deepEqual(said(bob), ['shown eve']);
 });
 
+test('a member that is removed while its signature is being verified shows nothing', async () => {
+  const { bob, member, statement, sign, send } = await stage();
+  const taken = send(await sign(statement()));
+  bob.room.memberLeft(member, 'removed');
+  await taken;
+  assert.deepEqual([said(bob), bob.room.tentative, bob.refused], [[], [], []]);
+});
+
 test('a copy that answers an event is shown behind it', async () => {
   const { world, ann, bob, statement, sign, send } = await stage();
   await send(await sign(statement({ after: bob.told.length + 1 })));
@@ -385,7 +393,8 @@ test('tabs that share a connection all send and get copies by the one that has i
   await world.clock.advance(1_000);
   world.latency = 300;
   for (const { told } of [bob, ...tabs]) told.length = 0;
-  for (const { room } of tabs) room.on('data', () => assert.fail('a copy is no data'));
+  const data = [];
+  for (const { room } of tabs) room.on('data', (event) => data.push(event));
   two.room.post('from the second tab');
   await world.clock.until(() => bob.told.length > 0, 200);
   assert.deepEqual(said(bob), ['shown from the second tab']);
@@ -397,6 +406,7 @@ test('tabs that share a connection all send and get copies by the one that has i
   assert.deepEqual(tabs.map(said), [['shown to both'], ['shown to both']]);
   await world.clock.advance(4_000);
   assert.deepEqual(tabs.map(said), Array(2).fill(['shown to both', 'confirmed to both', 'event to both']));
+  assert.deepEqual(data, [], 'a copy is no data');
 });
 
 // --- many seeds --------------------------------------------------------------------------------------------------------------------
@@ -411,6 +421,10 @@ test('whole pages over networks that come and go: every copy that was shown has 
       if (dice < 0.15) world.path.set(!world.path.isOpen);
       else if (dice < 0.25) world.latency = 10 + world.random() * 800;
       else if (dice < 0.3) world.breakSockets();
+      else if (dice < 0.32) {
+        world.server.forget();
+        world.breakSockets();
+      }
       const { room } = places[Math.floor(world.random() * 3)];
       room.post(`${world.random() < 0.2 ? 'forbidden ' : ''}${change}`);
       await world.clock.advance(world.random() * 1_000);

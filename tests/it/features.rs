@@ -239,20 +239,15 @@ async fn a_later_join_takes_away_for_good_and_a_refused_one_does_not() {
     running.drain().await.unwrap();
 }
 
-/// What a client is told that joins with a signing key, and whoever is in the room already.
-async fn keyed(
-    server: &Running,
-    there: &mut Raw,
-    (user, key): (&str, &str),
-    features: Features,
-) -> Result<Vec<String>, Code> {
-    let mut raw = client(server).await;
-    let join = json!({"type": "join", "id": 1, "room": "lab", "token": token("lab", user, features), "signing_key": key});
+/// Joins with a signing key.
+async fn join_with(raw: &mut Raw, room: &str, (user, key): (&str, &str), features: Features) {
+    let token = token(room, user, features);
+    let join = json!({"type": "join", "id": 1, "room": room, "token": token, "signing_key": key});
     raw.text(&join.to_string()).await;
-    match text(&mut raw).await {
-        ServerText::Error(refusal) => return Err(refusal.code),
-        other => assert!(matches!(other, ServerText::Session { .. }), "{other:?}"),
-    }
+}
+
+/// The keys of a user, as a member of the room hears of it.
+async fn keys_of(user: &str, there: &mut Raw) -> Vec<String> {
     let announced = async {
         loop {
             if let Got::Binary(message) = there.next().await
@@ -265,41 +260,63 @@ async fn keyed(
             }
         }
     };
-    Ok(timeout(10 * SECOND, announced).await.expect("who is there hears who comes"))
+    timeout(10 * SECOND, announced).await.expect("who is there hears who comes")
+}
+
+fn point() -> Vec<u8> {
+    let private = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()).unwrap();
+    private.compute_public_key().unwrap().as_ref().to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signing_key_is_certified_at_the_join_where_copies_are_on_and_refused_if_it_is_none() {
-    let point = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()).unwrap();
-    let point = point.compute_public_key().unwrap().as_ref().to_vec();
+    let mut point = point();
     let key = BASE64_URL_SAFE_NO_PAD.encode(&point);
-    let mut beside = point;
-    beside[64] ^= 1;
-    let beside = BASE64_URL_SAFE_NO_PAD.encode(&beside);
-    for (settings, by_token, with_key, without_point) in [
-        ("features: { tentative: true }", ALL, Ok(vec![key.clone()]), Err(Code::BadKey)),
-        ("features: { tentative: true }", ON, Ok(vec![]), Ok(vec![])),
-        ("features: { tentative: true }", Features { p2p: false, ..ALL }, Ok(vec![]), Ok(vec![])),
-        ("features: { tentative: true, webrtc: false }", ALL, Ok(vec![]), Ok(vec![])),
-        ("", ALL, Ok(vec![]), Ok(vec![])),
+    point[64] ^= 1;
+    let beside = BASE64_URL_SAFE_NO_PAD.encode(&point);
+    for (settings, by_token, is_certified) in [
+        ("features: { tentative: true }", ALL, true),
+        ("features: { tentative: true }", ON, false),
+        ("features: { tentative: true }", Features { p2p: false, ..ALL }, false),
+        ("features: { tentative: true, webrtc: false }", ALL, false),
+        ("", ALL, false),
     ] {
         let folder = TempDir::new().unwrap();
         let running = start(&folder, settings).await;
         let mut ann = client(&running).await;
         ask(&mut ann, "lab", "ann", ALL).await;
         assert!(matches!(text(&mut ann).await, ServerText::Session { .. }));
-        assert_eq!(
-            keyed(&running, &mut ann, ("ben", &key), by_token).await,
-            with_key,
-            "{settings} {by_token:?}"
-        );
-        assert_eq!(
-            keyed(&running, &mut ann, ("cem", &beside), by_token).await,
-            without_point,
-            "{settings} {by_token:?}"
-        );
+
+        let mut ben = client(&running).await;
+        join_with(&mut ben, "lab", ("ben", &key), by_token).await;
+        let expected: &[String] = if is_certified { std::slice::from_ref(&key) } else { &[] };
+        assert_eq!(keys_of("ben", &mut ann).await, expected, "{settings} {by_token:?}");
+
+        let mut cem = client(&running).await;
+        join_with(&mut cem, "lab", ("cem", &beside), by_token).await;
+        if is_certified {
+            assert_eq!(refusal(&mut cem).await, Code::BadKey);
+        } else {
+            assert_eq!(keys_of("cem", &mut ann).await, [""; 0], "nobody looks at it");
+        }
         running.drain().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_from_which_copies_were_taken_has_no_key_certified_in_any_room() {
+    let folder = TempDir::new().unwrap();
+    let rules = "features: { tentative: true }\nrooms: [{ match: dull, features: { tentative: false } }]";
+    let running = start(&folder, rules).await;
+    let (mut ann, mut ben) = (client(&running).await, client(&running).await);
+    ask(&mut ann, "lab", "ann", ALL).await;
+    // She is in the room before Ben, or she would not hear of him coming.
+    assert!(matches!(text(&mut ann).await, ServerText::Session { .. }));
+    let key = BASE64_URL_SAFE_NO_PAD.encode(point());
+    join_with(&mut ben, "dull", ("ben", &key), ALL).await;
+    join_with(&mut ben, "lab", ("ben", &key), ALL).await;
+    assert_eq!(keys_of("ben", &mut ann).await, [""; 0]);
+    running.drain().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -194,6 +194,8 @@ export class Tentative {
     const isGenuine = await this.#signing.verify(key, statement, signature);
     sender.verifying -= 1;
     if (!isGenuine) return 'bad_signature';
+    // Whoever has left meanwhile, or was removed, shows nothing any more.
+    if (!this.#ports.member(from)) return null;
     if (said.type === 'withdrawn') {
       this.#held.withdraw(said);
       return null;

@@ -215,6 +215,7 @@ fn every_label_is_one_of_a_few_that_name_nobody() {
         "type",
         "verdict",
         "version",
+        "way",
     ]);
     let (metrics, _shard) = busy();
     for series in Scrape::of(&metrics).samples.keys() {

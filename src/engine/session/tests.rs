@@ -1,0 +1,103 @@
+//! What a session does with its pipes, a frame at a time.
+
+use super::*;
+use crate::names::ShardId;
+
+fn session(start: Instant) -> Session {
+    let limits = SessionLimits {
+        announced: Limits::default(),
+        lossy_queue_bytes: 0,
+        messages_per_second: 0,
+        message_burst: 1,
+        problems: 1,
+    };
+    let id = SessionId { shard: ShardId(0), slot: 0, serial: 1 };
+    Session::new(id, ("t".into(), "u".into()), b"secret", Arc::new(limits), start)
+}
+
+fn something() -> ServerControl {
+    ServerControl::Refused {
+        id: None,
+        stream: None,
+        code: Code::RateLimited,
+        message: String::new(),
+        retry_after_ms: None,
+    }
+}
+
+/// The client sends one frame.
+fn takes(session: &mut Session, came: Came, now: Instant, put: impl FnOnce(&mut BytesMut)) -> Vec<Event> {
+    let (mut message, mut events) = (BytesMut::new(), Vec::new());
+    put(&mut message);
+    session.handle_message(came, message.freeze(), now, &mut events);
+    events
+}
+
+#[test]
+fn a_probe_on_the_unordered_channel_is_answered_there() {
+    let now = Instant::now();
+    let mut session = session(now);
+    takes(&mut session, Came::Ordered, now, |out| frame::put_attach(out, 2, 0));
+    session.fill((1000, 1000), now, &mut BytesMut::new());
+    let events = takes(&mut session, Came::Unordered, now, |out| frame::put_ping(out, 7));
+    assert!(matches!(events[..], [Event::Pong(7)]), "{events:?}");
+    assert!(!session.is_ready(), "nothing for the lane's way");
+    assert!(takes(&mut session, Came::Ordered, now, |out| frame::put_ping(out, 8)).is_empty());
+    assert!(session.is_ready());
+}
+
+#[test]
+fn a_client_that_acknowledges_nothing_over_the_channel_is_asked_over_the_websocket() {
+    let ms = Duration::from_millis;
+    let start = Instant::now();
+    let mut session = session(start);
+    assert_eq!(session.doubt_at(start), None, "on the WebSocket");
+    takes(&mut session, Came::Ordered, start, |out| frame::put_attach(out, 2, 0));
+    assert_eq!(session.doubt_at(start), None, "nothing waits");
+    let sent = start + ms(5_000);
+    session.tell(0, &something(), sent).unwrap();
+    session.fill((1000, 1000), sent, &mut BytesMut::new());
+    assert_eq!(session.doubt_at(start), Some(sent + DOUBT));
+    // Packets come: the frames are only not acknowledged yet.
+    let heard = sent + ms(200);
+    assert_eq!(session.doubt_at(heard), Some(heard + DOUBT));
+    session.rtt = Some(ms(100));
+    assert_eq!(session.doubt_at(heard), Some(heard + DOUBT + ms(400)));
+    session.rtt = Some(ms(60_000));
+    let due = heard + DOUBT + DOUBT_RTT_MOST;
+    assert_eq!(session.doubt_at(heard), Some(due));
+    let mut out = BytesMut::new();
+    session.doubt(due, &mut out);
+    let asked = Frames::new(out.freeze()).next();
+    assert!(matches!(asked, Some(Ok(Frame::Ping(DOUBT_NONCE)))), "{asked:?}");
+    assert_eq!((session.doubt_at(heard), session.counts.doubts), (Some(due + DOUBT), 1));
+    // The answer is no sample of the round trip on the attached pipe.
+    takes(&mut session, Came::Socket, due, |out| frame::put_pong(out, DOUBT_NONCE));
+    assert_eq!(session.rtt, Some(ms(60_000)));
+    takes(&mut session, Came::Socket, due, |out| frame::put_ack(out, 1));
+    assert_eq!(session.doubt_at(heard), None);
+}
+
+#[test]
+fn a_client_is_probed_every_two_seconds_at_most_however_often_it_acknowledges() {
+    let start = Instant::now();
+    let mut session = session(start);
+    let control = something();
+    let mut probed = Vec::new();
+    for step in 0..100 {
+        let now = start + Duration::from_millis(100) * step;
+        // Two messages, and only then the acknowledgement of both.
+        for _ in 0..2 {
+            session.tell(0, &control, now).unwrap();
+            let mut out = BytesMut::new();
+            session.fill((1000, 1000), now, &mut out);
+            let mut frames = Frames::new(out.freeze());
+            probed.extend(frames.by_ref().filter(|frame| matches!(frame, Ok(Frame::Ping(_)))).map(|_| now));
+        }
+        let mut ack = BytesMut::new();
+        frame::put_ack(&mut ack, 2 * (step + 1));
+        session.handle_message(Came::Socket, ack.freeze(), now, &mut Vec::new());
+    }
+    assert_eq!(probed.len(), 5);
+    assert!(probed.windows(2).all(|two| two[1] - two[0] >= PROBE_INTERVAL));
+}

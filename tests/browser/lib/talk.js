@@ -93,7 +93,8 @@ export class Talk {
       assert.deepEqual({ sessionsLost, laneGaps, badFrames }, { sessionsLost: 0, laneGaps: 0, badFrames: 0 });
       const { gap, until: end } = longestSilence(heard.map(([, at]) => at), from);
       const way = rungs.map(([rung, at]) => `${rung} ${Math.round(at - from)}`).join(', ');
-      return { stall: Math.max(0, Math.round(gap - EVERY_MS)), words: `${this.#people[index].name} ${Math.round(gap - EVERY_MS)} ms, until ${Math.round(end)} (${way})` };
+      const stall = Math.max(0, Math.round(gap - EVERY_MS));
+      return { stall, words: `${this.#people[index].name} ${stall} ms, until ${Math.round(end)} (${way})` };
     });
     return { stall: Math.max(...words.map(({ stall }) => stall)), words: words.map((each) => each.words).join('; ') };
   }

@@ -200,6 +200,11 @@ export class Lane {
     return this.#ackDueAt;
   }
 
+  /** One is owed, though nothing has come. Gives when it is due. @param {number} now */
+  owe(now) {
+    return (this.#ackDueAt ??= now + this.#acks.delay);
+  }
+
   /** The acknowledgement to send now, alone or in any frame that has one. None is owed afterwards. */
   takeAck() {
     this.#owedFrames = 0;

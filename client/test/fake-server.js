@@ -257,6 +257,11 @@ class Session {
     this.features = server.features;
   }
 
+  /** Frames that the client may lack. */
+  get unacknowledged() {
+    return this.#sent.length;
+  }
+
   get pipeKind() {
     return this.#pipe?.kind ?? null;
   }

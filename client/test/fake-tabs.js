@@ -1,5 +1,6 @@
 // A browser with several tabs: Web Locks and BroadcastChannels between them, tabs that can be hidden, frozen, closed and
-// killed at any moment. What a killed tab has posted still arrives; a frozen one hears everything when it wakes.
+// killed at any moment. What a killed tab has posted still arrives, unless it crashes: then what is on its way is lost. A frozen one
+// hears everything when it wakes.
 
 import { Profile } from './fake-storage.js';
 
@@ -39,6 +40,7 @@ export class Browser {
 
 class Tab {
   alive = true;
+  crashed = false;
   sockets = [];
   peers = [];
   #frozen = false;
@@ -81,6 +83,12 @@ class Tab {
 
   get frozen() {
     return this.#frozen;
+  }
+
+  /** As `kill`, and what it has posted and nobody has heard yet is lost. */
+  crash() {
+    this.crashed = true;
+    this.kill();
   }
 
   kill() {
@@ -199,7 +207,9 @@ class Channel {
     for (const other of browser.channels.get(this.#name) ?? []) {
       if (other === this) continue;
       const data = structuredClone(message);
-      browser.world.clock.setTimeout(() => other.#tab.run(() => other.onmessage?.({ data })), browser.messageDelay);
+      browser.world.clock.setTimeout(() => {
+        if (!this.#tab.crashed) other.#tab.run(() => other.onmessage?.({ data }));
+      }, browser.messageDelay);
     }
   }
 

@@ -91,6 +91,51 @@ for (const [how, end] of [
   });
 }
 
+test('what the leading tab has had and not passed on when it crashes, the server has still (LAD6)', async () => {
+  for (let wait = 0; wait < 40; wait += 1) {
+    const world = new World();
+    const browser = new Browser(world);
+    const tabs = [await enter(browser, 'ann'), await enter(browser, 'ann'), await enter(browser, 'ann')];
+    const bob = await enter(new Browser(world), 'bob');
+    // As in a browser that has much to do.
+    browser.messageDelay = 60;
+    const sent = [];
+    const pour = () => {
+      sent.push(`${sent.length} ${' '.repeat(10_000)}`);
+      bob.room.send(sent.at(-1));
+    };
+    for (let i = 0; i < 100 + wait; i += 1) {
+      pour();
+      await world.clock.advance(10);
+    }
+    tabs[0].tab.crash();
+    for (let i = 0; i < 50; i += 1) {
+      pour();
+      await world.clock.advance(10);
+    }
+    await world.clock.until(() => tabs.slice(1).every(({ heard }) => heard.length >= sent.length), 8_000);
+    for (const tab of tabs.slice(1)) {
+      const numbers = texts(tab).map((text) => Number(text.split(' ')[0]));
+      assert.deepEqual([numbers, tab.rejoined], [sent.map((_, i) => i), 0], `after ${wait} more`);
+    }
+    assert.equal(world.server.sessions.size, 2);
+  }
+});
+
+test('a tab that is stopped holds no acknowledgement back for long', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const tabs = [await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  const [session] = world.server.sessions.values();
+  tabs[1].tab.freeze();
+  bob.room.send('one');
+  await world.clock.until(() => session.unacknowledged > 0, 1_000);
+  await world.clock.advance(600);
+  assert.ok(session.unacknowledged > 0, 'the other tab has not said that it has it');
+  await world.clock.until(() => session.unacknowledged === 0, 3_000);
+});
+
 test('a hidden leader hands over to a tab that is looked at, within seconds, and nothing is joined anew', async () => {
   const world = new World();
   const browser = new Browser(world);

@@ -8,6 +8,7 @@
 
 import { parseObject } from '../socket.js';
 import { Queue } from '../queue.js';
+import { isBehind } from './lane.js';
 import { readUp, sizeOf } from './wire.js';
 
 /** Tabs that share one connection. */
@@ -16,6 +17,8 @@ const TABS = 256;
 const SLOTS = 4_095;
 /** What may be on its way to a tab that does not say that it has it. */
 const UNSEEN_BYTES = 4_194_304;
+/** A tab that does not say for so long that it has something is stopped: the others do not wait for it. */
+const PROMPT_MS = 1_000;
 
 /** Before the rooms of a tab that is gone are left: the others may not have said yet which ones they are in. */
 const LINGER_MS = 2_000;
@@ -31,13 +34,16 @@ const LINGER_MS = 2_000;
  * @typedef {object} Port the way to one follower
  * @property {import('./surroundings.js').Channel} channel
  * @property {number} n last number used
- * @property {Queue<{ n: number, size: number }>} unseen
+ * @property {Queue<{ n: number, size: number, seq: number | null, at: number }>} unseen what it has not said to have: `seq` of a
+ *   frame of the server, and when it was told
  * @property {number} bytes of them
  * @property {boolean} visible
  *
  * @typedef {object} Desk
  * @property {(tab: string, said: Up) => void} wants
+ * @property {() => number} now
  * @property {(call: () => void, ms: number) => void} later
+ * @property {() => void} seen a tab has what it was told
  * @property {(followers: number) => void} changed
  * @property {() => Down} snapshot
  * @property {(message: Record<string, unknown>) => void} join sends a join
@@ -123,13 +129,34 @@ export class Hub {
     for (const tab of [...this.#ports.keys()]) if (tab !== but) this.to(tab, said);
   }
 
-  /** @param {string} tab @param {Down} said */
-  to(tab, said) {
+  /** A frame of the server, to all. @param {Down} said @param {number | null} seq its number in the lane */
+  pass(said, seq) {
+    for (const tab of [...this.#ports.keys()]) this.to(tab, said, seq);
+  }
+
+  /** The first frame that a tab which is awake may not have; null if there is none. @returns {number | null} */
+  get firstUnseen() {
+    const prompt = this.#desk.now() - PROMPT_MS;
+    let first = null;
+    for (const { unseen } of this.#ports.values()) {
+      const oldest = unseen.peek();
+      if (!oldest || oldest.at < prompt) continue;
+      for (const { seq } of unseen) {
+        if (seq === null) continue;
+        if (first === null || isBehind(seq, first)) first = seq;
+        break;
+      }
+    }
+    return first;
+  }
+
+  /** @param {string} tab @param {Down} said @param {number | null} [seq] */
+  to(tab, said, seq = null) {
     const port = this.#ports.get(tab);
     if (!port) return;
     port.n += 1;
     const size = sizeOf(said);
-    port.unseen.push({ n: port.n, size });
+    port.unseen.push({ n: port.n, size, seq, at: this.#desk.now() });
     port.bytes += size;
     port.channel.postMessage({ term: this.#facts.term, n: port.n, said });
     if (port.bytes > UNSEEN_BYTES) {
@@ -296,6 +323,7 @@ export class Hub {
       port.unseen.shift();
       port.bytes -= first.size;
     }
+    this.#desk.seen();
   }
 
   /** Tells a tab that does not follow. @param {string} tab @param {Down} said */

@@ -22,6 +22,7 @@ import { messageCost } from '../scheduler.js';
  * @typedef {object} Desk
  * @property {(id: number, message: Message<any>) => void} offered for the leader to order it
  * @property {() => void} took the leader is about to send a frame that is new
+ * @property {() => number | null} firstUnseen the first received frame that another tab may not have
  */
 
 /** @type {LaneState} */
@@ -46,6 +47,8 @@ export class TabLane extends Lane {
   epoch = 0;
   /** Whose copy it is. */
   tab = 'alone';
+  /** Whether less was acknowledged than was received. */
+  owesMore = false;
 
   /**
    * @param {{ limit: number, acks: import('../limits.js').Acks }} options
@@ -112,6 +115,17 @@ export class TabLane extends Lane {
   /** Gives the tags of this tab alone. @param {number} ack */
   acknowledge(ack) {
     return super.acknowledge(ack).flatMap(({ tab, id }) => (tab === this.tab ? this.#done(id) : []));
+  }
+
+  /**
+   * The server forgets what is acknowledged. So that is what every tab has: should this one crash, what it has passed on last
+   * may be lost with it.
+   */
+  takeAck() {
+    const received = super.takeAck();
+    const unseen = this.#desk.firstUnseen();
+    this.owesMore = unseen !== null && !isBehind(received, unseen);
+    return this.owesMore ? (/** @type {number} */ (unseen) - 1) >>> 0 : received;
   }
 
   /** Whether a received number is further than the next. @param {number} seq */

@@ -101,6 +101,11 @@ export class Leader {
     return this.#hub?.counters;
   }
 
+  /** The first frame of the server that another tab may not have; null if there is none. */
+  get firstUnseen() {
+    return this.#hub?.firstUnseen ?? null;
+  }
+
   /** The connection as it is now. @returns {import('./wire.js').Status} */
   get status() {
     const { rung, relay, rtt, takesJoins, queued, buffered, counters } = this.#link;
@@ -167,10 +172,16 @@ export class Leader {
   /** Once a second. @param {number} now */
   beat(now) {
     this.#tellStatus();
+    this.#acknowledge();
     this.#hiddenSince = this.#company.visible() ? null : (this.#hiddenSince ?? now);
     if (this.#hiddenSince === null || now - this.#hiddenSince < HIDDEN_MS || now - this.#since < TERM_MS) return;
     const to = this.#hub?.visibleTab;
     if (to !== undefined) this.#company.handOver(to);
+  }
+
+  /** What the others were waited for, once they have it. */
+  #acknowledge() {
+    if (this.#lane.owesMore) this.#link.ackAt(this.#lane.owe(this.#env.now()));
   }
 
   #over() {
@@ -250,7 +261,7 @@ export class Leader {
     this.#noteIdentity();
     const isAhead = 'laneSeq' in frame && this.#lane.isAhead(frame.laneSeq);
     if (isAhead || frame.kind === 'unknown') return this.#owner.frame(frame, length);
-    if (this.followers > 0) this.tell({ op: 'frame', bytes: encodeFrame(frame) });
+    if (this.followers > 0) this.#hub?.pass({ op: 'frame', bytes: encodeFrame(frame) }, 'laneSeq' in frame ? frame.laneSeq : null);
     const taken = this.#owner.frame(frame, length);
     this.#hub?.saw(frame);
     return taken;
@@ -284,7 +295,9 @@ export class Leader {
   /** @param {import('./surroundings.js').Surroundings} surroundings @param {ReturnType<typeof import('./wire.js').namesOf>} names */
   #newHub(surroundings, names) {
     const hub = new Hub(surroundings, names, this.#tab, this.#facts, {
+      now: () => this.#env.now(),
       later: (call, ms) => this.#env.setTimeout(call, ms),
+      seen: () => this.#acknowledge(),
       changed: (followers) => this.#link.keep(followers > 0),
       wants: (tab, said) => this.#wants(tab, said),
       snapshot: () => ({ op: 'snapshot', snapshot: this.#facts.snapshot(this.#lane, this.status) }),

@@ -116,6 +116,7 @@ export class SharedLink {
         else this.#say({ op: 'offer', id, message: plain(message) });
       },
       took: () => this.#leader?.tell({ op: 'take' }),
+      firstUnseen: () => this.#leader?.firstUnseen ?? null,
     });
   }
 

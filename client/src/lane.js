@@ -126,6 +126,11 @@ export class Lane {
     return entry.bytes;
   }
 
+  /** Whether what comes next was sent before. */
+  get replays() {
+    return this.#cursor < this.#sent.length;
+  }
+
   /** Whether `next` has something to give. */
   get hasNext() {
     return this.#cursor < this.#sent.length || this.#scheduler.peekLength() !== undefined;

@@ -414,11 +414,23 @@ export class Link {
     this.#takeIce(message);
   }
 
-  /** @param {Socket} socket */
+  /** The server does not know the session any more: another one is made. @param {Socket} socket */
   #sessionLost(socket) {
     if (!this.#identity) return;
     socket.welcomed();
     socket.begun = false;
+    this.#forgetSession();
+    this.#begin(socket);
+  }
+
+  /** The lane cannot go on from what the server has. Another session is made, on a WebSocket that is not of this one. */
+  #leaveSession() {
+    this.#forgetSession();
+    this.sendText({ type: 'bye' });
+    this.#socket?.abort('lost');
+  }
+
+  #forgetSession() {
     this.#identity = null;
     this.#generation = 0;
     this.#pipe = null;
@@ -428,7 +440,6 @@ export class Link {
     this.#setState('reconnecting');
     this.#owner.lost();
     this.#peers.open();
-    this.#begin(socket);
   }
 
   /** @param {Socket} socket @param {number} code @param {string} reason */
@@ -602,7 +613,7 @@ export class Link {
       case 'attached':
         if (this.#pending?.pipe !== pipe || this.#pending.gen !== frame.gen) return undefined;
         if (this.#owner.replay(frame.ack)) return this.#attached(pipe);
-        return this.#socket && this.#sessionLost(this.#socket);
+        return this.#leaveSession();
       case 'attach':
         return undefined;
       case 'unknown':

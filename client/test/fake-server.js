@@ -18,6 +18,8 @@ export class FakeServer {
   /** Peer connections by the number in their fake SDP. */
   #offers = new Map();
   #pipes = new Map();
+  /** Peer connections whose other end is no more: what is on its way from there never arrives. */
+  #gone = new Set();
   /** Text messages received, in order. */
   texts = [];
   webRtc = true;
@@ -57,11 +59,13 @@ export class FakeServer {
     const session = this.#offers.get(id);
     const pipe = { kind: 'datachannel', send: (message) => channel.send(0, message), lossy: (message) => channel.send(1, message) };
     this.#pipes.set(id, pipe);
-    return { receive: (id, message) => session?.receive(pipe, message, id === 1 ? pipe.lossy : pipe.send) };
+    const receive = (channelId, message) => session?.receive(pipe, message, channelId === 1 ? pipe.lossy : pipe.send);
+    return { receive: (channelId, message) => this.#gone.has(id) || receive(channelId, message) };
   }
 
   /** The server sees that the other end of a peer connection is gone. */
   peerGone(id) {
+    this.#gone.add(id);
     this.#offers.get(id)?.pipeGone(this.#pipes.get(id));
   }
 

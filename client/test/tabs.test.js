@@ -471,7 +471,8 @@ class Chaos {
       }
     }
     for (const { tab } of this.tabs) if (tab.frozen) tab.thaw();
-    await world.clock.advance(12_000);
+    // Two groups may have met late, and the session of one lives on for its time.
+    await world.clock.advance(25_000);
     this.check();
   }
 
@@ -525,7 +526,8 @@ class Chaos {
 
   kill(entry) {
     this.note(`kill ${entry.name} ${leads(entry)}`);
-    entry.tab.kill();
+    if (this.random() < 0.5) entry.tab.crash();
+    else entry.tab.kill();
   }
 
   freeze(entry) {

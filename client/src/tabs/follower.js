@@ -122,8 +122,8 @@ export class Follower {
     this.#n = n;
     this.#heardAt = this.#env.now();
     this.#lossyAhead = 0;
-    // The leader acknowledges a frame to the server when the others have it.
-    if (said.op === 'frame' || n % SEEN_EVERY === 0) this.say({ op: 'seen', n });
+    // The leader waits for it, before it acknowledges or sends what that is about.
+    if (said.op === 'frame' || said.op === 'offer' || n % SEEN_EVERY === 0) this.say({ op: 'seen', n });
     return this.#apply(said);
   }
 

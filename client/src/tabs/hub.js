@@ -31,10 +31,12 @@ const LINGER_MS = 2_000;
  * @property {number} slot
  * @property {Map<string, number>} rooms names and handles; 0 until known
  *
+ * @typedef {{ n: number, size: number, seq: number | null, isOffer: boolean, at: number }} Told
+ *
  * @typedef {object} Port the way to one follower
  * @property {import('./surroundings.js').Channel} channel
  * @property {number} n last number used
- * @property {Queue<{ n: number, size: number, seq: number | null, at: number }>} unseen what it has not said to have: `seq` of a
+ * @property {Queue<Told>} unseen what it has not said to have: `seq` of a
  *   frame of the server, and when it was told
  * @property {number} bytes of them
  * @property {boolean} visible
@@ -136,18 +138,28 @@ export class Hub {
 
   /** The first frame that a tab which is awake may not have; null if there is none. @returns {number | null} */
   get firstUnseen() {
-    const prompt = this.#desk.now() - PROMPT_MS;
     let first = null;
+    for (const { seq } of this.#awaited()) if (seq !== null && (first === null || isBehind(seq, first))) first = seq;
+    return first;
+  }
+
+  /** Whether a tab which is awake may not know of a message that was ordered. */
+  get hasUnseenOffers() {
+    for (const { isOffer } of this.#awaited()) if (isOffer) return true;
+    return false;
+  }
+
+  /** What tabs have not said to have, of what is waited for. */
+  *#awaited() {
+    const prompt = this.#desk.now() - PROMPT_MS;
     for (const { unseen } of this.#ports.values()) {
-      const oldest = unseen.peek();
-      if (!oldest || oldest.at < prompt) continue;
-      for (const { seq } of unseen) {
-        if (seq === null) continue;
-        if (first === null || isBehind(seq, first)) first = seq;
-        break;
+      for (const told of unseen) {
+        if (told.seq === null && !told.isOffer) continue;
+        // The oldest says whether the tab is awake.
+        if (told.at < prompt) break;
+        yield told;
       }
     }
-    return first;
   }
 
   /** @param {string} tab @param {Down} said @param {number | null} [seq] */
@@ -156,7 +168,7 @@ export class Hub {
     if (!port) return;
     port.n += 1;
     const size = sizeOf(said);
-    port.unseen.push({ n: port.n, size, seq, at: this.#desk.now() });
+    port.unseen.push({ n: port.n, size, seq, isOffer: said.op === 'offer', at: this.#desk.now() });
     port.bytes += size;
     port.channel.postMessage({ term: this.#facts.term, n: port.n, said });
     if (port.bytes > UNSEEN_BYTES) {

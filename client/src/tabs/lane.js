@@ -23,6 +23,7 @@ import { messageCost } from '../scheduler.js';
  * @property {(id: number, message: Message<any>) => void} offered for the leader to order it
  * @property {() => void} took the leader is about to send a frame that is new
  * @property {() => number | null} firstUnseen the first received frame that another tab may not have
+ * @property {() => boolean} holds whether nothing new may be sent now: another tab may not know what
  */
 
 /** @type {LaneState} */
@@ -101,10 +102,29 @@ export class TabLane extends Lane {
 
   /** @param {number} [room] */
   next(room = Infinity) {
+    if (!this.replays && this.#desk.holds()) return null;
     const before = this.numbered;
     const frame = super.next(room);
     if (this.numbered !== before) this.#desk.took();
     return frame;
+  }
+
+  get hasNext() {
+    return this.replays || (super.hasNext && !this.#desk.holds());
+  }
+
+  /**
+   * A leader that crashed may have sent more than it could tell. What that was is known: all tabs have the same messages, in
+   * the same order.
+   * @param {number} ack
+   */
+  replayFrom(ack) {
+    while (isBehind(this.numbered, ack) && super.hasNext) {
+      const before = this.numbered;
+      super.next();
+      if (this.numbered !== before) this.#desk.took();
+    }
+    return super.replayFrom(ack);
   }
 
   /** The leader has sent the next frame. */

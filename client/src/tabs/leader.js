@@ -51,6 +51,10 @@ export class Leader {
   #since;
   /** @type {number | null} */
   #hiddenSince = null;
+  /** Whether the session is another leader's, and the server has not said what it has of it. */
+  #isTakingOver;
+  /** What waits for its place in the lane. @type {{ tab: string, id: number, message: Message }[]} */
+  #offers = [];
   /** Whether this tab leads no more: what its link says then concerns nobody. */
   #isOver = false;
 
@@ -75,6 +79,7 @@ export class Leader {
     this.#company = company;
     this.#since = env.now();
     this.#link = makeLink(this.#linkOwner());
+    this.#isTakingOver = facts.identity !== null;
     if (facts.identity) this.#link.adopt(facts.identity, facts.term * GENERATIONS);
     if (others) this.#hub = this.#newHub(others.surroundings, others.names);
   }
@@ -154,8 +159,32 @@ export class Leader {
     this.#hub?.post(said);
   }
 
-  /** A message of a tab gets its place in the lane. @param {string} tab @param {number} id @param {Message} message */
+  /** Whether nothing new may be sent to the server: should this tab crash, another might send something else in its place. */
+  get holds() {
+    return this.#hub?.hasUnseenOffers ?? false;
+  }
+
+  /**
+   * A message of a tab gets its place in the lane. While the others lack what was told of those before it waits, or they might
+   * never have everything at once.
+   * @param {string} tab
+   * @param {number} id
+   * @param {Message} message
+   */
   order(tab, id, message) {
+    this.#offers.push({ tab, id, message });
+    this.#orderNext();
+  }
+
+  #orderNext() {
+    if (this.#isTakingOver || this.holds) return;
+    const offers = this.#offers;
+    this.#offers = [];
+    for (const { tab, id, message } of offers) this.#order(tab, id, message);
+  }
+
+  /** @param {string} tab @param {number} id @param {Message} message */
+  #order(tab, id, message) {
     const { ordered } = this.#facts;
     if (id !== (ordered.get(tab) ?? 0) + 1) return;
     ordered.set(tab, id);
@@ -172,11 +201,25 @@ export class Leader {
   /** Once a second. @param {number} now */
   beat(now) {
     this.#tellStatus();
-    this.#acknowledge();
+    this.#seen();
     this.#hiddenSince = this.#company.visible() ? null : (this.#hiddenSince ?? now);
     if (this.#hiddenSince === null || now - this.#hiddenSince < HIDDEN_MS || now - this.#since < TERM_MS) return;
     const to = this.#hub?.visibleTab;
     if (to !== undefined) this.#company.handOver(to);
+  }
+
+  /** The lane is what the server knows of it: new messages may have their places in it. */
+  #takenOver() {
+    this.#isTakingOver = false;
+    this.#orderNext();
+  }
+
+  /** Another tab has more than before: what has waited for that may go. */
+  #seen() {
+    this.#acknowledge();
+    if (this.#isTakingOver || this.holds) return;
+    if (this.#lane.hasNext) this.#link.flush();
+    if (this.#offers.length > 0) this.#orderNext();
   }
 
   /** What the others were waited for, once they have it. */
@@ -212,12 +255,16 @@ export class Leader {
         this.#hub?.restart();
         this.tell({ op: 'lost' });
         this.#company.lost();
+        this.#takenOver();
       },
       text: (message) => this.#route(message),
       frame: (frame, length) => this.#frame(frame, length),
       replay: (ack) => {
         const isPossible = owner.replay(ack);
-        if (isPossible) this.tell({ op: 'ack', ack });
+        if (isPossible) {
+          this.tell({ op: 'ack', ack });
+          this.#takenOver();
+        }
         return isPossible;
       },
       state: (state) => {
@@ -297,7 +344,7 @@ export class Leader {
     const hub = new Hub(surroundings, names, this.#tab, this.#facts, {
       now: () => this.#env.now(),
       later: (call, ms) => this.#env.setTimeout(call, ms),
-      seen: () => this.#acknowledge(),
+      seen: () => this.#seen(),
       changed: (followers) => this.#link.keep(followers > 0),
       wants: (tab, said) => this.#wants(tab, said),
       snapshot: () => ({ op: 'snapshot', snapshot: this.#facts.snapshot(this.#lane, this.status) }),

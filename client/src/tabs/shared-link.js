@@ -117,6 +117,7 @@ export class SharedLink {
       },
       took: () => this.#leader?.tell({ op: 'take' }),
       firstUnseen: () => this.#leader?.firstUnseen ?? null,
+      holds: () => this.#leader?.holds ?? false,
     });
   }
 

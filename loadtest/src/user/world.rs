@@ -203,6 +203,11 @@ impl World {
         address.set_port(address.port() + 1);
         seat.address = address;
         seat.datagrams.iter_mut().for_each(VecDeque::clear);
+        if seat.socket != Socket::Closed {
+            seat.close();
+            let number = seat.number;
+            seat.user.handle_socket_closed(now, number, "the address changed");
+        }
         seat.user.handle_network_change(now, Some(address));
         seat.due = Some(now);
     }
@@ -517,6 +522,8 @@ impl Seat {
                 }
                 Command::CloseSocket(number) => _ = self.beside.take_if(|beside| *beside == number),
                 Command::Ask => {}
+                // From an address that it does not have any more nothing leaves.
+                Command::Datagram(datagram) if datagram.from != self.address => {}
                 Command::Datagram(datagram) => self.datagrams[0].push_back((now + DELAY, datagram)),
             }
         }

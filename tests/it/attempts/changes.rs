@@ -1,39 +1,62 @@
-//! Networks that change in mid-session: what is sent meanwhile comes, once and in order, and how long it stalls.
+//! Networks that change in mid-session, and a server that starts again: what is sent meanwhile comes, once and in order, and
+//! how long it stalls.
 //!
-//! The first client's network changes while both send twenty messages a second. The page is here what `client/src/link.js`
-//! is: it opens a WebSocket again that has failed or has been silent. The server, its relay and all protocols are those of the
-//! attempts.
+//! Two devices write twenty messages a second each into the log of one room, and send each other a bulk stream beside them.
+//! The first one's network changes. Pages, browsers and their rules are those of the load program, which are those of the
+//! browser client ([`switchyard_loadtest::browser`]); the server, its relay and all protocols are those of the attempts. The
+//! checker of logs and that of data judge what came; a stall is the longest time in which nothing of the other's messages came.
+//!
+//! `SEEDS=n` runs n sessions of each change, `BULK=n` with n kilobytes of bulk each way.
 
-use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
 use switchyard_loadtest::{
-    browser::{Lane, Pipe, Rung},
+    browser::{Event, Lane, LogEvent, Rung, Saved},
     netsim::{Firewall, Happening, LinkConfig, NetworkSpec, ScheduledEvent},
     rng::{Rng, for_seeds},
 };
 
 use super::{SHARDS, matrix::behind_nat, room_of};
-use crate::world::{Kind, MS, SECOND, Setup, World, client::What};
+use crate::world::{
+    Kind, MS, SECOND, Setup,
+    client::What,
+    seats::Seats,
+    wire::WireConfig,
+};
 
 /// When the network changes: both are on UDP by then.
-const AT: Duration = Duration::from_secs(10);
+const AT: Duration = Duration::from_secs(8);
 const NOW: Duration = Duration::ZERO;
 /// How long it goes on after that.
-const AFTER: Duration = Duration::from_secs(40);
-/// A failed WebSocket is opened again after this, one that is in use and silent after that.
-const REOPEN: Duration = Duration::from_millis(200);
-const SILENT: Duration = Duration::from_secs(6);
-/// How much longer than the network itself a stall may be.
-const STALL: Duration = Duration::from_secs(10);
+const AFTER: Duration = Duration::from_secs(25);
+/// Between two messages.
+const EVERY: Duration = Duration::from_millis(50);
+/// A message of the bulk stream, and what may wait of it to be sent.
+const PIECE: usize = 16 * 1024;
+const HELD: usize = 128 * 1024;
+/// Kilobytes of bulk each way if nothing else is said.
+const BULK_KB: usize = 256;
+/// The share of sessions whose stall must be within its bound.
+const SHARE: f64 = 0.95;
 
 type Events = fn(&NetworkSpec) -> Vec<(Duration, Happening)>;
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Another rung of the ladder is up while the change happens.
+    AnotherRung,
+    /// Every connection is dead.
+    Nothing,
+}
+
 struct Change {
     name: &'static str,
-    /// What happens, and how long after the first of it.
+    /// What happens to the network, and how long after the first of it.
     events: Events,
-    /// How long nothing passes at all.
+    /// How long nothing passes at all; for the server: how long it is away.
     away: Duration,
+    restarts: bool,
+    left: Left,
     /// Where the client is at the end, at least.
     rung: Rung,
 }
@@ -42,140 +65,197 @@ fn behind(spec: &NetworkSpec, firewall: Firewall) -> Happening {
     Happening::Switch(Box::new(NetworkSpec { firewall, events: Vec::new(), ..spec.clone() }))
 }
 
+const fn change(name: &'static str, left: Left, rung: Rung, events: Events) -> Change {
+    Change { name, events, away: Duration::ZERO, restarts: false, left, rung }
+}
+
 const fn outage(name: &'static str, away: Duration, events: Events) -> Change {
-    Change { name, events, away, rung: Rung::Udp }
+    Change { away, ..change(name, Left::Nothing, Rung::Udp, events) }
 }
 
-const fn change(name: &'static str, rung: Rung, events: Events) -> Change {
-    Change { name, events, away: Duration::ZERO, rung }
-}
-
-const CHANGES: [Change; 8] = [
+const CHANGES: [Change; 9] = [
     // By ICE-TCP, or by a relay where a lost SYN made that the first.
-    change("UDP blocked", Rung::RelayTls, |spec| vec![(NOW, behind(spec, Firewall::UdpBlocked))]),
-    change("NAT mapping changed", Rung::Udp, |_| vec![(NOW, Happening::Rebind)]),
-    change("address changed", Rung::Udp, |_| vec![(NOW, Happening::AddressChange)]),
+    change("UDP blocked", Left::AnotherRung, Rung::RelayTls, |spec| {
+        vec![(NOW, behind(spec, Firewall::UdpBlocked))]
+    }),
+    change("NAT mapping changed", Left::AnotherRung, Rung::Udp, |_| vec![(NOW, Happening::Rebind)]),
+    change("address changed", Left::Nothing, Rung::Udp, |_| vec![(NOW, Happening::AddressChange)]),
     outage("link down 1 s", SECOND, |_| vec![(NOW, Happening::Outage(SECOND))]),
     outage("link down 5 s", Duration::from_secs(5), |_| vec![(NOW, Happening::Outage(5 * SECOND))]),
     outage("link down 20 s", Duration::from_secs(20), |_| vec![(NOW, Happening::Outage(20 * SECOND))]),
-    change("network with only TCP 443", Rung::RelayTls, |spec| {
+    Change { restarts: true, ..outage("server restarted", SECOND, |_| Vec::new()) },
+    change("switch to only TCP 443", Left::Nothing, Rung::RelayTls, |spec| {
         vec![(NOW, behind(spec, Firewall::Only443)), (NOW, Happening::AddressChange)]
     }),
-    change("only HTTPS for 10 s", Rung::Udp, |spec| {
+    change("only HTTPS for 10 s", Left::AnotherRung, Rung::Udp, |spec| {
         vec![(NOW, behind(spec, Firewall::OnlyServerSilent)), (10 * SECOND, behind(spec, Firewall::Open))]
     }),
 ];
 
-/// Runs a session through the change: the longest stall of either client, and the rung of the first at the end.
-fn session(change: &Change, seed: u64) -> (Duration, Rung) {
+/// What became of a session.
+#[derive(Clone, Debug)]
+struct Outcome {
+    /// The longest stall of either device, less the time in which nothing could pass.
+    stall: Duration,
+    /// How long it may be.
+    bound: Duration,
+    /// Of the device whose network changes, at the end.
+    rung: Rung,
+}
+
+impl Outcome {
+    fn is_within(&self) -> bool {
+        self.stall <= self.bound
+    }
+}
+
+/// The network of a device, and its round trip at most.
+fn network(random: &mut Rng, most_delay: u64) -> (NetworkSpec, Duration) {
+    let delay = Duration::from_micros(5_000 + random.below(most_delay * 1000 - 5_000));
+    let jitter = delay / 10 + 2 * MS;
+    let link = LinkConfig { delay, jitter: jitter.into(), loss: 0.01.into(), ..LinkConfig::default() };
+    (behind_nat(link), 2 * (delay + jitter))
+}
+
+/// Runs a session through the change. It panics, with the seed, if anything is missing, doubled or out of order.
+fn session(change: &Change, seed: u64, bulk: usize, trusts: bool) -> Outcome {
     let mut random = Rng::stream(seed, 78);
-    let mut network = || {
-        let delay = Duration::from_micros(5_000 + random.below(75_000));
-        let jitter = delay / 10 + 2 * MS;
-        behind_nat(LinkConfig { delay, jitter: jitter.into(), loss: 0.01.into(), ..LinkConfig::default() })
-    };
-    let (mut changing, other) = (network(), network());
-    let events = (change.events)(&changing);
-    let events = events.into_iter();
+    let ((mut changing, rtt), (other, _)) = (network(&mut random, 80), network(&mut random, 80));
+    let events = (change.events)(&changing).into_iter();
     changing.events =
         events.map(|(after, what)| ScheduledEvent { at: AT + after, every: None, what }).collect();
-    let mut world = World::new(Setup { shards: SHARDS, relays: true, ..Setup::new(seed) });
-    for network in [changing, other] {
-        world.add_client(&Kind { access: Some(network), ..Kind::default() });
+    let setup = Setup { shards: SHARDS, relays: true, ..Setup::new(seed) };
+    let mut seats = Seats::new(setup, &room_of(seed));
+    for (number, network) in [changing, other].into_iter().enumerate() {
+        // What lies behind the access network is near.
+        let wire = WireConfig { delay: MS, ..WireConfig::default() };
+        let kind = Kind { access: Some(network), wire, trusts, ..Kind::default() };
+        seats.add(&format!("u{number}"), &kind, Saved::default());
     }
-    let room = &room_of(seed);
-    for client in 0..2 {
-        world.join(client, room);
-    }
-    let mut page = Page::default();
     let mut next = Duration::ZERO;
-    while world.elapsed() < AT + change.away + AFTER {
-        page.run(&mut world, 10 * MS);
-        if next <= world.elapsed() && world.all_joined(room) {
-            next = world.elapsed() + 50 * MS;
-            for client in 0..2 {
-                world.send(client, room, Lane::Reliable, 1, 100).unwrap();
-            }
+    let mut left = [bulk; 2];
+    let mut is_restarted = !change.restarts;
+    while seats.world.elapsed() < AT + change.away + AFTER {
+        seats.pass(10 * MS);
+        let now = seats.world.elapsed();
+        if !is_restarted && now >= AT {
+            is_restarted = true;
+            seats.restart(change.away);
+        }
+        if next <= now && (now >= AT || (0..2).all(|seat| seats.seats[seat].is_joined)) {
+            next = now + EVERY;
+            (0..2).for_each(|seat| seats.say(seat));
+        }
+        // So that the change comes in the middle of it.
+        if now + SECOND > AT {
+            (0..2).for_each(|client| send_bulk(&mut seats, client, &mut left[client]));
         }
     }
-    let rest = world.elapsed() + 60 * SECOND;
-    while !world.is_quiet() {
-        page.run(&mut world, 10 * MS);
-        if world.elapsed() > rest {
-            world.print_histories();
-            panic!("seed {seed}, {}: not all messages come", change.name);
-        }
+    let rest = seats.world.elapsed() + 600 * SECOND;
+    while !change.restarts && left.iter().any(|left| *left > 0) && seats.world.elapsed() < rest {
+        seats.pass(10 * MS);
+        (0..2).for_each(|client| send_bulk(&mut seats, client, &mut left[client]));
     }
-    world.verdict();
-    let rung = world.clients[0].browser.rung().unwrap_or(Rung::WebSocket);
-    if rung < change.rung {
-        world.print_histories();
+    let rung = seats.world.clients[0].browser.rung().unwrap_or(Rung::WebSocket);
+    let stalls = (0..2).map(|client| stall(&seats, client, AT + change.away + AFTER));
+    let stall = stalls.max().unwrap_or_default().saturating_sub(change.away);
+    let verdict = seats.judge();
+    if verdict.is_err() {
+        seats.world.print_histories();
     }
-    ((0..2).map(|client| stall(&world, client)).max().unwrap_or_default(), rung)
+    verdict.unwrap_or_else(|reason| panic!("seed {seed}, {}: {reason}", change.name));
+    if !change.restarts {
+        seats.world.run_to(60 * SECOND, "all of the bulk comes", |world| world.is_quiet());
+        seats.world.verdict_among_clients();
+    }
+    let bound = match change.left {
+        Left::AnotherRung => 500 * MS,
+        Left::Nothing => 2 * SECOND + 4 * rtt,
+    };
+    let outcome = Outcome { stall, bound, rung };
+    if !outcome.is_within() || rung < change.rung {
+        seats.world.print_histories();
+    }
+    outcome
 }
 
-/// The longest time without a message around and after the change.
-fn stall(world: &World, client: usize) -> Duration {
-    let history = &world.clients[client].history;
-    let messages = history.iter().filter(|seen| matches!(seen.what, What::Message { .. }));
-    let times: Vec<Duration> = messages.map(|seen| seen.at).collect();
+fn send_bulk(seats: &mut Seats, client: usize, left: &mut usize) {
+    let room = seats.room.clone();
+    while *left > 0 && seats.world.clients[client].browser.held_bytes() < HELD {
+        if seats.world.send(client, &room, Lane::Reliable, 2, PIECE).is_err() {
+            return;
+        }
+        *left = left.saturating_sub(PIECE);
+    }
+}
+
+/// The longest time without a message of the other device, from just before the change on.
+fn stall(seats: &Seats, client: usize, end: Duration) -> Duration {
+    let own = format!("u{client}");
+    let times = seats.world.clients[client].history.iter().filter_map(|seen| match &seen.what {
+        What::Other(Event::Log(_, LogEvent::Event(event))) if event.user != own => Some(seen.at),
+        _ => None,
+    });
+    let times: Vec<Duration> = times.chain([end]).collect();
     let pairs = times.windows(2).filter(|pair| pair[1] >= AT);
-    pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or(end)
 }
 
-/// What the page does by itself.
-#[derive(Default)]
-struct Page {
-    /// When which client opens its WebSocket again.
-    reopen: [Option<Duration>; 2],
-    opened: [Duration; 2],
-}
-
-impl Page {
-    fn run(&mut self, world: &mut World, span: Duration) {
-        world.run(span);
-        let now = world.elapsed();
-        for client in 0..2 {
-            let browser = &world.clients[client].browser;
-            let since = browser.heard(Pipe::Socket).saturating_duration_since(world.start);
-            let is_needed = browser.attached() != Some(Pipe::Channel) && browser.has_session();
-            let is_silent = is_needed && now > since.max(self.opened[client]) + SILENT;
-            let is_gone = world.clients[client].line.as_ref().is_some_and(|line| !line.has_socket());
-            if is_gone {
-                self.reopen[client].get_or_insert(now + REOPEN);
-            }
-            if is_silent || self.reopen[client].take_if(|at| *at <= now).is_some() {
-                self.opened[client] = now;
-                self.reopen[client] = None;
-                world.open(client);
-            }
+/// Prints a line for each change, and gives what was not as it must be.
+fn report(all: &[Vec<(u64, Outcome)>]) -> Vec<String> {
+    let mut problems = Vec::new();
+    println!("{:<24} {:>8}  {:<28} {:<7} {:<22} rungs at the end", "change", "sessions", "longest stall p50/p95/max", "within", "bound");
+    for (change, outcomes) in CHANGES.iter().zip(all) {
+        let mut stalls: Vec<f64> = outcomes.iter().map(|(_, of)| of.stall.as_secs_f64()).collect();
+        stalls.sort_by(f64::total_cmp);
+        let at = |share: usize| stalls[(stalls.len() * share / 100).min(stalls.len() - 1)];
+        let within = outcomes.iter().filter(|(_, of)| of.is_within()).count();
+        let reached = outcomes.iter().filter(|(_, of)| of.rung >= change.rung).count();
+        let mut rungs = std::collections::BTreeMap::<Rung, usize>::new();
+        outcomes.iter().for_each(|(_, of)| *rungs.entry(of.rung).or_default() += 1);
+        let bound = match change.left {
+            Left::AnotherRung => "0.5 s",
+            Left::Nothing => "2 s + 4 round trips",
+        };
+        println!(
+            "{:<24} {:>8}  {:<28} {:>5.1} % {:<22} {rungs:?}",
+            change.name,
+            outcomes.len(),
+            format!("{:.2} / {:.2} / {:.2} s", at(50), at(95), at(100)),
+            100.0 * within as f64 / outcomes.len() as f64,
+            bound,
+        );
+        // Of a few, one may have had bad luck.
+        let is_few = |count: usize| (count as f64) < SHARE * outcomes.len() as f64 && outcomes.len() - count > 1;
+        if is_few(within) {
+            let worst = outcomes.iter().max_by_key(|(_, of)| of.stall.saturating_sub(of.bound));
+            problems.push(format!("{}: {within} of {} within the bound; the worst: {worst:?}", change.name, outcomes.len()));
+        }
+        if is_few(reached) {
+            let missed: Vec<_> = outcomes.iter().filter(|(_, of)| of.rung < change.rung).collect();
+            problems.push(format!("{}: {reached} of {} at {:?}: {missed:?}", change.name, outcomes.len(), change.rung));
         }
     }
+    problems
 }
 
 #[test]
 fn a_network_that_changes_in_mid_session_costs_time_and_no_message() {
-    let all = RefCell::new(BTreeMap::<&str, Vec<(Duration, Rung)>>::new());
-    let missed = RefCell::new(Vec::new());
-    for_seeds(2, |seed| {
-        for change in &CHANGES {
-            let (stall, rung) = session(change, seed);
-            all.borrow_mut().entry(change.name).or_default().push((stall, rung));
-            if rung < change.rung || stall > change.away + STALL {
-                missed.borrow_mut().push(format!("{}, SEED={seed}: {rung:?}, {stall:?}", change.name));
-            }
+    let bulk = std::env::var("BULK").map_or(BULK_KB, |text| text.parse().expect("a number in BULK"));
+    let all = RefCell::new(vec![Vec::new(); CHANGES.len()]);
+    for_seeds(3, |seed| {
+        for (change, outcomes) in CHANGES.iter().zip(all.borrow_mut().iter_mut()) {
+            outcomes.push((seed, session(change, seed, bulk * 1024, false)));
         }
     });
-    println!("{:<28} {:>8}  {:<28} rungs at the end", "change", "sessions", "longest stall p50/p95/max");
-    for change in &CHANGES {
-        let mut sessions = all.borrow().get(change.name).cloned().unwrap_or_default();
-        sessions.sort();
-        let at =
-            |share: usize| sessions[(sessions.len() * share / 100).min(sessions.len() - 1)].0.as_secs_f64();
-        let stalls = format!("{:.2} / {:.2} / {:.2} s", at(50), at(95), at(100));
-        let mut rungs = BTreeMap::<Rung, usize>::new();
-        sessions.iter().for_each(|(_, rung)| *rungs.entry(*rung).or_default() += 1);
-        println!("{:<28} {:>8}  {stalls:<28} {rungs:?}", change.name, sessions.len());
-    }
-    assert_eq!(missed.into_inner(), Vec::<String>::new());
+    let problems = report(&all.borrow());
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+/// The judge of stalls sees what is wrong: a page that stays on a data channel that it suspects.
+#[test]
+fn a_page_that_does_not_leave_a_dead_channel_is_noticed() {
+    let blocked = &CHANGES[0];
+    let stalls: Vec<Outcome> = (1..=2).map(|seed| session(blocked, seed, 0, true)).collect();
+    assert!(stalls.iter().all(|outcome| !outcome.is_within()), "{stalls:?}");
 }

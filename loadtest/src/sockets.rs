@@ -120,8 +120,12 @@ impl Sockets {
             return self.open(now, client);
         }
         let is_stale = |one: &&One| !one.is_open && now.saturating_duration_since(one.began) > STALE;
-        let stale: Vec<u64> =
-            [&self.current, &self.beside].into_iter().flatten().filter(is_stale).map(|one| one.number).collect();
+        let stale: Vec<u64> = [&self.current, &self.beside]
+            .into_iter()
+            .flatten()
+            .filter(is_stale)
+            .map(|one| one.number)
+            .collect();
         stale.into_iter().for_each(|number| self.abort(now, number, client));
         if self.reopen.is_some() {
             self.open(now, client);
@@ -201,8 +205,12 @@ impl Sockets {
     /// Time has passed, or the client has done something: what is due is done, and what it wishes.
     pub fn handle_timeout(&mut self, now: Instant, client: &mut dyn Client) {
         let is_late = |one: &&One| one.until.is_some_and(|until| until <= now);
-        let late: Vec<u64> =
-            [&self.current, &self.beside].into_iter().flatten().filter(is_late).map(|one| one.number).collect();
+        let late: Vec<u64> = [&self.current, &self.beside]
+            .into_iter()
+            .flatten()
+            .filter(is_late)
+            .map(|one| one.number)
+            .collect();
         late.into_iter().for_each(|number| self.abort(now, number, client));
         if self.reopen.is_some_and(|at| at <= now) {
             self.open(now, client);
@@ -234,7 +242,8 @@ impl Sockets {
 
     /// The next message for a WebSocket. Ask only as long as it can take it.
     pub fn poll_socket(&mut self, number: u64, client: &mut dyn Client) -> Option<Outbound> {
-        let one = [&mut self.current, &mut self.beside].into_iter().flatten().find(|one| one.number == number)?;
+        let one =
+            [&mut self.current, &mut self.beside].into_iter().flatten().find(|one| one.number == number)?;
         let is_greeted = one.is_greeted;
         one.greeting.take().or_else(|| {
             // What is not welcomed yet is not the client's.

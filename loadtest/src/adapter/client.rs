@@ -1,7 +1,11 @@
 //! What a simulated user needs of what it speaks with a server, without sockets and clocks. What only some can do has an
 //! answer here.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::{Duration, Instant}};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use switchyard_signaling::event::Content;

@@ -36,7 +36,8 @@ impl Browser {
                     Arrival::Next => self.take_body(now, body),
                     Arrival::Duplicate => {}
                     // A pipe that was left may have a hole at its end, which the new pipe fills.
-                    Arrival::Ahead if self.pipes.attached() != Some(pipe) || self.pipes.pending.is_some() => {}
+                    Arrival::Ahead if self.pipes.attached() != Some(pipe) || self.pipes.pending.is_some() => {
+                    }
                     Arrival::Ahead => {
                         let last = self.receiver.ack();
                         self.violation(format!("lane gap: frame {lane_seq} came after {last}"));

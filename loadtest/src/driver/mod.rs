@@ -42,8 +42,8 @@ use crate::{
         self, Access, AccessStats, Direction, Failure, Happening, MappingId, NetworkSpec, Output,
         ScheduledEvent, StreamId,
     },
-    target::Target,
     sockets::REACH,
+    target::Target,
     user::{Command, Plan, User},
 };
 

@@ -17,12 +17,7 @@ use switchyard_loadtest::{
 };
 
 use super::{SHARDS, matrix::behind_nat, room_of};
-use crate::world::{
-    Kind, MS, SECOND, Setup,
-    client::What,
-    seats::Seats,
-    wire::WireConfig,
-};
+use crate::world::{Kind, MS, SECOND, Setup, client::What, seats::Seats, wire::WireConfig};
 
 /// When the network changes: both are on UDP by then.
 const AT: Duration = Duration::from_secs(8);
@@ -73,7 +68,9 @@ const fn outage(name: &'static str, away: Duration, events: Events) -> Change {
     Change { away, ..change(name, Left::Nothing, Rung::Udp, events) }
 }
 
-const CHANGES: [Change; 9] = [
+const CHANGES: [Change; 10] = [
+    // What networks do by themselves.
+    change("nothing", Left::AnotherRung, Rung::Udp, |_| Vec::new()),
     // By ICE-TCP, or by a relay where a lost SYN made that the first.
     change("UDP blocked", Left::AnotherRung, Rung::RelayTls, |spec| {
         vec![(NOW, behind(spec, Firewall::UdpBlocked))]
@@ -109,18 +106,45 @@ impl Outcome {
     }
 }
 
-/// The network of a device, and its round trip at most.
-fn network(random: &mut Rng, most_delay: u64) -> (NetworkSpec, Duration) {
-    let delay = Duration::from_micros(5_000 + random.below(most_delay * 1000 - 5_000));
-    let jitter = delay / 10 + 2 * MS;
-    let link = LinkConfig { delay, jitter: jitter.into(), loss: 0.01.into(), ..LinkConfig::default() };
-    (behind_nat(link), 2 * (delay + jitter))
+/// What the networks of a session are like. A seed has one of them.
+struct Ground {
+    name: &'static str,
+    /// One way, in milliseconds, at least and at most.
+    delay: [u64; 2],
+    /// On each link.
+    loss: f64,
+}
+
+const GROUNDS: [Ground; 3] = [
+    Ground { name: "near", delay: [3, 20], loss: 0.0 },
+    Ground { name: "far", delay: [20, 80], loss: 0.0 },
+    Ground { name: "1 % lost", delay: [3, 80], loss: 0.01 },
+];
+
+impl Ground {
+    fn of(seed: u64) -> &'static Self {
+        &GROUNDS[(seed % GROUNDS.len() as u64) as usize]
+    }
+
+    /// The network of a device, and its round trip at most.
+    fn network(&self, random: &mut Rng) -> (NetworkSpec, Duration) {
+        let [least, most] = self.delay;
+        let delay = least * 1000 + random.below((most - least) * 1000);
+        let delay = Duration::from_micros(delay);
+        let jitter = delay / 10 + 2 * MS;
+        let loss = self.loss.into();
+        let link = LinkConfig { delay, jitter: jitter.into(), loss, ..LinkConfig::default() };
+        (behind_nat(link), 2 * (delay + jitter))
+    }
 }
 
 /// Runs a session through the change. It panics, with the seed, if anything is missing, doubled or out of order.
 fn session(change: &Change, seed: u64, bulk: usize, trusts: bool) -> Outcome {
     let mut random = Rng::stream(seed, 78);
-    let ((mut changing, rtt), (other, _)) = (network(&mut random, 80), network(&mut random, 80));
+    let ground = Ground::of(seed);
+    let ((mut changing, rtt), (other, other_rtt)) =
+        (ground.network(&mut random), ground.network(&mut random));
+    let rtt = rtt.max(other_rtt);
     let events = (change.events)(&changing).into_iter();
     changing.events =
         events.map(|(after, what)| ScheduledEvent { at: AT + after, every: None, what }).collect();
@@ -166,6 +190,8 @@ fn session(change: &Change, seed: u64, bulk: usize, trusts: bool) -> Outcome {
     verdict.unwrap_or_else(|reason| panic!("seed {seed}, {}: {reason}", change.name));
     if !change.restarts {
         seats.world.run_to(60 * SECOND, "all of the bulk comes", |world| world.is_quiet());
+        let lost = (0..2).any(|client| seats.world.clients[client].saw(is_lost));
+        assert!(!lost, "seed {seed}, {}: a session was lost", change.name);
         seats.world.verdict_among_clients();
     }
     let bound = match change.left {
@@ -177,6 +203,10 @@ fn session(change: &Change, seed: u64, bulk: usize, trusts: bool) -> Outcome {
         seats.world.print_histories();
     }
     outcome
+}
+
+fn is_lost(what: &What) -> bool {
+    matches!(what, What::Other(Event::SessionLost))
 }
 
 fn send_bulk(seats: &mut Seats, client: usize, left: &mut usize) {
@@ -204,36 +234,57 @@ fn stall(seats: &Seats, client: usize, end: Duration) -> Duration {
 /// Prints a line for each change, and gives what was not as it must be.
 fn report(all: &[Vec<(u64, Outcome)>]) -> Vec<String> {
     let mut problems = Vec::new();
-    println!("{:<24} {:>8}  {:<28} {:<7} {:<22} rungs at the end", "change", "sessions", "longest stall p50/p95/max", "within", "bound");
+    println!(
+        "{:<24} {:<9} {:>8}  {:<28} {:<7} {:<22} rungs at the end",
+        "change", "network", "sessions", "longest stall p50/p95/max", "within", "bound"
+    );
     for (change, outcomes) in CHANGES.iter().zip(all) {
-        let mut stalls: Vec<f64> = outcomes.iter().map(|(_, of)| of.stall.as_secs_f64()).collect();
-        stalls.sort_by(f64::total_cmp);
-        let at = |share: usize| stalls[(stalls.len() * share / 100).min(stalls.len() - 1)];
-        let within = outcomes.iter().filter(|(_, of)| of.is_within()).count();
-        let reached = outcomes.iter().filter(|(_, of)| of.rung >= change.rung).count();
-        let mut rungs = std::collections::BTreeMap::<Rung, usize>::new();
-        outcomes.iter().for_each(|(_, of)| *rungs.entry(of.rung).or_default() += 1);
-        let bound = match change.left {
-            Left::AnotherRung => "0.5 s",
-            Left::Nothing => "2 s + 4 round trips",
-        };
-        println!(
-            "{:<24} {:>8}  {:<28} {:>5.1} % {:<22} {rungs:?}",
-            change.name,
-            outcomes.len(),
-            format!("{:.2} / {:.2} / {:.2} s", at(50), at(95), at(100)),
-            100.0 * within as f64 / outcomes.len() as f64,
-            bound,
-        );
-        // Of a few, one may have had bad luck.
-        let is_few = |count: usize| (count as f64) < SHARE * outcomes.len() as f64 && outcomes.len() - count > 1;
-        if is_few(within) {
-            let worst = outcomes.iter().max_by_key(|(_, of)| of.stall.saturating_sub(of.bound));
-            problems.push(format!("{}: {within} of {} within the bound; the worst: {worst:?}", change.name, outcomes.len()));
-        }
-        if is_few(reached) {
-            let missed: Vec<_> = outcomes.iter().filter(|(_, of)| of.rung < change.rung).collect();
-            problems.push(format!("{}: {reached} of {} at {:?}: {missed:?}", change.name, outcomes.len(), change.rung));
+        for ground in &GROUNDS {
+            let outcomes: Vec<&(u64, Outcome)> =
+                outcomes.iter().filter(|(seed, _)| Ground::of(*seed).name == ground.name).collect();
+            if outcomes.is_empty() {
+                continue;
+            }
+            let mut stalls: Vec<f64> = outcomes.iter().map(|(_, of)| of.stall.as_secs_f64()).collect();
+            stalls.sort_by(f64::total_cmp);
+            let at = |share: usize| stalls[(stalls.len() * share / 100).min(stalls.len() - 1)];
+            let within = outcomes.iter().filter(|(_, of)| of.is_within()).count();
+            let reached = outcomes.iter().filter(|(_, of)| of.rung >= change.rung).count();
+            let mut rungs = std::collections::BTreeMap::<Rung, usize>::new();
+            outcomes.iter().for_each(|(_, of)| *rungs.entry(of.rung).or_default() += 1);
+            let bound = match change.left {
+                Left::AnotherRung => "0.5 s",
+                Left::Nothing => "2 s + 4 round trips",
+            };
+            println!(
+                "{:<24} {:<9} {:>8}  {:<28} {:>5.1} % {:<22} {rungs:?}",
+                change.name,
+                ground.name,
+                outcomes.len(),
+                format!("{:.2} / {:.2} / {:.2} s", at(50), at(95), at(100)),
+                100.0 * within as f64 / outcomes.len() as f64,
+                bound,
+            );
+            // Of a few, one may have had bad luck.
+            let is_few =
+                |count: usize| (count as f64) < SHARE * outcomes.len() as f64 && outcomes.len() - count > 1;
+            if is_few(within) {
+                let worst = outcomes.iter().max_by_key(|(_, of)| of.stall.saturating_sub(of.bound));
+                problems.push(format!(
+                    "{}: {within} of {} within the bound; the worst: {worst:?}",
+                    change.name,
+                    outcomes.len()
+                ));
+            }
+            if is_few(reached) {
+                let missed: Vec<_> = outcomes.iter().filter(|(_, of)| of.rung < change.rung).collect();
+                problems.push(format!(
+                    "{}: {reached} of {} at {:?}: {missed:?}",
+                    change.name,
+                    outcomes.len(),
+                    change.rung
+                ));
+            }
         }
     }
     problems
@@ -255,7 +306,7 @@ fn a_network_that_changes_in_mid_session_costs_time_and_no_message() {
 /// The judge of stalls sees what is wrong: a page that stays on a data channel that it suspects.
 #[test]
 fn a_page_that_does_not_leave_a_dead_channel_is_noticed() {
-    let blocked = &CHANGES[0];
+    let blocked = &CHANGES[1];
     let stalls: Vec<Outcome> = (1..=2).map(|seed| session(blocked, seed, 0, true)).collect();
     assert!(stalls.iter().all(|outcome| !outcome.is_within()), "{stalls:?}");
 }

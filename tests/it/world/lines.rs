@@ -16,8 +16,8 @@ use super::{
     shard_address,
 };
 
-/// How long after a WebSocket was given up without a word the server knows, at most.
-const NOTICED: Duration = Duration::from_secs(30);
+/// How long after a WebSocket was given up in a network that is gone, or another one, the server knows, at least and at most.
+const NOTICED: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(30)];
 
 impl World {
     /// A client's access network, at an address that is its alone.

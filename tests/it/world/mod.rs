@@ -428,15 +428,15 @@ impl World {
         let Some(wire) = self.clients[client].wire.take() else {
             return;
         };
-        self.leave_ghost(&wire, noticed);
+        self.leave_ghost(&wire, [Duration::ZERO, noticed]);
         let now = self.now;
         self.on(client, |browser| browser.handle_socket_closed(now));
     }
 
-    fn leave_ghost(&mut self, wire: &Wire, noticed: Duration) {
+    fn leave_ghost(&mut self, wire: &Wire, [least, most]: [Duration; 2]) {
         if let Some(home) = wire.home {
-            let after = Duration::from_nanos(self.rng.below(noticed.as_nanos() as u64 + 1));
-            self.ghosts.push((self.now + after, home, wire.id));
+            let after = Duration::from_nanos(self.rng.below((most - least).as_nanos() as u64 + 1));
+            self.ghosts.push((self.now + least + after, home, wire.id));
         }
     }
 
@@ -766,7 +766,8 @@ impl World {
             if let Some(line) = &mut client.line {
                 let mut ended = Vec::new();
                 for (number, wire) in &mut client.wires {
-                    let (touched, code) = wire.carry(&mut line.far(*number), times, setup, true, &mut commands);
+                    let (touched, code) =
+                        wire.carry(&mut line.far(*number), times, setup, true, &mut commands);
                     client.touched |= touched;
                     moved |= touched;
                     ended.extend(code.map(|code| (*number, code)));

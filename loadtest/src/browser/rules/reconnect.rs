@@ -30,8 +30,7 @@ impl Default for Reconnect {
 impl Reconnect {
     /// How long the next attempt may take, given the round trip as last known.
     pub(crate) fn patience(&self, now: Instant, rtt: Option<Duration>) -> Duration {
-        let is_away =
-            self.failing_since.is_some_and(|since| now.saturating_duration_since(since) >= AWAY);
+        let is_away = self.failing_since.is_some_and(|since| now.saturating_duration_since(since) >= AWAY);
         let Some(rtt) = rtt.filter(|_| !is_away) else { return OPEN };
         let least = if self.failures < QUICK_ATTEMPTS { OPEN_LEAST } else { OPEN_LATER };
         OPEN.min(least + 4 * rtt)

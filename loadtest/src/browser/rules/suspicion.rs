@@ -180,8 +180,7 @@ impl Suspicion {
 
     /// When to ask again, while it is trusted.
     pub(crate) fn next_at(&self) -> Option<Instant> {
-        let convict =
-            self.convict_at().map(|at| self.not_before.map_or(at, |not_before| at.max(not_before)));
+        let convict = self.convict_at().map(|at| self.not_before.map_or(at, |not_before| at.max(not_before)));
         [self.probe_at(), convict].into_iter().flatten().min()
     }
 

@@ -26,7 +26,11 @@ where
         assert!(!steps.is_empty() && steps.len() == says.len());
         for (index, (given, says)) in steps.iter().zip(says).enumerate() {
             let said = step(start + millis(&given[0]), given[1].as_str().unwrap(), &given[2]);
-            assert!(is_same(&said, says), "{subject}, {}, step {index} {given}: {said}, not {says}", case["name"]);
+            assert!(
+                is_same(&said, says),
+                "{subject}, {}, step {index} {given}: {said}, not {says}",
+                case["name"]
+            );
         }
     }
 }
@@ -127,7 +131,8 @@ fn waits_for_websockets_are_those_of_the_client() {
                 Value::Null
             }
             _ => {
-                let (began, random) = (start + millis(&argument["began"]), argument["random"].as_f64().unwrap());
+                let (began, random) =
+                    (start + millis(&argument["began"]), argument["random"].as_f64().unwrap());
                 ms(reconnect.failed(now, began, argument["silent"].as_bool().unwrap(), random))
             }
         }

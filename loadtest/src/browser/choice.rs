@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use switchyard_signaling::{frame, message::ClientText, message::to_json};
 
 use super::{
-    Browser, Pipe,
+    Browser, Fault, Pipe,
     pipes::Wish,
     rules::watch::{Finding, Ping},
 };
@@ -117,7 +117,7 @@ impl Browser {
         {
             return;
         }
-        if self.socket.welcomed && self.session.is_some() && self.config.suspects {
+        if self.socket.welcomed && self.session.is_some() && self.config.fault != Some(Fault::Trusts) {
             self.pipes.watch.leave(now, &mut self.pipes.hold);
             self.attach(now, Pipe::Socket);
         } else {

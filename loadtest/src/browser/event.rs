@@ -23,13 +23,24 @@ pub struct BrowserConfig {
     pub climbs: bool,
     /// Decides about its delays, which are random so that many browsers do not come at once.
     pub seed: u64,
-    /// Whether it leaves a data channel that it suspects: false is a fault that tests plant.
-    pub suspects: bool,
+    /// A bug that a test plants.
+    pub fault: Option<Fault>,
+}
+
+/// What a browser may do wrong, for tests that must notice it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It stays on a data channel that it suspects.
+    Trusts,
+    /// After a move it goes on where it was, whatever the server has received.
+    NoReplay,
+    /// It takes a frame that comes twice as a new one.
+    TakesDuplicates,
 }
 
 impl Default for BrowserConfig {
     fn default() -> Self {
-        Self { address: None, moves_by_itself: true, climbs: false, seed: 0, suspects: true }
+        Self { address: None, moves_by_itself: true, climbs: false, seed: 0, fault: None }
     }
 }
 

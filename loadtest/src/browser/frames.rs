@@ -9,7 +9,7 @@ use switchyard_signaling::{
     message::ServerControl,
 };
 
-use super::{Browser, Event, Incoming, Lane, Pipe, RoomLog, URGENT_BYTES};
+use super::{Browser, Event, Fault, Incoming, Lane, Pipe, RoomLog, URGENT_BYTES};
 
 impl Browser {
     /// Takes a message of a pipe, `is_ordered` unless it came over the unordered channel.
@@ -34,6 +34,9 @@ impl Browser {
                 let bytes = if let Reliable::Chunk(_, payload) = &body { payload.len() } else { 0 };
                 match self.receiver.handle(lane_seq, bytes, now) {
                     Arrival::Next => self.take_body(now, body),
+                    Arrival::Duplicate if self.config.fault == Some(Fault::TakesDuplicates) => {
+                        self.take_body(now, body);
+                    }
                     Arrival::Duplicate => {}
                     // A pipe that was left may have a hole at its end, which the new pipe fills.
                     Arrival::Ahead if self.pipes.attached() != Some(pipe) || self.pipes.pending.is_some() => {
@@ -75,7 +78,7 @@ impl Browser {
             }
             Frame::Attached { generation, ack } => {
                 if self.pipes.confirmed(now, pipe, generation) {
-                    if !self.sender.attach(ack) {
+                    if self.config.fault != Some(Fault::NoReplay) && !self.sender.attach(ack) {
                         self.violation(format!("ATTACHED acknowledges {ack}, which was never sent"));
                     }
                     if pipe == Pipe::Channel {

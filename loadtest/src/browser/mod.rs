@@ -40,7 +40,7 @@ use switchyard_signaling::{
 };
 
 pub use self::event::{
-    BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput, StreamOutput,
+    BrowserConfig, Event, Fault, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput, StreamOutput,
 };
 pub use self::ladder::Rung;
 pub use self::log::{LogError, LogEvent, RoomLog, Saved, Text};
@@ -58,6 +58,8 @@ pub struct Browser {
     limits: Limits,
     socket: Socket,
     session: Option<Resume>,
+    /// The session is gone at the server.
+    is_lost: bool,
     joins: VecDeque<ClientText>,
     /// Joins that were sent before there was a session: if the WebSocket breaks they were for nothing.
     first_joins: VecDeque<ClientText>,
@@ -126,6 +128,7 @@ impl Browser {
             ladder: config.climbs.then(Ladder::default),
             socket: Socket::default(),
             session: None,
+            is_lost: false,
             joins: VecDeque::new(),
             first_joins: VecDeque::new(),
             next_request: 1,
@@ -599,7 +602,7 @@ impl Browser {
                 match refusal.code {
                     // It is about a move that a later one overtook on another pipe; the later one stands.
                     Code::StaleAttach => {}
-                    Code::UnknownSession => self.events.push_back(Event::SessionLost),
+                    Code::UnknownSession => self.lose_session(),
                     Code::BadOffer => self.lose_peer(now),
                     Code::WebrtcDisabled => self.stay_on_the_socket(now),
                     _ => {}
@@ -635,7 +638,14 @@ impl Browser {
                 self.send_joins(now);
             }
             (true, true) => self.resumed(now),
-            (true, false) => self.events.push_back(Event::SessionLost),
+            (true, false) => self.lose_session(),
+        }
+    }
+
+    /// The server says so twice: it refuses to resume, and answers the greeting.
+    fn lose_session(&mut self) {
+        if !std::mem::replace(&mut self.is_lost, true) {
+            self.events.push_back(Event::SessionLost);
         }
     }
 

@@ -39,7 +39,7 @@ use switchyard::{
     router::Letter,
 };
 use switchyard_loadtest::{
-    browser::{Browser, BrowserConfig, Lane, Outgoing, Pipe, SendError},
+    browser::{Browser, BrowserConfig, Fault, Lane, Outgoing, Pipe, SendError},
     netsim::{self, HostId, LinkConfig, Network, NetworkSpec},
     rng::Rng,
 };
@@ -102,7 +102,7 @@ impl Setup {
                 problems: 20,
             },
             rooms: RoomLimits { participants: 200, topics: 32 },
-            timeouts: PeerTimeouts { handshake: Duration::from_secs(10), consent: Duration::from_secs(30) },
+            timeouts: PeerTimeouts { handshake: Duration::from_secs(15), consent: Duration::from_secs(30) },
             letters: Duration::from_micros(200),
             webrtc: true,
             writes: (0, 0),
@@ -124,8 +124,8 @@ pub(crate) struct Kind {
     pub(crate) wire: WireConfig,
     /// Stays on the WebSocket although it has a data channel.
     pub(crate) stays: bool,
-    /// Its page does not leave a data channel that it suspects: a fault to be found.
-    pub(crate) trusts: bool,
+    /// A bug in its page.
+    pub(crate) fault: Option<Fault>,
 }
 
 /// What a server that starts again has in common with the one before.
@@ -321,7 +321,7 @@ impl World {
             moves_by_itself: !kind.stays,
             climbs: kind.access.is_some(),
             seed: self.setup.seed ^ number as u64,
-            suspects: !kind.trusts,
+            fault: kind.fault,
             ..BrowserConfig::default()
         };
         let browser = Browser::new(self.now, config);

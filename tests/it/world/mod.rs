@@ -322,7 +322,6 @@ impl World {
             climbs: kind.access.is_some(),
             seed: self.setup.seed ^ number as u64,
             fault: kind.fault,
-            ..BrowserConfig::default()
         };
         let browser = Browser::new(self.now, config);
         let mut client = Client::new(browser, format!("u{number}"), host, address, kind.wire.clone());

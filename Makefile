@@ -35,7 +35,7 @@ worlds: ## Run the world tests and the network simulator's over many seeds (SEED
 	SEEDS=$(SEEDS) cargo test --test it -- worlds
 	SEEDS=$(SEEDS) cargo test -p switchyard-loadtest --lib -- netsim
 
-attempts: ## Connect 2,688 pairs over networks that block and lose, take 840 sessions through changes (ATTEMPTS=84)
+attempts: ## Connect 2,688 pairs over networks that block and lose, take 1,680 sessions through changes (ATTEMPTS=84)
 	SEEDS=$(ATTEMPTS) cargo test --test it -- --nocapture --test-threads 1 attempts
 
 kills: ## Kill a loaded server with SIGKILL, with SQLite and with PostgreSQL (KILLS=400)

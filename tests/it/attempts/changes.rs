@@ -125,7 +125,7 @@ struct Ground {
 }
 
 const GROUNDS: [Ground; 3] = [
-    Ground { name: "near", delay: [3, 20], loss: 0.0 },
+    Ground { name: "near", delay: [3, 15], loss: 0.0 },
     Ground { name: "far", delay: [20, 80], loss: 0.0 },
     Ground { name: "1 % lost", delay: [3, 80], loss: 0.01 },
 ];

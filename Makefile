@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 # Seeds of each world test in `make worlds`.
 SEEDS ?= 200
-# Attempts of each of the 32 cells of the matrix in `make attempts`.
+# Attempts of each of the 32 cells of the matrix in `make attempts`, and sessions of each change of network.
 ATTEMPTS ?= 84
 # How often `make kills` kills a server.
 KILLS ?= 400
@@ -35,7 +35,7 @@ worlds: ## Run the world tests and the network simulator's over many seeds (SEED
 	SEEDS=$(SEEDS) cargo test --test it -- worlds
 	SEEDS=$(SEEDS) cargo test -p switchyard-loadtest --lib -- netsim
 
-attempts: ## Connect 2,688 pairs over networks that block and lose, change networks in mid-session (ATTEMPTS=84)
+attempts: ## Connect 2,688 pairs over networks that block and lose, take 1,680 sessions through changes (ATTEMPTS=84)
 	SEEDS=$(ATTEMPTS) cargo test --test it -- --nocapture --test-threads 1 attempts
 
 kills: ## Kill a loaded server with SIGKILL, with SQLite and with PostgreSQL (KILLS=400)

@@ -6,6 +6,7 @@
 //! - [`browser`]: a simulated browser: session, WebSocket and peer connection;
 //! - [`adapter`]: kinds of servers, and what users speak with each;
 //! - [`peer`]: its peer connection with the two data channels;
+//! - [`sockets`]: when a page opens WebSockets, and gives them up;
 //! - [`user`]: a simulated user: a browser that comes, does something, reconnects and leaves;
 //! - [`account`]: what was sent, and what of it was lost, doubled, out of order, altered or late;
 //! - [`figures`]: the figures of a run, with a stable JSON schema;
@@ -38,6 +39,7 @@ pub mod peer;
 pub mod rng;
 pub mod run;
 pub mod scenario;
+pub mod sockets;
 pub mod target;
 pub mod token;
 pub mod turn;

@@ -159,7 +159,8 @@ pub struct Rtc {
     /// How long a peer may be silent before it is given up. Default: 30s, as RFC 7675 has it.
     #[serde(with = "units::duration")]
     pub consent_timeout: Duration,
-    /// How long ICE and DTLS may take before a peer that never connected is given up. Default: 10s.
+    /// How long ICE and DTLS may take before a peer that never connected is given up: as long as the browser
+    /// client gives an attempt. A session has one peer at most. Default: 15s.
     #[serde(with = "units::duration")]
     pub handshake_timeout: Duration,
     /// WebRTC peers on this server; an idle one costs about 150 KB. Default: 5000.
@@ -177,7 +178,7 @@ impl Default for Rtc {
             advertise_addresses: Vec::new(),
             shards: None,
             consent_timeout: Duration::from_secs(30),
-            handshake_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(15),
             max_peers: 5000,
         }
     }

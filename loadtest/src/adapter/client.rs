@@ -1,13 +1,17 @@
 //! What a simulated user needs of what it speaks with a server, without sockets and clocks. What only some can do has an
 //! answer here.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use switchyard_signaling::event::Content;
 
 use crate::{
-    browser::{Event, Outgoing, Pipe, RoomLog, SendError, SocketOutput},
+    browser::{Event, Outgoing, Pipe, RoomLog, SendError, SocketOutput, Wish},
     netsim::Datagram,
 };
 
@@ -56,8 +60,14 @@ pub trait Client: Send {
     /// Reads nothing and says nothing, or does again.
     fn set_stalled(&mut self, now: Instant, stalled: bool);
 
-    /// Its datagrams leave from another address.
-    fn change_address(&mut self, _now: Instant, _address: SocketAddr) {}
+    /// The device has another address; what it had open is dead, and its WebSocket's end is told apart.
+    fn handle_network_change(&mut self, _now: Instant, _address: SocketAddr) {}
+
+    /// The session is lost: begins anew on the WebSocket that there is, with the logs for the next join. Nothing where another
+    /// client is to be made for that.
+    fn begin_anew(&mut self, _now: Instant) -> Option<BTreeMap<String, RoomLog>> {
+        None
+    }
 
     /// Says goodbye; whether the server will answer that by closing the WebSocket.
     fn bye(&mut self) -> bool {
@@ -77,6 +87,12 @@ pub trait Client: Send {
     /// It is gone, or could not be opened.
     fn handle_socket_closed(&mut self, now: Instant);
 
+    /// A WebSocket on which the server was told [`hello`](Self::hello), and is about to answer, takes the place of the one
+    /// that there was.
+    fn handle_socket_replaced(&mut self, now: Instant) {
+        self.handle_socket_open(now);
+    }
+
     /// A text message has arrived.
     fn handle_text(&mut self, now: Instant, text: &str);
 
@@ -94,6 +110,16 @@ pub trait Client: Send {
 
     // ---- outputs
 
+    /// What the server is told first on a further WebSocket of a session; nothing where a session has only one.
+    fn hello(&self) -> Option<String> {
+        None
+    }
+
+    /// What it wants of its WebSockets.
+    fn poll_wish(&mut self) -> Option<Wish> {
+        None
+    }
+
     /// When `handle_timeout` is due.
     fn poll_timeout(&mut self) -> Option<Instant>;
 
@@ -109,6 +135,11 @@ pub trait Client: Send {
     fn poll_event(&mut self) -> Option<Event>;
 
     // ---- what there is
+
+    /// The round trip to the server as last known.
+    fn round_trip(&self) -> Option<Duration> {
+        None
+    }
 
     /// Whether the WebSocket should be read.
     fn reads_socket(&self) -> bool;

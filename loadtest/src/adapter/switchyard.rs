@@ -1,13 +1,17 @@
 //! This project's own server: its protocol, with everything that the simulated browser does.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use switchyard_signaling::event::Content;
 
 use super::{Adapter, Client, Door, Outbound};
 use crate::{
-    browser::{Browser, BrowserConfig, Event, Outgoing, Pipe, RoomLog, SendError},
+    browser::{Browser, BrowserConfig, Event, Outgoing, Pipe, RoomLog, SendError, Wish},
     netsim::Datagram,
 };
 
@@ -44,8 +48,12 @@ impl Client for Browser {
         self.set_stalled(now, stalled);
     }
 
-    fn change_address(&mut self, now: Instant, address: SocketAddr) {
-        self.change_address(now, address);
+    fn handle_network_change(&mut self, now: Instant, address: SocketAddr) {
+        self.handle_network_change(now, address);
+    }
+
+    fn begin_anew(&mut self, now: Instant) -> Option<BTreeMap<String, RoomLog>> {
+        Some(self.begin_anew(now))
     }
 
     fn bye(&mut self) -> bool {
@@ -65,6 +73,10 @@ impl Client for Browser {
         self.handle_socket_closed(now);
     }
 
+    fn handle_socket_replaced(&mut self, now: Instant) {
+        self.handle_socket_replaced(now);
+    }
+
     fn handle_text(&mut self, now: Instant, text: &str) {
         self.handle_text(now, text);
     }
@@ -81,6 +93,15 @@ impl Client for Browser {
         self.handle_timeout(now);
     }
 
+    /// A session has a second WebSocket where the first is silent.
+    fn hello(&self) -> Option<String> {
+        self.has_session().then(|| self.hello())
+    }
+
+    fn poll_wish(&mut self) -> Option<Wish> {
+        self.poll_wish()
+    }
+
     fn poll_timeout(&mut self) -> Option<Instant> {
         self.poll_timeout()
     }
@@ -95,6 +116,10 @@ impl Client for Browser {
 
     fn poll_event(&mut self) -> Option<Event> {
         self.poll_event()
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.smoothed_round_trip()
     }
 
     fn reads_socket(&self) -> bool {

@@ -1,6 +1,6 @@
 //! What goes into a simulated browser and comes out of it: its settings, messages, events and errors.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use switchyard_signaling::{
@@ -21,13 +21,26 @@ pub struct BrowserConfig {
     /// Whether it tries more than UDP: ICE-TCP, and the relays that the server names. Whoever drives it opens streams then
     /// ([`Browser::poll_stream`](super::Browser::poll_stream)), and says which port a datagram came to.
     pub climbs: bool,
-    /// How long after losing a peer connection it offers a new one; doubled with each loss in a row, up to 30 s.
-    pub retry: Duration,
+    /// Decides about its delays, which are random so that many browsers do not come at once.
+    pub seed: u64,
+    /// A bug that a test plants.
+    pub fault: Option<Fault>,
+}
+
+/// What a browser may do wrong, for tests that must notice it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It stays on a data channel that it suspects.
+    Trusts,
+    /// After a move it goes on where it was, whatever the server has received.
+    NoReplay,
+    /// It takes a frame that comes twice as a new one.
+    TakesDuplicates,
 }
 
 impl Default for BrowserConfig {
     fn default() -> Self {
-        Self { address: None, moves_by_itself: true, climbs: false, retry: Duration::from_secs(2) }
+        Self { address: None, moves_by_itself: true, climbs: false, seed: 0, fault: None }
     }
 }
 

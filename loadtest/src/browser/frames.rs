@@ -9,16 +9,21 @@ use switchyard_signaling::{
     message::ServerControl,
 };
 
-use super::{Browser, Event, Incoming, Lane, Pipe, RoomLog, URGENT_BYTES};
+use super::{Browser, Event, Fault, Incoming, Lane, Pipe, RoomLog, URGENT_BYTES};
 
 impl Browser {
-    pub(super) fn take_frames(&mut self, now: Instant, pipe: Pipe, message: Bytes) {
-        self.pipes.heard(now, pipe);
+    /// Takes a message of a pipe, `is_ordered` unless it came over the unordered channel.
+    pub(super) fn take_frames(&mut self, now: Instant, pipe: Pipe, message: Bytes, is_ordered: bool) {
+        self.pipes.heard(now, pipe, is_ordered);
         for frame in Frames::new(message) {
             match frame {
                 Ok(frame) => self.take_frame(now, pipe, frame),
                 Err(error) => return self.violation(format!("frame: {error}")),
             }
+        }
+        if pipe == Pipe::Channel {
+            self.repaired();
+            self.heard_on_trial(now);
         }
     }
 
@@ -29,9 +34,13 @@ impl Browser {
                 let bytes = if let Reliable::Chunk(_, payload) = &body { payload.len() } else { 0 };
                 match self.receiver.handle(lane_seq, bytes, now) {
                     Arrival::Next => self.take_body(now, body),
+                    Arrival::Duplicate if self.config.fault == Some(Fault::TakesDuplicates) => {
+                        self.take_body(now, body);
+                    }
                     Arrival::Duplicate => {}
                     // A pipe that was left may have a hole at its end, which the new pipe fills.
-                    Arrival::Ahead if self.pipes.attached() != Some(pipe) => {}
+                    Arrival::Ahead if self.pipes.attached() != Some(pipe) || self.pipes.pending.is_some() => {
+                    }
                     Arrival::Ahead => {
                         let last = self.receiver.ack();
                         self.violation(format!("lane gap: frame {lane_seq} came after {last}"));
@@ -53,19 +62,26 @@ impl Browser {
             }
             Frame::Ack(ack) => self.take_ack(ack),
             Frame::Ping(nonce) => {
+                if pipe == Pipe::Socket && self.pipes.attached() != Some(pipe) {
+                    // The server misses acknowledgements.
+                    self.pipes.watch.hint(now);
+                }
                 let urgent = self.urgent(pipe);
                 if urgent.len() < URGENT_BYTES {
                     frame::put_pong(urgent, nonce);
                 }
             }
-            Frame::Pong(nonce) => self.pipes.pong(now, nonce),
+            Frame::Pong(nonce) => {
+                if self.pipes.pong(now, pipe, nonce) && self.config.moves_by_itself {
+                    self.attach(now, Pipe::Channel);
+                }
+            }
             Frame::Attached { generation, ack } => {
-                if let Some(pipe) = self.pipes.confirmed(now, generation) {
-                    if !self.sender.attach(ack) {
+                if self.pipes.confirmed(now, pipe, generation) {
+                    if self.config.fault != Some(Fault::NoReplay) && !self.sender.attach(ack) {
                         self.violation(format!("ATTACHED acknowledges {ack}, which was never sent"));
                     }
                     if pipe == Pipe::Channel {
-                        self.losses = 0;
                         self.lossy_waiting.clear();
                         self.lossy_waiting_bytes = 0;
                     }

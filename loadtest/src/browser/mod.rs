@@ -12,11 +12,13 @@
 //! [`poll_event`](Browser::poll_event) and [`poll_datagram`](Browser::poll_datagram), and from
 //! [`poll_socket`](Browser::poll_socket) as long as the WebSocket can take more.
 
+mod choice;
 mod event;
 mod frames;
 mod ladder;
 mod log;
 mod pipes;
+pub(crate) mod rules;
 mod ways;
 mod webrtc;
 
@@ -38,10 +40,11 @@ use switchyard_signaling::{
 };
 
 pub use self::event::{
-    BrowserConfig, Event, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput, StreamOutput,
+    BrowserConfig, Event, Fault, Incoming, Lane, Outgoing, Pipe, SendError, SocketOutput, StreamOutput,
 };
 pub use self::ladder::Rung;
 pub use self::log::{LogError, LogEvent, RoomLog, Saved, Text};
+pub use self::pipes::Wish;
 
 use self::{ladder::Ladder, pipes::Pipes};
 use crate::{
@@ -55,6 +58,8 @@ pub struct Browser {
     limits: Limits,
     socket: Socket,
     session: Option<Resume>,
+    /// The session is gone at the server.
+    is_lost: bool,
     joins: VecDeque<ClientText>,
     /// Joins that were sent before there was a session: if the WebSocket breaks they were for nothing.
     first_joins: VecDeque<ClientText>,
@@ -68,8 +73,9 @@ pub struct Browser {
     /// Until when the peer connection must have opened its reliable channel.
     deadline: Option<Instant>,
     retry: Option<Instant>,
-    losses: u32,
     pipes: Pipes,
+    /// Bytes that the reliable channel was given.
+    given: u64,
     sender: Sender,
     receiver: Receiver,
     assembly: Assembly,
@@ -109,6 +115,8 @@ enum FromSocket {
 const INBOX_BYTES: usize = 4 * 1024 * 1024;
 /// PONGs and the like that wait for a pipe; more of them are left out.
 const URGENT_BYTES: usize = 4 * 1024;
+/// Before looking again for a WebSocket to offer over.
+const RETRY: Duration = Duration::from_secs(2);
 /// Bytes of unfinished messages.
 const ASSEMBLY_BYTES: usize = 4 * 1024 * 1024;
 
@@ -118,9 +126,9 @@ impl Browser {
         let limits = Limits::default();
         Self {
             ladder: config.climbs.then(Ladder::default),
-            config,
             socket: Socket::default(),
             session: None,
+            is_lost: false,
             joins: VecDeque::new(),
             first_joins: VecDeque::new(),
             next_request: 1,
@@ -129,8 +137,8 @@ impl Browser {
             open: (false, false),
             deadline: None,
             retry: None,
-            losses: 0,
-            pipes: Pipes::new(now),
+            pipes: Pipes::new(now, config.seed),
+            given: 0,
             sender: Sender::new(limits.replay_limit_bytes),
             receiver: Receiver::new(limits::CLIENT_ACKS),
             assembly: Assembly::new(limits.max_message_bytes, ASSEMBLY_BYTES),
@@ -147,6 +155,7 @@ impl Browser {
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             events: VecDeque::new(),
+            config,
         }
     }
 
@@ -257,28 +266,48 @@ impl Browser {
         id
     }
 
-    /// Moves to this pipe now, if it is there.
-    pub fn attach(&mut self, now: Instant, pipe: Pipe) {
-        let there = match pipe {
-            Pipe::Socket => self.socket.welcomed && self.session.is_some(),
-            Pipe::Channel => self.open.0,
-        };
-        if there && !self.stalled {
-            let generation = self.pipes.begin(now, pipe);
-            let ack = self.receiver.ack();
-            frame::put_attach(self.urgent(pipe), generation, ack);
-            self.pump(now);
-        }
-    }
-
     /// Makes a new peer connection in place of the old one.
     pub fn offer(&mut self, now: Instant) {
         if !self.socket.welcomed {
             // There is nobody to offer to: look again later.
-            self.retry = Some(now + self.config.retry);
+            self.retry = Some(now + RETRY);
         } else if let Some(offer) = self.make_peer(now) {
             self.socket.texts.push_back(to_json(&ClientText::Offer(offer)));
         }
+    }
+
+    /// The session is lost: another one begins on the WebSocket that there is, with the next join. Gives the logs for that.
+    pub fn begin_anew(&mut self, now: Instant) -> BTreeMap<String, RoomLog> {
+        let logs = self.take_logs();
+        let mut fresh = Self::new(now, self.config.clone());
+        std::mem::swap(&mut fresh.socket, &mut self.socket);
+        // The server has answered, if only that it knows no such session.
+        fresh.socket.welcomed = fresh.socket.open;
+        std::mem::swap(&mut fresh.events, &mut self.events);
+        (fresh.limits, fresh.next_request) = (self.limits.clone(), self.next_request);
+        (fresh.stalled, fresh.lossy_dropped) = (self.stalled, self.lossy_dropped);
+        fresh.sender = Sender::new(fresh.limits.replay_limit_bytes);
+        fresh.assembly = Assembly::new(fresh.limits.max_message_bytes, ASSEMBLY_BYTES);
+        fresh.pipes.keep_round_trip(&self.pipes);
+        if let Some(mut peer) = self.peer.take() {
+            peer.close();
+        }
+        if let (Some(old), Some(new)) = (&mut self.ladder, &mut fresh.ladder) {
+            old.end(now);
+            std::mem::swap(&mut old.ways, &mut new.ways);
+        }
+        *self = fresh;
+        logs
+    }
+
+    /// The device has another address from now on, as where it comes into another network; what leaves from the old one is
+    /// lost. The peer connection that there is does not learn of it.
+    pub fn handle_network_change(&mut self, now: Instant, address: SocketAddr) {
+        if self.config.address.is_some() {
+            self.config.address = Some(address);
+        }
+        self.hurry(now);
+        self.pump(now);
     }
 
     /// From now on its datagrams leave from another address. No new offer is made.
@@ -301,12 +330,12 @@ impl Browser {
         if stalled {
             return;
         }
-        self.pipes.heard_all(now);
+        self.pipes.wake(now);
         self.inbox_bytes = 0;
         for input in std::mem::take(&mut self.inbox) {
             match input {
                 FromSocket::Text(text) => self.take_text(now, &text),
-                FromSocket::Binary(message) => self.take_frames(now, Pipe::Socket, message),
+                FromSocket::Binary(message) => self.take_frames(now, Pipe::Socket, message, true),
             }
         }
         if self.open.0 && self.config.moves_by_itself && self.pipes.attached() == Some(Pipe::Socket) {
@@ -329,13 +358,19 @@ impl Browser {
     pub fn handle_socket_open(&mut self, now: Instant) {
         self.socket = Socket { open: true, ..Socket::default() };
         self.urgent_socket.clear();
-        let hello = ClientText::Hello {
+        self.pipes.socket.wake(now);
+        let hello = self.hello();
+        self.socket.texts.push_back(hello);
+        self.pump(now);
+    }
+
+    /// What the server is to be told first on a WebSocket.
+    pub fn hello(&self) -> String {
+        to_json(&ClientText::Hello {
             v: limits::VERSION,
             client: Some("switchyard-loadtest".to_owned()),
             resume: self.session.clone(),
-        };
-        self.socket.texts.push_back(to_json(&hello));
-        self.pump(now);
+        })
     }
 
     /// The WebSocket is gone.
@@ -345,8 +380,22 @@ impl Browser {
         std::mem::swap(&mut self.joins, &mut self.first_joins);
         self.inbox.clear();
         self.inbox_bytes = 0;
-        self.pipes.lost(Pipe::Socket);
+        self.pipes.forget(Pipe::Socket);
+        if self.pipes.aim().is_none() {
+            self.fall_back(now);
+        }
         self.pump(now);
+    }
+
+    /// Another WebSocket, on which the server has been told [`hello`](Self::hello) and is about to answer, takes the place
+    /// of the one in use.
+    pub fn handle_socket_replaced(&mut self, now: Instant) {
+        self.socket = Socket { open: true, ..Socket::default() };
+        self.urgent_socket.clear();
+        self.inbox.clear();
+        self.inbox_bytes = 0;
+        self.pipes.forget(Pipe::Socket);
+        self.pipes.socket.wake(now);
     }
 
     /// A text message has arrived.
@@ -364,7 +413,7 @@ impl Browser {
         if self.stalled {
             self.keep(message.len(), FromSocket::Binary(message));
         } else {
-            self.take_frames(now, Pipe::Socket, message);
+            self.take_frames(now, Pipe::Socket, message, true);
             self.pump(now);
         }
     }
@@ -399,7 +448,7 @@ impl Browser {
             peer.handle_timeout(now);
         }
         if !self.stalled {
-            self.keep_alive(now);
+            self.tick(now);
         }
         self.climb(now);
         self.pump(now);
@@ -415,11 +464,9 @@ impl Browser {
         if self.stalled {
             return peer;
         }
-        let waiting = self.sender.unacknowledged() > 0;
         let ack = self.pipes.attached().and(self.receiver.poll_timeout());
-        let pipes = self.pipes.poll_timeout(waiting, self.socket.welcomed);
         let logs = self.logs.values().filter_map(RoomLog::poll_timeout).min();
-        let own = [self.socket.next_ping, self.retry, self.deadline, ack, pipes, logs];
+        let own = [self.pipes.next_tick, self.pipes.watch.poll_timeout(), ack, logs];
         own.into_iter().chain([peer]).flatten().min()
     }
 
@@ -487,12 +534,17 @@ impl Browser {
 
     /// Since when this pipe has been silent: when its last frames came, or when somebody began to listen.
     pub fn heard(&self, pipe: Pipe) -> Instant {
-        self.pipes.heard_at(pipe)
+        self.pipes.probe(pipe).heard_at()
     }
 
     /// The last round trip of a PING, on whichever pipe.
     pub fn round_trip(&self) -> Option<Duration> {
         self.pipes.round_trip()
+    }
+
+    /// The same of the pipe in use, smoothed.
+    pub fn smoothed_round_trip(&self) -> Option<Duration> {
+        self.pipes.last_rtt()
     }
 
     /// Bytes in the reliable lane, waiting or unacknowledged.
@@ -523,6 +575,7 @@ impl Browser {
                 self.session = Some(Resume { session, ticket });
                 self.first_joins.clear();
                 self.pipes.first(now);
+                self.begin_ticking(now);
                 self.events.push_back(Event::Attached(Pipe::Socket));
             }
             ServerText::Answer(answer) => {
@@ -550,7 +603,7 @@ impl Browser {
                 match refusal.code {
                     // It is about a move that a later one overtook on another pipe; the later one stands.
                     Code::StaleAttach => {}
-                    Code::UnknownSession => self.events.push_back(Event::SessionLost),
+                    Code::UnknownSession => self.lose_session(),
                     Code::BadOffer => self.lose_peer(now),
                     Code::WebrtcDisabled => self.stay_on_the_socket(now),
                     _ => {}
@@ -585,13 +638,25 @@ impl Browser {
                 self.limits = limits;
                 self.send_joins(now);
             }
-            (true, true) => {
-                if self.pipes.attached() != Some(Pipe::Channel) {
-                    self.attach(now, Pipe::Socket);
-                }
-            }
-            (true, false) => self.events.push_back(Event::SessionLost),
+            (true, true) => self.resumed(now),
+            (true, false) => self.lose_session(),
         }
+    }
+
+    /// The server says so twice: it refuses to resume, and answers the greeting.
+    fn lose_session(&mut self) {
+        if !std::mem::replace(&mut self.is_lost, true) {
+            self.events.push_back(Event::SessionLost);
+        }
+    }
+
+    fn resumed(&mut self, now: Instant) {
+        if self.pipes.watch.is_suspected(now) {
+            self.suspected(now);
+        } else if self.pipes.aim().is_none() || self.pipes.watch.on_trial() {
+            self.attach(now, Pipe::Socket);
+        }
+        self.repair(now);
     }
 
     fn send_joins(&mut self, now: Instant) {
@@ -686,31 +751,9 @@ impl Browser {
             self.violation("a stalled page was sent more than it can hold".to_owned());
             self.inbox.clear();
             self.socket = Socket::default();
-            self.pipes.lost(Pipe::Socket);
+            self.pipes.forget(Pipe::Socket);
         } else {
             self.inbox.push_back(input);
-        }
-    }
-
-    // ---- time ----
-
-    fn keep_alive(&mut self, now: Instant) {
-        if self.socket.next_ping.is_some_and(|at| at <= now) {
-            self.socket.texts.push_back(to_json(&ClientText::Ping { t: 0 }));
-            self.socket.next_ping = self.socket.ping_interval.map(|interval| now + interval);
-        }
-        let silent = self.socket.welcomed && self.pipes.is_silent(now);
-        let too_slow = self.deadline.is_some_and(|at| at <= now);
-        if silent || too_slow || self.pipes.expired(now) == Some(Pipe::Channel) {
-            self.lose_peer(now);
-        }
-        let waiting = self.sender.unacknowledged() > 0;
-        if let Some((pipe, nonce)) = self.pipes.ping(now, waiting) {
-            frame::put_ping(self.urgent(pipe), nonce);
-        }
-        if self.retry.is_some_and(|at| at <= now) {
-            self.retry = None;
-            self.offer(now);
         }
     }
 }

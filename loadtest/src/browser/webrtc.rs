@@ -9,17 +9,18 @@ use crate::peer::{Channel, Peer, PeerError, PeerEvent};
 
 /// A peer connection that has not opened by then is given up; a browser's ICE takes as long to fail.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 impl Browser {
     /// A new peer connection and its offer.
     pub(super) fn make_peer(&mut self, now: Instant) -> Option<Description> {
         let address = self.config.address?;
         // The server lets go of the old peer connection when the offer comes, with whatever is on its way there.
-        let was_attached = self.pipes.attached() == Some(Pipe::Channel);
-        self.pipes.lost(Pipe::Channel);
-        if was_attached {
-            self.attach(now, Pipe::Socket);
+        let was_aim = self.pipes.forget(Pipe::Channel);
+        self.pipes.renew_channel(now);
+        self.given = 0;
+        self.open = (false, false);
+        if was_aim && self.pipes.pending.is_none() {
+            self.fall_back(now);
         }
         self.peer_number += 1;
         self.open = (false, false);
@@ -52,14 +53,11 @@ impl Browser {
         self.open = (false, false);
         self.urgent_channel.clear();
         self.events.push_back(Event::PeerLost);
-        let was_attached = self.pipes.attached() == Some(Pipe::Channel);
-        self.pipes.lost(Pipe::Channel);
-        let wait = self.config.retry.saturating_mul(1 << self.losses.min(8)).min(LONGEST_RETRY);
-        self.losses += 1;
+        self.leave(now, Pipe::Channel);
+        self.pipes.renew_channel(now);
+        let wait = self.pipes.backoff.next(self.pipes.random.unit());
         self.retry = Some(now + wait);
-        if was_attached {
-            self.attach(now, Pipe::Socket);
-        }
+        self.begin_ticking(now);
     }
 
     /// Takes what the peer connection has, and gives it what it can send.
@@ -72,7 +70,7 @@ impl Browser {
                     self.open.0 = true;
                     self.deadline = None;
                     if self.config.moves_by_itself {
-                        self.attach(now, Pipe::Channel);
+                        self.pipes.watch.prove(now);
                     }
                 }
                 PeerEvent::Open(Channel::Lossy) => self.open.1 = true,
@@ -89,8 +87,8 @@ impl Browser {
         if self.stalled {
             return;
         }
-        while let Some((_, message)) = self.peer.as_mut().and_then(Peer::poll_message) {
-            self.take_frames(now, Pipe::Channel, message);
+        while let Some((channel, message)) = self.peer.as_mut().and_then(Peer::poll_message) {
+            self.take_frames(now, Pipe::Channel, message, channel == Channel::Reliable);
         }
         self.drive_logs(now);
         if self.receiver.poll_timeout().is_some_and(|at| at <= now)
@@ -100,9 +98,16 @@ impl Browser {
             frame::put_ack(self.urgent(pipe), ack);
             self.receiver.acknowledged();
         }
-        if let Err(error) = self.pump_channel(now) {
-            self.violation(format!("data channel: {error}"));
-            self.lose_peer(now);
+        // Sending may give the watch something to look at, and that has probes to send.
+        for _ in 0..2 {
+            if let Err(error) = self.pump_channel(now) {
+                self.violation(format!("data channel: {error}"));
+                self.lose_peer(now);
+            }
+            self.watch_channel(now);
+            if self.urgent_channel.is_empty() {
+                break;
+            }
         }
     }
 
@@ -116,6 +121,7 @@ impl Browser {
             {
                 self.fill(limits::CHANNEL_MESSAGE_BYTES, &mut message);
             }
+            self.given += message.len() as u64;
             let sent = if message.is_empty() { Ok(()) } else { peer.send(now, Channel::Reliable, &message) };
             self.peer = Some(peer);
             sent?;

@@ -42,6 +42,7 @@ use crate::{
         self, Access, AccessStats, Direction, Failure, Happening, MappingId, NetworkSpec, Output,
         ScheduledEvent, StreamId,
     },
+    sockets::REACH,
     target::Target,
     user::{Command, Plan, User},
 };
@@ -132,6 +133,8 @@ const TELL: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Ports inside a simulated network; nobody listens there.
 const INSIDE_PORTS: std::ops::Range<u16> = 20_000..60_000;
+/// So many of them belong to one address.
+const ADDRESS_PORTS: u16 = 1_001;
 
 pub(crate) struct Driver {
     user: User,
@@ -141,8 +144,10 @@ pub(crate) struct Driver {
     shared: Rc<Shared>,
     mappings: Vec<(MappingId, UdpSocket)>,
     sockets: BTreeMap<StreamId, Socket>,
-    /// The one that the user has.
-    current: Option<StreamId>,
+    /// Those that the user has, by its numbers.
+    numbers: BTreeMap<u64, StreamId>,
+    /// Questions over HTTP, and until when an answer counts.
+    questions: BTreeMap<StreamId, Instant>,
     spec: Arc<NetworkSpec>,
     port: u16,
     address_changes: u64,
@@ -191,7 +196,8 @@ impl Driver {
             shared,
             mappings: Vec::new(),
             sockets: BTreeMap::new(),
-            current: None,
+            numbers: BTreeMap::new(),
+            questions: BTreeMap::new(),
             spec: network,
             port,
             address_changes: 0,
@@ -219,11 +225,10 @@ impl Driver {
                 moved = true;
                 self.carry_out(now, command);
             }
-            if let Some(id) = self.current
-                && self.sockets.get(&id).is_some_and(Socket::takes_more)
-            {
-                while self.access.can_send(id, Direction::Up)
-                    && let Some(output) = self.user.poll_socket()
+            for (&number, &id) in &self.numbers {
+                while self.sockets.get(&id).is_some_and(Socket::takes_more)
+                    && self.access.can_send(id, Direction::Up)
+                    && let Some(output) = self.user.poll_socket(number)
                 {
                     moved = true;
                     let item = Carried::from(output);
@@ -246,25 +251,48 @@ impl Driver {
 
     fn carry_out(&mut self, now: Instant, command: Command) {
         match command {
-            Command::OpenSocket => {
-                self.close_current(now);
+            Command::OpenSocket(number) => {
                 let id = self.access.open_stream(now, self.shared.target.address());
                 self.sockets.insert(id, Socket::default());
-                self.current = Some(id);
+                self.numbers.insert(number, id);
             }
-            Command::CloseSocket => self.close_current(now),
-            Command::Datagram(datagram) => self.access.send_datagram(now, datagram),
+            Command::CloseSocket(number) => self.close(now, number),
+            Command::Ask => {
+                let id = self.access.open_stream(now, self.shared.target.address());
+                self.questions.insert(id, now + REACH);
+            }
+            Command::Datagram(datagram) => {
+                // From an address that the device does not have any more nothing leaves.
+                if (self.port..self.port + ADDRESS_PORTS).contains(&datagram.from.port()) {
+                    self.access.send_datagram(now, datagram);
+                }
+            }
         }
     }
 
-    /// What was given to the WebSocket before goes out before it is closed.
-    fn close_current(&mut self, now: Instant) {
-        let Some(id) = self.current.take() else { return };
+    /// What was given to a WebSocket before goes out before it is closed.
+    fn close(&mut self, now: Instant, number: u64) {
+        let Some(id) = self.numbers.remove(&number) else { return };
         match self.sockets.get_mut(&id) {
             Some(socket) if socket.is_open() => {
                 self.access.send(now, id, Direction::Up, 2, Carried::Closed(String::new()));
             }
             _ => self.drop_socket(now, id),
+        }
+    }
+
+    /// What the user calls a WebSocket, unless it has closed it.
+    fn number_of(&self, id: StreamId) -> Option<u64> {
+        self.numbers.iter().find(|(_, of)| **of == id).map(|(number, _)| *number)
+    }
+
+    /// The simulated network lets something through: there is an answer to be had.
+    fn answered(&mut self, now: Instant, id: StreamId) {
+        if let Some(until) = self.questions.remove(&id) {
+            self.access.close_stream(now, id);
+            if now < until {
+                self.user.handle_reached(now);
+            }
         }
     }
 
@@ -279,6 +307,7 @@ impl Driver {
             Output::Inside(datagram) => self.user.handle_datagram(now, datagram.from, &datagram.payload),
             Output::MappingClosed(mapping) => self.mappings.retain(|(known, _)| *known != mapping),
             Output::StreamOpen(id) => {
+                self.answered(now, id);
                 if let Some(socket) = self.sockets.get_mut(&id) {
                     socket.connect(&self.shared.target, &self.door);
                 }
@@ -290,19 +319,17 @@ impl Driver {
                 }
             }
             Output::StreamItem { id, direction: Direction::Down, item } => {
-                if self.current != Some(id) {
-                    return;
-                }
+                let Some(number) = self.number_of(id) else { return };
                 match item {
-                    Carried::Text(text) => self.user.handle_text(now, &text),
-                    Carried::Binary(message) => self.user.handle_binary(now, message),
-                    Carried::Pong(nonce) => self.user.handle_pong(now, &nonce),
+                    Carried::Text(text) => self.user.handle_text(now, number, &text),
+                    Carried::Binary(message) => self.user.handle_binary(now, number, message),
+                    Carried::Pong(nonce) => self.user.handle_pong(now, number, &nonce),
                     // The library has answered.
                     Carried::Ping(_) => {}
                     Carried::Closed(why) => {
-                        self.current = None;
+                        self.numbers.remove(&number);
                         self.drop_socket(now, id);
-                        self.user.handle_socket_closed(now, &why);
+                        self.user.handle_socket_closed(now, number, &why);
                     }
                 }
             }
@@ -310,20 +337,19 @@ impl Driver {
     }
 
     fn stream_failed(&mut self, now: Instant, id: StreamId, failure: Failure) {
+        self.questions.remove(&id);
         let was_open = self.sockets.remove(&id).is_some_and(|socket| socket.is_open());
-        if self.current != Some(id) {
-            return;
-        }
-        self.current = None;
+        let Some(number) = self.number_of(id) else { return };
+        self.numbers.remove(&number);
         match (failure, was_open) {
             // The network changed by its own schedule.
             (Failure::AddressChanged, _) => {
-                self.current = Some(id);
+                self.numbers.insert(number, id);
                 self.readdress(now);
             }
-            (Failure::Refused, _) => self.user.handle_socket_failed(now, "refused by a firewall"),
-            (Failure::TimedOut, false) => self.user.handle_socket_failed(now, "timed out"),
-            (Failure::TimedOut, true) => self.user.handle_socket_closed(now, "timed out"),
+            (Failure::Refused, _) => self.user.handle_socket_failed(now, number, "refused by a firewall"),
+            (Failure::TimedOut, false) => self.user.handle_socket_failed(now, number, "timed out"),
+            (Failure::TimedOut, true) => self.user.handle_socket_closed(now, number, "timed out"),
         }
     }
 
@@ -367,9 +393,15 @@ impl Driver {
         }
     }
 
+    /// The operating system closes the connections of the address that is gone.
     fn readdress(&mut self, now: Instant) {
         self.address_changes += 1;
-        self.port = if self.port + 1 < INSIDE_PORTS.end { self.port + 1 } else { INSIDE_PORTS.start };
+        let next = self.port + ADDRESS_PORTS;
+        self.port = if next + ADDRESS_PORTS < INSIDE_PORTS.end { next } else { INSIDE_PORTS.start };
+        for (number, id) in std::mem::take(&mut self.numbers) {
+            self.drop_socket(now, id);
+            self.user.handle_socket_closed(now, number, "the address changed");
+        }
         self.user.handle_network_change(now, Some(SocketAddr::new(self.shared.local, self.port)));
     }
 
@@ -441,17 +473,17 @@ impl Driver {
         let mut is_ready = false;
         let mut gone = Vec::new();
         for (id, socket) in &mut self.sockets {
-            let is_current = self.current == Some(*id);
+            let number = self.numbers.iter().find(|(_, of)| *of == id).map(|(number, _)| *number);
             if let Some(result) = socket.poll_connected(context) {
                 is_ready = true;
-                match result {
-                    Ok(()) if is_current => self.user.handle_socket_open(now),
-                    Ok(()) => gone.push(*id),
-                    Err(why) => {
+                match (result, number) {
+                    (Ok(()), Some(number)) => self.user.handle_socket_open(now, number),
+                    (Ok(()), None) => gone.push(*id),
+                    (Err(why), number) => {
                         gone.push(*id);
-                        if is_current {
-                            self.current = None;
-                            self.user.handle_socket_failed(now, &why);
+                        if let Some(number) = number {
+                            self.numbers.remove(&number);
+                            self.user.handle_socket_failed(now, number, &why);
                         }
                     }
                 }
@@ -465,7 +497,7 @@ impl Driver {
             }
             for _ in 0..BATCH {
                 let takes = self.access.can_send(*id, Direction::Down) && self.user.reads_socket();
-                if !is_current || !takes {
+                if number.is_none() || !takes {
                     break;
                 }
                 let Some(item) = socket.poll_read(context) else { break };

@@ -97,7 +97,7 @@ pub struct AccessStats {
     pub up: LinkStats,
     /// Packets to the browser.
     pub down: LinkStats,
-    /// Datagrams from the browser that the firewall dropped.
+    /// Datagrams that the firewall dropped.
     pub blocked: u64,
     /// Datagrams to the browser that had no mapping or were filtered.
     pub filtered: u64,
@@ -169,6 +169,11 @@ impl<T> Access<T> {
     /// The socket of a mapping has received a datagram.
     pub fn handle_datagram(&mut self, now: Instant, mapping: MappingId, from: SocketAddr, payload: Bytes) {
         self.advance(now);
+        if !self.firewall.lets_udp_out() {
+            // What was let in is the answer to what was let out.
+            self.stats.blocked += 1;
+            return;
+        }
         let Some(to) = self.nat.inbound(mapping, from) else {
             self.stats.filtered += 1;
             return;

@@ -13,7 +13,6 @@
 
 mod behaviour;
 mod data;
-mod link;
 mod messages;
 mod outage;
 mod plan;
@@ -21,7 +20,7 @@ mod schedule;
 mod stall;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -37,7 +36,6 @@ pub use self::plan::{Data, Does, Messages, Pace, Plan, Stall};
 
 use self::{
     behaviour::{Behaviour, Context},
-    link::Link,
     outage::Ways,
 };
 use crate::{
@@ -47,14 +45,16 @@ use crate::{
     netsim::Datagram,
     peer::{Channel, PeerEvent},
     rng::Rng,
+    sockets::{Order, Sockets},
 };
 
 /// How long a user that leaves waits for what is under way.
 const LEAVING: Duration = Duration::from_secs(5);
 /// How long it waits for the server to answer its goodbye.
 const BYE: Duration = Duration::from_secs(1);
-/// A WebSocket with frames on it that has been silent for so long is given up: three probes came back without an answer.
-const SILENCE: Duration = Duration::from_secs(6);
+/// A WebSocket with frames on it that has been silent for so long is given up: three probes came back without an answer. A
+/// client that finds that out by itself says so before.
+const SILENCE: Duration = Duration::from_secs(7);
 /// What a page that reads again has before it from the time when it did not is read by then.
 const WAKING: Duration = Duration::from_secs(10);
 /// Before asking again to be let in, when the server did not say; doubled with each refusal in a row, up to 16 times.
@@ -66,10 +66,13 @@ pub(crate) const BROKEN_PROTOCOL: &str = "broken protocol";
 /// What the shell shall do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Open a WebSocket to the server, and say [`User::handle_socket_open`] or [`User::handle_socket_failed`].
-    OpenSocket,
+    /// Open a WebSocket to the server with this number, and say [`User::handle_socket_open`] or
+    /// [`User::handle_socket_failed`].
+    OpenSocket(u64),
     /// Close the WebSocket, or give up opening it. Nothing more is to be said of it.
-    CloseSocket,
+    CloseSocket(u64),
+    /// Ask the server something over HTTP, and say [`User::handle_reached`] if anything answers.
+    Ask,
     /// Send this.
     Datagram(Datagram),
 }
@@ -83,7 +86,9 @@ pub struct User {
     rng: Rng,
     adapter: &'static Adapter,
     client: Box<dyn Client>,
-    link: Link,
+    sockets: Sockets,
+    /// How many WebSockets have been open.
+    opened: u64,
     ways: Ways,
     phase: Phase,
     /// The room's handle, as long as it is a member.
@@ -98,7 +103,6 @@ pub struct User {
     /// When the page last stopped reading, and when it went on, if it has.
     slept: Option<(Instant, Option<Instant>)>,
     behaviours: Vec<Box<dyn Behaviour>>,
-    commands: VecDeque<Command>,
     record: Record,
     window: Window,
 }
@@ -135,13 +139,14 @@ impl User {
         let (record, window) = (Record::of(&plan), Window::of(&plan));
         let mut user = Self {
             rng: Rng::stream(plan.seed, 0),
+            sockets: Sockets::new(plan.seed),
             plan,
             token,
             address,
             epoch,
             adapter,
             client: (adapter.client)(now, address),
-            link: Link::new(),
+            opened: 0,
             ways: Ways::default(),
             phase: Phase::Idle,
             room: None,
@@ -152,7 +157,6 @@ impl User {
             fell_back: false,
             slept: None,
             behaviours,
-            commands: VecDeque::new(),
             record,
             window,
         };
@@ -167,61 +171,62 @@ impl User {
         if self.phase == Phase::Idle {
             self.phase = Phase::Running;
             self.record.started = Some(self.since(now));
-            self.link.want(now);
+            self.sockets.open(now, self.client.as_ref());
             self.enter(now, BTreeMap::new());
             self.pump(now);
         }
     }
 
-    /// The WebSocket that was asked for is open.
-    pub fn handle_socket_open(&mut self, now: Instant) {
-        if self.link.is_up() {
+    /// A WebSocket that was asked for is open.
+    pub fn handle_socket_open(&mut self, now: Instant, number: u64) {
+        if self.sockets.is_current(number) {
             self.stage(now, "websocket");
-            self.record.reconnects += u64::from(self.link.opened() > 1);
-            self.client.handle_socket_open(now);
-            self.pump(now);
+            self.opened += 1;
+            self.record.reconnects += u64::from(self.opened > 1);
         }
+        self.sockets.handle_open(now, number, self.client.as_mut());
+        self.pump(now);
     }
 
     /// It could not be opened.
-    pub fn handle_socket_failed(&mut self, now: Instant, cause: &str) {
-        self.failed(format!("socket: {cause}"));
-        self.socket_gone(now);
+    pub fn handle_socket_failed(&mut self, now: Instant, number: u64, cause: &str) {
+        self.socket_gone(now, number, format!("socket: {cause}"));
     }
 
     /// It was open and is gone.
-    pub fn handle_socket_closed(&mut self, now: Instant, why: &str) {
-        if matches!(self.phase, Phase::Bye(_)) {
-            self.link.stop();
+    pub fn handle_socket_closed(&mut self, now: Instant, number: u64, why: &str) {
+        if matches!(self.phase, Phase::Bye(_)) && self.sockets.is_current(number) {
+            self.sockets.stop();
             self.finish(now, Ended::Left);
             return;
         }
-        self.failed(format!("socket closed: {why}"));
-        self.socket_gone(now);
+        self.socket_gone(now, number, format!("socket closed: {why}"));
     }
 
     /// A text message has arrived.
-    pub fn handle_text(&mut self, now: Instant, text: &str) {
-        if self.link.is_open() {
-            self.client.handle_text(now, text);
-            self.pump(now);
-        }
+    pub fn handle_text(&mut self, now: Instant, number: u64, text: &str) {
+        self.sockets.handle_text(now, number, text, self.client.as_mut());
+        self.pump(now);
     }
 
     /// A binary message has arrived.
-    pub fn handle_binary(&mut self, now: Instant, message: Bytes) {
-        if self.link.is_open() {
-            self.client.handle_binary(now, message);
+    pub fn handle_binary(&mut self, now: Instant, number: u64, message: Bytes) {
+        self.sockets.handle_binary(now, number, message, self.client.as_mut());
+        self.pump(now);
+    }
+
+    /// A ping of the WebSocket was answered.
+    pub fn handle_pong(&mut self, now: Instant, number: u64, nonce: &[u8]) {
+        if self.sockets.is_current(number) {
+            self.client.handle_pong(now, nonce);
             self.pump(now);
         }
     }
 
-    /// A ping of the WebSocket was answered.
-    pub fn handle_pong(&mut self, now: Instant, nonce: &[u8]) {
-        if self.link.is_open() {
-            self.client.handle_pong(now, nonce);
-            self.pump(now);
-        }
+    /// A question over HTTP was answered.
+    pub fn handle_reached(&mut self, now: Instant) {
+        self.sockets.reached(now, self.client.as_ref());
+        self.pump(now);
     }
 
     /// A datagram has arrived.
@@ -236,20 +241,16 @@ impl User {
         self.pump(now);
     }
 
-    /// The device is in another network now, or has another address: connections that it had are dead. A data channel
-    /// goes on from the new address; the WebSocket is opened again at once.
+    /// The device is in another network now, or has another address: connections that it had are dead. Its data channel
+    /// finds that out by itself; a WebSocket is opened again at once.
     pub fn handle_network_change(&mut self, now: Instant, address: Option<SocketAddr>) {
         if let Some(address) = address.filter(|_| self.plan.udp) {
             self.address = Some(address);
-            self.client.change_address(now, address);
+            self.client.handle_network_change(now, address);
             self.ways.changed(self.since(now), &mut self.record);
         }
-        if self.link.is_up() {
-            self.commands.push_back(Command::CloseSocket);
-            self.client.handle_socket_closed(now);
-        }
         if self.is_here() {
-            self.link.want(now);
+            self.sockets.hurry(now, self.client.as_mut());
         }
         self.pump(now);
     }
@@ -276,15 +277,18 @@ impl User {
 
     /// What to do next.
     pub fn poll_command(&mut self, now: Instant) -> Option<Command> {
-        if self.link.opens(now) {
-            self.commands.push_back(Command::OpenSocket);
-        }
-        self.commands.pop_front().or_else(|| self.client.poll_datagram().map(Command::Datagram))
+        self.look_after_sockets(now);
+        let order = self.sockets.poll_order().map(|order| match order {
+            Order::Open(number) => Command::OpenSocket(number),
+            Order::Close(number) => Command::CloseSocket(number),
+            Order::Ask => Command::Ask,
+        });
+        order.or_else(|| self.client.poll_datagram().map(Command::Datagram))
     }
 
-    /// The next message for the WebSocket. Ask only as long as that takes more.
-    pub fn poll_socket(&mut self) -> Option<Outbound> {
-        self.client.poll_socket()
+    /// The next message for a WebSocket. Ask only as long as that takes more.
+    pub fn poll_socket(&mut self, number: u64) -> Option<Outbound> {
+        self.sockets.poll_socket(number, self.client.as_mut())
     }
 
     /// Whether the WebSocket should be read.
@@ -305,7 +309,7 @@ impl User {
         };
         let silent = self.silent_at();
         let own =
-            [self.client.poll_timeout(), self.link.poll_timeout(), self.ask_at, behaviours, phase, silent];
+            [self.client.poll_timeout(), self.sockets.poll_timeout(), self.ask_at, behaviours, phase, silent];
         own.into_iter().flatten().min()
     }
 
@@ -386,22 +390,22 @@ impl User {
         self.error(cause);
     }
 
-    fn socket_gone(&mut self, now: Instant) {
-        if self.link.is_up() {
-            self.client.handle_socket_closed(now);
-            match self.is_here() {
-                true => self.link.lost(now, &mut self.rng),
-                false => self.link.stop(),
-            }
+    fn socket_gone(&mut self, now: Instant, number: u64, cause: String) {
+        if self.sockets.is_current(number) {
+            self.failed(cause);
+        }
+        self.sockets.handle_closed(now, number, self.client.as_mut());
+        if !self.is_here() {
+            self.sockets.stop();
         }
         self.pump(now);
     }
 
-    /// Gives the WebSocket up and opens another.
-    fn renew_socket(&mut self, now: Instant, cause: &str) {
-        self.commands.push_back(Command::CloseSocket);
-        self.failed(cause.to_owned());
-        self.socket_gone(now);
+    /// Does what is due for the WebSockets, and what the client wishes of them.
+    fn look_after_sockets(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::Idle | Phase::Finished) {
+            self.sockets.handle_timeout(now, self.client.as_mut());
+        }
     }
 
     /// The membership is over; what was under way may have been lost with it.
@@ -435,22 +439,23 @@ impl User {
         self.part(now);
         self.ways.session_lost(self.since(now), &mut self.record);
         self.record.dropped_before_sending += self.client.lossy_dropped();
+        self.sockets.welcomed();
+        if let Some(logs) = self.client.begin_anew(now) {
+            return self.enter(now, logs);
+        }
         let logs = self.client.take_logs();
         self.client = (self.adapter.client)(now, self.address);
         self.enter(now, logs);
-        // The server has answered this WebSocket's hello; the new client begins with another one. Where the session went
-        // with the WebSocket, the next one comes when it was to come.
-        if self.link.is_up() {
-            self.commands.push_back(Command::CloseSocket);
-            self.link.want(now);
+        // The new client begins with another WebSocket. Where the session went with the old one, the next one comes when it
+        // was to come.
+        if self.sockets.is_up() {
+            self.sockets.stop();
+            self.sockets.open(now, self.client.as_ref());
         }
     }
 
     fn finish(&mut self, now: Instant, how: Ended) {
-        if self.link.is_up() {
-            self.commands.push_back(Command::CloseSocket);
-        }
-        self.link.stop();
+        self.sockets.stop();
         let heard = self.heard();
         self.record.parted(heard);
         self.act(now, |behaviour, context| behaviour.end(context));
@@ -466,12 +471,11 @@ impl User {
         if matches!(self.phase, Phase::Idle | Phase::Finished) {
             return;
         }
-        if self.link.is_overdue(now) {
-            return self.renew_socket(now, "socket: no answer in time");
-        }
         if self.silent_at().is_some_and(|at| at <= now) {
-            return self.renew_socket(now, "socket: silent");
+            self.failed("socket: silent".to_owned());
+            self.sockets.renew(now, self.client.as_mut());
         }
+        self.look_after_sockets(now);
         if self.ask_at.is_some_and(|at| at <= now) {
             self.ask_again(now);
         }
@@ -536,7 +540,7 @@ impl User {
             Phase::Leaving(until) => {
                 let mut is_idle = self.client.held_bytes() == 0;
                 self.act(now, |behaviour, context| is_idle &= behaviour.is_idle(context));
-                let can_say = self.link.is_welcomed() && self.client.has_session();
+                let can_say = self.sockets.is_welcomed() && self.client.has_session();
                 if !can_say && (until <= now || !self.client.has_session()) {
                     self.finish(now, Ended::Left);
                 } else if (is_idle || until <= now) && can_say {
@@ -570,7 +574,7 @@ impl User {
                 return;
             }
             Event::Welcome => {
-                self.link.welcomed();
+                self.sockets.welcomed();
                 if self.room.is_none() && self.client.has_session() && self.ask_at.is_none() {
                     // A join is no frame: it may have been lost with the WebSocket.
                     self.ask_again(now);
@@ -601,7 +605,7 @@ impl User {
             Event::Peer(PeerEvent::Open(Channel::Reliable)) => self.stage(now, "channel"),
             Event::PeerLost => self.fell_back = true,
             Event::SessionLost => self.session_lost(now),
-            Event::Draining => self.link.draining(),
+            Event::Draining => self.sockets.draining(),
             Event::Violation(what) => {
                 self.record.violation(at, what.clone());
                 self.error(BROKEN_PROTOCOL.to_owned());

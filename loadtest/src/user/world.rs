@@ -82,6 +82,9 @@ pub(super) struct Seat {
     pub(super) plan: Plan,
     session: Session,
     socket: Socket,
+    /// Its number, and that of one beside it, which is not opened before the first is gone.
+    number: u64,
+    beside: Option<u64>,
     up: VecDeque<(Instant, Outbound)>,
     down: VecDeque<(Instant, SocketOutput)>,
     /// To the relay and to the user.
@@ -149,6 +152,8 @@ impl World {
             plan,
             session: Session { origin, ..Session::new() },
             socket: Socket::Closed,
+            number: 0,
+            beside: None,
             up: VecDeque::new(),
             down: VecDeque::new(),
             datagrams: [VecDeque::new(), VecDeque::new()],
@@ -168,7 +173,8 @@ impl World {
         let (now, seat) = (self.now, &mut self.seats[seat]);
         if seat.socket == Socket::Open {
             seat.close();
-            seat.user.handle_socket_closed(now, "cut");
+            let number = seat.number;
+            seat.user.handle_socket_closed(now, number, "cut");
             seat.due = Some(now);
         }
     }
@@ -197,6 +203,11 @@ impl World {
         address.set_port(address.port() + 1);
         seat.address = address;
         seat.datagrams.iter_mut().for_each(VecDeque::clear);
+        if seat.socket != Socket::Closed {
+            seat.close();
+            let number = seat.number;
+            seat.user.handle_socket_closed(now, number, "the address changed");
+        }
         seat.user.handle_network_change(now, Some(address));
         seat.due = Some(now);
     }
@@ -473,10 +484,10 @@ impl Seat {
         {
             if is_down {
                 self.socket = Socket::Closed;
-                self.user.handle_socket_failed(now, "connection refused");
+                self.user.handle_socket_failed(now, self.number, "connection refused");
             } else {
                 self.socket = Socket::Open;
-                self.user.handle_socket_open(now);
+                self.user.handle_socket_open(now, self.number);
             }
         }
         while self.socket == Socket::Open
@@ -486,8 +497,8 @@ impl Seat {
             && let Some((_, output)) = self.down.pop_front()
         {
             match output {
-                SocketOutput::Text(text) => self.user.handle_text(now, &text),
-                SocketOutput::Binary(message) => self.user.handle_binary(now, message),
+                SocketOutput::Text(text) => self.user.handle_text(now, self.number, &text),
+                SocketOutput::Binary(message) => self.user.handle_binary(now, self.number, message),
             }
         }
         while self.datagrams[1].front().is_some_and(|(at, _)| *at <= now)
@@ -499,13 +510,25 @@ impl Seat {
         }
         while let Some(command) = self.user.poll_command(now) {
             match command {
-                Command::OpenSocket => self.socket = Socket::Opening(now + DELAY),
-                Command::CloseSocket => self.close(),
+                Command::OpenSocket(number) if self.socket == Socket::Closed => {
+                    (self.number, self.socket) = (number, Socket::Opening(now + DELAY));
+                }
+                Command::OpenSocket(number) => self.beside = Some(number),
+                Command::CloseSocket(number) if number == self.number => {
+                    self.close();
+                    if let Some(beside) = self.beside.take() {
+                        (self.number, self.socket) = (beside, Socket::Opening(now + DELAY));
+                    }
+                }
+                Command::CloseSocket(number) => _ = self.beside.take_if(|beside| *beside == number),
+                Command::Ask => {}
+                // From an address that it does not have any more nothing leaves.
+                Command::Datagram(datagram) if datagram.from != self.address => {}
                 Command::Datagram(datagram) => self.datagrams[0].push_back((now + DELAY, datagram)),
             }
         }
         while self.socket == Socket::Open
-            && let Some(output) = self.user.poll_socket()
+            && let Some(output) = self.user.poll_socket(self.number)
         {
             self.up.push_back((now + DELAY, output));
         }
@@ -523,7 +546,7 @@ impl Seat {
                 Outbound::Text(text) if text.contains("\"bye\"") => {
                     self.renew();
                     self.close();
-                    self.user.handle_socket_closed(now, "1000 bye");
+                    self.user.handle_socket_closed(now, self.number, "1000 bye");
                     return incoming;
                 }
                 Outbound::Text(text) if text.contains("\"hello\"") && !text.contains("\"resume\"") => {

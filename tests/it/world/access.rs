@@ -17,8 +17,10 @@ use switchyard::engine::{
     peers,
 };
 use switchyard_loadtest::{
+    adapter::Outbound,
     browser::{Browser, SocketOutput, StreamOutput},
-    netsim::{Access, Direction, MappingId, NetworkSpec, Output, StreamId, Target},
+    netsim::{Access, Direction, Failure, MappingId, NetworkSpec, Output, StreamId, Target},
+    sockets::{Order, REACH, Sockets},
 };
 use switchyard_turn_config::server::{Link, Transport};
 
@@ -67,59 +69,107 @@ enum End {
     Nobody,
 }
 
+/// What a WebSocket has become.
+pub(crate) enum Turned {
+    Open(u64),
+    /// Given up or failed, and the server has not been told.
+    Abandoned(u64),
+}
+
+/// A WebSocket of a page.
+struct Socket {
+    stream: StreamId,
+    is_open: bool,
+    /// Come to the server.
+    arrived: VecDeque<SocketOutput>,
+}
+
 pub(crate) struct Line {
     pub(crate) access: Access<Item>,
+    /// When WebSockets are opened.
+    pub(crate) page: Sockets,
     public: IpAddr,
     ports: BTreeMap<MappingId, u16>,
     next_port: u16,
-    /// The WebSocket's, and whether it is open.
-    socket: Option<(StreamId, bool)>,
+    /// By the page's numbers.
+    sockets: BTreeMap<u64, Socket>,
+    /// Questions over HTTP, and until when an answer counts.
+    questions: BTreeMap<StreamId, Instant>,
+    pub(super) turned: Vec<Turned>,
+    /// The device's own address.
+    inside: SocketAddr,
+    /// The server does not answer.
+    pub(super) is_down: bool,
     /// The others, and how the browser calls them.
     streams: BTreeMap<StreamId, (u64, End)>,
-    /// Of the WebSocket, come to the server.
-    arrived: VecDeque<SocketOutput>,
     /// The time, for what is asked without one.
     now: Instant,
 }
 
 impl Line {
-    pub(super) fn new(now: Instant, spec: &NetworkSpec, public: IpAddr, seed: u64) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        spec: &NetworkSpec,
+        (inside, public): (SocketAddr, IpAddr),
+        seed: u64,
+    ) -> Self {
         Self {
+            page: Sockets::new(seed),
+            inside,
+            is_down: false,
             access: Access::new(now, spec, Target { http: HTTP, tls: true }, seed),
             public,
             ports: BTreeMap::new(),
             next_port: FIRST_PORT,
-            socket: None,
+            sockets: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            turned: Vec::new(),
             streams: BTreeMap::new(),
-            arrived: VecDeque::new(),
             now,
         }
     }
 
-    pub(super) fn open_socket(&mut self, now: Instant) {
-        self.close_socket(now);
-        self.socket = Some((self.access.open_stream(now, HTTP), false));
+    /// The page wants a WebSocket now; another one, if it has one.
+    pub(super) fn open_socket(&mut self, now: Instant, browser: &mut Browser) {
+        self.page.renew(now, browser);
     }
 
-    pub(super) fn close_socket(&mut self, now: Instant) {
-        if let Some((id, _)) = self.socket.take() {
-            self.access.close_stream(now, id);
+    /// The server is gone, and says so to everybody who is connected.
+    pub(super) fn lose_server(&mut self, now: Instant, browser: &mut Browser) {
+        for (number, socket) in std::mem::take(&mut self.sockets) {
+            self.access.close_stream(now, socket.stream);
+            self.page.handle_closed(now, number, browser);
         }
-        self.arrived.clear();
+        for (id, (name, _)) in std::mem::take(&mut self.streams) {
+            self.access.close_stream(now, id);
+            browser.handle_stream_closed(now, name);
+        }
     }
 
-    /// Whether the WebSocket is open.
-    pub(super) fn is_open(&self) -> bool {
-        self.socket.is_some_and(|(_, is_open)| is_open)
+    /// The server has closed a WebSocket.
+    pub(super) fn closed_by_server(&mut self, now: Instant, number: u64, browser: &mut Browser) {
+        if let Some(socket) = self.sockets.remove(&number) {
+            self.access.close_stream(now, socket.stream);
+            self.page.handle_closed(now, number, browser);
+        }
     }
 
-    /// Whether there is a WebSocket, open or about to be.
-    pub(crate) fn has_socket(&self) -> bool {
-        self.socket.is_some()
+    /// The page's end of a WebSocket, for the server's.
+    pub(super) fn far(&mut self, number: u64) -> FarSocket<'_> {
+        FarSocket { line: self, number }
+    }
+
+    /// Whether the server may write into a WebSocket.
+    pub(super) fn reads(&self, number: u64) -> bool {
+        self.sockets.get(&number).is_some_and(|socket| self.access.can_send(socket.stream, Direction::Down))
+    }
+
+    fn number_of(&self, id: StreamId) -> Option<u64> {
+        self.sockets.iter().find(|(_, socket)| socket.stream == id).map(|(number, _)| *number)
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.access.poll_timeout()
+        [self.access.poll_timeout(), self.page.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Moves what can move, as far as the browser and the server. Returns whether the browser has to do with it.
@@ -132,10 +182,10 @@ impl Line {
         said: &mut Vec<Said>,
     ) -> bool {
         self.now = now;
+        let mut moved = self.obey(browser);
         if touched {
             self.take_from(browser, next_connection, said);
         }
-        let mut moved = false;
         while let Some(output) = self.access.poll(now) {
             moved = true;
             match output {
@@ -146,33 +196,100 @@ impl Line {
                 Output::MappingClosed(mapping) => {
                     self.ports.remove(&mapping);
                 }
-                Output::StreamOpen(id) => match &mut self.socket {
-                    Some((socket, is_open)) if *socket == id => *is_open = true,
-                    _ => {
-                        if let Some((name, _)) = self.streams.get(&id) {
-                            browser.handle_stream_open(now, *name);
-                        }
-                    }
-                },
-                Output::StreamFailed(id, _) => {
-                    self.socket.take_if(|(socket, _)| *socket == id);
-                    if let Some((name, end)) = self.streams.remove(&id) {
-                        said.extend(closed(&end));
-                        browser.handle_stream_closed(now, name);
-                    }
-                }
+                Output::StreamOpen(id) => self.stream_open(browser, id),
+                Output::StreamFailed(id, failure) => self.stream_failed(browser, (id, failure), said),
                 Output::StreamItem { id, direction, item } => self.pass(browser, (id, direction), item, said),
             }
             // What the browser answers goes into the network at the same instant.
+            self.obey(browser);
             self.take_from(browser, next_connection, said);
         }
         moved
     }
 
+    /// Does what the page wants of WebSockets; whether it wanted anything.
+    fn obey(&mut self, browser: &mut Browser) -> bool {
+        let now = self.now;
+        let mut has_ordered = false;
+        self.page.handle_timeout(now, browser);
+        while let Some(order) = self.page.poll_order() {
+            has_ordered = true;
+            match order {
+                Order::Open(number) => {
+                    let stream = self.access.open_stream(now, HTTP);
+                    self.sockets.insert(number, Socket { stream, is_open: false, arrived: VecDeque::new() });
+                }
+                Order::Close(number) => {
+                    if let Some(socket) = self.sockets.remove(&number) {
+                        self.access.close_stream(now, socket.stream);
+                        self.turned.push(Turned::Abandoned(number));
+                    }
+                }
+                Order::Ask => {
+                    let id = self.access.open_stream(now, HTTP);
+                    self.questions.insert(id, now + REACH);
+                }
+            }
+            self.page.handle_timeout(now, browser);
+        }
+        has_ordered
+    }
+
+    fn stream_open(&mut self, browser: &mut Browser, id: StreamId) {
+        let now = self.now;
+        if let Some(until) = self.questions.remove(&id) {
+            self.access.close_stream(now, id);
+            if now < until && !self.is_down {
+                self.page.reached(now, browser);
+            }
+        } else if let Some(number) = self.number_of(id) {
+            if self.is_down {
+                return self.closed_by_server(now, number, browser);
+            }
+            if let Some(socket) = self.sockets.get_mut(&number) {
+                socket.is_open = true;
+            }
+            self.turned.push(Turned::Open(number));
+            self.page.handle_open(now, number, browser);
+        } else if let Some((name, _)) = self.streams.get(&id) {
+            browser.handle_stream_open(now, *name);
+        }
+    }
+
+    fn stream_failed(
+        &mut self,
+        browser: &mut Browser,
+        (id, failure): (StreamId, Failure),
+        said: &mut Vec<Said>,
+    ) {
+        let now = self.now;
+        self.questions.remove(&id);
+        if let Some(number) = self.number_of(id) {
+            self.sockets.remove(&number);
+            self.turned.push(Turned::Abandoned(number));
+            self.page.handle_closed(now, number, browser);
+            if failure == Failure::AddressChanged {
+                // Its operating system tells the page of the network, and gives no packet from the old address out.
+                let ip = match self.inside.ip() {
+                    IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() + (1 << 16)),
+                    IpAddr::V6(_) => return,
+                };
+                self.inside.set_ip(ip.into());
+                browser.handle_network_change(now, self.inside);
+            }
+        }
+        if let Some((name, end)) = self.streams.remove(&id) {
+            said.extend(closed(&end));
+            browser.handle_stream_closed(now, name);
+        }
+    }
+
     fn take_from(&mut self, browser: &mut Browser, next_connection: &mut u64, said: &mut Vec<Said>) {
         let now = self.now;
         while let Some(datagram) = browser.poll_datagram() {
-            self.access.send_datagram(now, datagram);
+            if datagram.from.ip() == self.inside.ip() {
+                self.access.send_datagram(now, datagram);
+            }
         }
         while let Some(output) = browser.poll_stream() {
             match output {
@@ -198,15 +315,23 @@ impl Line {
                 }
             }
         }
-        while let Some((id, true)) = self.socket
-            && self.access.can_send(id, Direction::Up)
-            && let Some(output) = browser.poll_socket()
-        {
-            let size = match &output {
-                SocketOutput::Text(text) => text.len(),
-                SocketOutput::Binary(message) => message.len(),
-            };
-            self.access.send(now, id, Direction::Up, size + FRAME_HEADER, Item::FromBrowser(output));
+        for (&number, socket) in &self.sockets {
+            while socket.is_open
+                && self.access.can_send(socket.stream, Direction::Up)
+                && let Some(output) = self.page.poll_socket(number, browser)
+            {
+                let output = match output {
+                    Outbound::Text(text) => SocketOutput::Text(text),
+                    Outbound::Binary(message) => SocketOutput::Binary(message),
+                    Outbound::Ping(_) => continue,
+                };
+                let size = match &output {
+                    SocketOutput::Text(text) => text.len(),
+                    SocketOutput::Binary(message) => message.len(),
+                };
+                let item = Item::FromBrowser(output);
+                self.access.send(now, socket.stream, Direction::Up, size + FRAME_HEADER, item);
+            }
         }
     }
 
@@ -256,9 +381,21 @@ impl Line {
         said: &mut Vec<Said>,
     ) {
         let (item, now) = match item {
-            Item::FromBrowser(output) => return self.arrived.push_back(output),
-            Item::Text(text) => return browser.handle_text(self.now, &text),
-            Item::Binary(message) => return browser.handle_binary(self.now, message),
+            Item::FromBrowser(output) => {
+                let mut sockets = self.sockets.values_mut();
+                if let Some(socket) = sockets.find(|socket| socket.stream == id) {
+                    socket.arrived.push_back(output);
+                }
+                return;
+            }
+            Item::Text(text) => {
+                let Some(number) = self.number_of(id) else { return };
+                return self.page.handle_text(self.now, number, &text, browser);
+            }
+            Item::Binary(message) => {
+                let Some(number) = self.number_of(id) else { return };
+                return self.page.handle_binary(self.now, number, message, browser);
+            }
             Item::Bytes(bytes) => (bytes, self.now),
         };
         let Some((name, end)) = self.streams.get_mut(&id) else { return };
@@ -315,27 +452,34 @@ impl Line {
     }
 }
 
-/// The server's end of the WebSocket talks to the browser through the network.
-impl Far for Line {
+/// The server's end of a WebSocket talks to the browser through the network.
+pub(super) struct FarSocket<'a> {
+    line: &'a mut Line,
+    number: u64,
+}
+
+impl Far for FarSocket<'_> {
     fn poll_socket(&mut self) -> Option<SocketOutput> {
-        self.arrived.pop_front()
+        self.line.sockets.get_mut(&self.number)?.arrived.pop_front()
     }
 
     fn reads_socket(&self) -> bool {
-        self.socket.is_some_and(|(id, _)| self.access.can_send(id, Direction::Down))
+        self.line.reads(self.number)
     }
 
     fn handle_text(&mut self, now: Instant, text: &str) {
-        if let Some((id, _)) = self.socket {
-            let size = text.len() + FRAME_HEADER;
-            self.access.send(now, id, Direction::Down, size, Item::Text(text.to_owned()));
-        }
+        self.send(now, text.len(), Item::Text(text.to_owned()));
     }
 
     fn handle_binary(&mut self, now: Instant, message: Bytes) {
-        if let Some((id, _)) = self.socket {
-            let size = message.len() + FRAME_HEADER;
-            self.access.send(now, id, Direction::Down, size, Item::Binary(message));
+        self.send(now, message.len(), Item::Binary(message));
+    }
+}
+
+impl FarSocket<'_> {
+    fn send(&mut self, now: Instant, size: usize, item: Item) {
+        if let Some(socket) = self.line.sockets.get(&self.number) {
+            self.line.access.send(now, socket.stream, Direction::Down, size + FRAME_HEADER, item);
         }
     }
 }

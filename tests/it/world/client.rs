@@ -16,7 +16,7 @@ use switchyard_signaling::{Code, message::ServerControl};
 use super::{
     access::Line,
     checker,
-    wire::{Far, Wire, WireConfig},
+    wire::{Wire, WireConfig},
 };
 
 /// Something that a client saw.
@@ -50,6 +50,8 @@ pub(crate) struct Client {
     /// Rooms it is in, and their handles.
     pub(crate) rooms: BTreeMap<String, u16>,
     pub(crate) wire: Option<Wire>,
+    /// Of a client with an access network, whose page may have two: by the page's numbers.
+    pub(super) wires: BTreeMap<u64, Wire>,
     pub(crate) wire_config: WireConfig,
     pub(crate) address: SocketAddr,
     pub(super) host: Option<HostId>,
@@ -74,6 +76,7 @@ impl Client {
             history: Vec::new(),
             rooms: BTreeMap::new(),
             wire: None,
+            wires: BTreeMap::new(),
             wire_config,
             address,
             host,
@@ -85,8 +88,15 @@ impl Client {
 
     /// When its WebSocket has something for either end.
     pub(super) fn wire_due(&self) -> Option<Instant> {
-        let reads = self.line.as_ref().map_or(self.browser.reads_socket(), Far::reads_socket);
-        self.wire.as_ref()?.due(reads)
+        if let Some(line) = &self.line {
+            return self.wires.iter().filter_map(|(number, wire)| wire.due(line.reads(*number))).min();
+        }
+        self.wire.as_ref()?.due(self.browser.reads_socket())
+    }
+
+    /// Whether it has a WebSocket.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.wire.is_some() || !self.wires.is_empty()
     }
 
     pub(super) fn see(&mut self, at: Duration, what: What) {

@@ -1,48 +1,63 @@
 //! What lies between a world's clients and its shards where clients have access networks of their own ([`super::access`])
 //! and the server its relay ([`super::relay`]).
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use switchyard::engine::{Command, path::Path};
 use switchyard_loadtest::{netsim::NetworkSpec, rng::Rng};
 
 use super::{
-    MS, World,
-    access::{Line, Said},
+    World,
+    access::{Line, Said, Turned},
     shard_address,
 };
 
+/// How long after a WebSocket was given up in a network that is gone, or another one, the server knows, at least and at most.
+const NOTICED: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(30)];
+
 impl World {
     /// A client's access network, at an address that is its alone.
-    pub(super) fn add_line(&mut self, client: usize, spec: &NetworkSpec) -> Line {
+    pub(super) fn add_line(&mut self, client: usize, inside: SocketAddr, spec: &NetworkSpec) -> Line {
         let public = IpAddr::from([10, 2, (client / 250) as u8, (client % 250) as u8 + 1]);
         self.lines.insert(public, client);
         let seed = Rng::stream(self.setup.seed, 2000 + client as u64).next_u64();
-        Line::new(self.now, spec, public, seed)
+        Line::new(self.now, spec, (inside, public), seed)
     }
 
     /// Moves what is on its way in the access networks, and hands the server what comes out of them.
     pub(super) fn carry_lines(&mut self) -> bool {
         let (now, mut moved) = (self.now, false);
-        let (mut said, mut opened, mut closed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut said, mut turned) = (Vec::new(), Vec::new());
         for (number, client) in self.clients.iter_mut().enumerate() {
             let Some(line) = &mut client.line else { continue };
-            let was_open = line.is_open();
             let has_moved =
                 line.carry(&mut client.browser, now, client.touched, &mut self.next_connection, &mut said);
             client.touched |= has_moved;
             moved |= has_moved;
-            if line.is_open() != was_open {
-                if was_open { closed.push(number) } else { opened.push(number) }
+            turned.extend(line.turned.drain(..).map(|turned| (number, turned)));
+        }
+        moved |= !said.is_empty() || !turned.is_empty();
+        for (client, turned) in turned {
+            match turned {
+                Turned::Open(number) => {
+                    let wire = self.new_wire(client);
+                    self.clients[client].wires.insert(number, wire);
+                }
+                Turned::Abandoned(number) => {
+                    // A network that is gone, or another one: the server waits for it long.
+                    if let Some(wire) = self.clients[client].wires.remove(&number) {
+                        self.leave_ghost(&wire, NOTICED);
+                    }
+                }
             }
         }
-        moved |= !said.is_empty();
-        opened.into_iter().for_each(|client| self.opened(client));
-        closed.into_iter().for_each(|client| self.cut(client, 500 * MS));
         for said in said {
             match said {
-                Said::ToShard(..) if self.setup.closed_media => {}
+                Said::ToShard(..) if self.setup.closed_media || self.is_down() => {}
                 Said::ToShard(shard, datagram) => {
                     self.serves = true;
                     self.turn(shard, |shard| shard.handle_datagram(datagram, now));

@@ -39,7 +39,7 @@ use switchyard::{
     router::Letter,
 };
 use switchyard_loadtest::{
-    browser::{Browser, BrowserConfig, Lane, Outgoing, Pipe, SendError},
+    browser::{Browser, BrowserConfig, Fault, Lane, Outgoing, Pipe, SendError},
     netsim::{self, HostId, LinkConfig, Network, NetworkSpec},
     rng::Rng,
 };
@@ -49,7 +49,7 @@ use switchyard_turn_config::settings::{Secret, Turn};
 use self::{
     access::{ICE_TCP, Line},
     checker::{Sent, SentKey, Verdict},
-    client::{Client, What},
+    client::{Client, Seen, What},
     relay::Relay,
     storage::Storage,
     wire::{Wire, WireConfig},
@@ -102,7 +102,7 @@ impl Setup {
                 problems: 20,
             },
             rooms: RoomLimits { participants: 200, topics: 32 },
-            timeouts: PeerTimeouts { handshake: Duration::from_secs(10), consent: Duration::from_secs(30) },
+            timeouts: PeerTimeouts { handshake: Duration::from_secs(15), consent: Duration::from_secs(30) },
             letters: Duration::from_micros(200),
             webrtc: true,
             writes: (0, 0),
@@ -124,6 +124,8 @@ pub(crate) struct Kind {
     pub(crate) wire: WireConfig,
     /// Stays on the WebSocket although it has a data channel.
     pub(crate) stays: bool,
+    /// A bug in its page.
+    pub(crate) fault: Option<Fault>,
 }
 
 /// What a server that starts again has in common with the one before.
@@ -190,6 +192,8 @@ pub(crate) struct World {
     flushes: u64,
     host: HostId,
     server: Server,
+    /// Until when nobody reaches the server.
+    down: Instant,
     pub(crate) storage: Storage,
     letters: Vec<VecDeque<(Instant, Letter)>>,
     /// WebSockets that the client has lost and the server has not noticed: when it will, and whose it was.
@@ -285,6 +289,7 @@ impl World {
             flushes: 0,
             host,
             server,
+            down: start,
             storage: Storage::new(setup.seed, setup.disk),
             letters: shards.iter().map(|_| VecDeque::new()).collect(),
             ghosts: Vec::new(),
@@ -315,11 +320,12 @@ impl World {
             address: (host.is_some() || kind.access.is_some()).then_some(address),
             moves_by_itself: !kind.stays,
             climbs: kind.access.is_some(),
-            ..BrowserConfig::default()
+            seed: self.setup.seed ^ number as u64,
+            fault: kind.fault,
         };
         let browser = Browser::new(self.now, config);
         let mut client = Client::new(browser, format!("u{number}"), host, address, kind.wire.clone());
-        client.line = kind.access.as_ref().map(|spec| self.add_line(number, spec));
+        client.line = kind.access.as_ref().map(|spec| self.add_line(number, address, spec));
         self.clients.push(client);
         self.open(number);
         number
@@ -400,37 +406,37 @@ impl World {
         if self.clients[client].wire.is_some() {
             self.cut(client, 500 * MS);
         }
-        if let Some(line) = &mut self.clients[client].line {
-            return line.open_socket(self.now);
+        let now = self.now;
+        let of = &mut self.clients[client];
+        if let Some(line) = &mut of.line {
+            of.touched = true;
+            return line.open_socket(now, &mut of.browser);
         }
-        self.opened(client);
+        self.clients[client].wire = Some(self.new_wire(client));
+        self.on(client, |browser| browser.handle_socket_open(now));
     }
 
-    /// The client's WebSocket is open.
-    fn opened(&mut self, client: usize) {
+    fn new_wire(&mut self, client: usize) -> Wire {
         let id = SocketId(self.next_socket);
         self.next_socket += 1;
-        let config = self.clients[client].wire_config.clone();
-        let seed = self.setup.seed ^ id.0;
-        self.clients[client].wire = Some(Wire::new(id, &config, seed));
-        let now = self.now;
-        self.on(client, |browser| browser.handle_socket_open(now));
+        Wire::new(id, &self.clients[client].wire_config, self.setup.seed ^ id.0)
     }
 
     /// The client's WebSocket breaks, and what was in it is gone; the server notices after up to this time.
     pub(crate) fn cut(&mut self, client: usize, noticed: Duration) {
-        if let Some(line) = &mut self.clients[client].line {
-            line.close_socket(self.now);
-        }
         let Some(wire) = self.clients[client].wire.take() else {
             return;
         };
-        if let Some(home) = wire.home {
-            let after = Duration::from_nanos(self.rng.below(noticed.as_nanos() as u64 + 1));
-            self.ghosts.push((self.now + after, home, wire.id));
-        }
+        self.leave_ghost(&wire, [Duration::ZERO, noticed]);
         let now = self.now;
         self.on(client, |browser| browser.handle_socket_closed(now));
+    }
+
+    fn leave_ghost(&mut self, wire: &Wire, [least, most]: [Duration; 2]) {
+        if let Some(home) = wire.home {
+            let after = Duration::from_nanos(self.rng.below((most - least).as_nanos() as u64 + 1));
+            self.ghosts.push((self.now + least + after, home, wire.id));
+        }
     }
 
     /// Datagrams of the client leave from another address, and what is sent to the old one is lost.
@@ -466,11 +472,32 @@ impl World {
         self.ghosts.clear();
         let now = self.now;
         for client in &mut self.clients {
+            client.wires.clear();
+            if let Some(line) = &mut client.line {
+                line.lose_server(now, &mut client.browser);
+                client.touched = true;
+            }
             if client.wire.take().is_some() {
                 client.browser.handle_socket_closed(now);
                 client.touched = true;
             }
         }
+    }
+
+    /// The same, and nobody reaches it for so long.
+    pub(crate) fn crash_for(&mut self, span: Duration) {
+        self.down = self.now + span;
+        self.crash();
+        self.set_down(true);
+    }
+
+    fn is_down(&self) -> bool {
+        self.now < self.down
+    }
+
+    fn set_down(&mut self, is_down: bool) {
+        let lines = self.clients.iter_mut().filter_map(|client| client.line.as_mut());
+        lines.for_each(|line| line.is_down = is_down);
     }
 
     /// Plants a bug in all rooms.
@@ -605,6 +632,9 @@ impl World {
 
     fn fire(&mut self) {
         let now = self.now;
+        if !self.is_down() {
+            self.set_down(false);
+        }
         for client in &mut self.clients {
             if client.due.is_some_and(|due| due <= now) {
                 client.browser.handle_timeout(now);
@@ -731,12 +761,27 @@ impl World {
                     moved = true;
                 }
             }
-            let Some(wire) = &mut client.wire else { continue };
             let (times, setup) = ((now, self.start), &self.setup);
-            let (touched, closed) = match &mut client.line {
-                Some(line) => wire.carry(line, times, setup, true, &mut commands),
-                None => wire.carry(&mut client.browser, times, setup, client.touched, &mut commands),
-            };
+            if let Some(line) = &mut client.line {
+                let mut ended = Vec::new();
+                for (number, wire) in &mut client.wires {
+                    let (touched, code) =
+                        wire.carry(&mut line.far(*number), times, setup, true, &mut commands);
+                    client.touched |= touched;
+                    moved |= touched;
+                    ended.extend(code.map(|code| (*number, code)));
+                }
+                for (number, code) in ended {
+                    client.wires.remove(&number);
+                    client.history.push(Seen { at: now - self.start, what: What::Closed(code) });
+                    line.closed_by_server(now, number, &mut client.browser);
+                    client.touched = true;
+                }
+                continue;
+            }
+            let Some(wire) = &mut client.wire else { continue };
+            let (touched, closed) =
+                wire.carry(&mut client.browser, times, setup, client.touched, &mut commands);
             client.touched |= touched;
             moved |= touched;
             if let Some(code) = closed {

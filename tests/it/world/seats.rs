@@ -215,6 +215,11 @@ impl Seats {
         self.ask(seat);
     }
 
+    /// The same for devices with access networks of their own: nobody reaches the server meanwhile.
+    pub(crate) fn restart(&mut self, down: Duration) {
+        self.world.crash_for(down);
+    }
+
     /// The server is gone and comes back after so long.
     pub(crate) fn crash(&mut self, down: Duration) {
         self.world.crash();
@@ -281,6 +286,10 @@ impl Seats {
         let opaque = kind == EventKind::Chat && wrong.is_none() && rng.chance(0.1);
         let content =
             Content { kind, version: id as u8, flags: if opaque { OPAQUE } else { 0 }, target, body };
+        self.submit(seat, id, content, wrong);
+    }
+
+    fn submit(&mut self, seat: usize, id: Id, content: Content, wrong: Option<&'static str>) {
         if !self.said.insert(verdict::said(&self.seats[seat].history.user, &content)) {
             return;
         }
@@ -293,11 +302,19 @@ impl Seats {
             of.written += 1;
             of.unanswered.insert(id);
             if content.kind == EventKind::React && wrong.is_none() {
-                of.reacted.push((target, content.body.clone()));
+                of.reacted.push((content.target, content.body.clone()));
             }
             of.history.note(at, Note::Submitted { id, content, wrong });
             self.keep(seat, true);
         }
+    }
+
+    /// A device writes a message of a hundred bytes.
+    pub(crate) fn say(&mut self, seat: usize) {
+        let id = (seat as u32 + 1) * 100_000 + self.seats[seat].written;
+        let body = json!({"text": format!("#{id}#{}", "x".repeat(80))}).to_string().into();
+        let content = Content { kind: EventKind::Chat, version: id as u8, flags: 0, target: 0, body };
+        self.submit(seat, id, content, None);
     }
 
     /// A device goes on with a streamed message, or begins one.
@@ -430,7 +447,7 @@ impl Seats {
 
     /// Whether it has a WebSocket.
     pub(crate) fn is_open(&self, seat: usize) -> bool {
-        self.world.clients[self.seats[seat].client].wire.is_some()
+        self.world.clients[self.seats[seat].client].is_connected()
     }
 
     fn attend(&mut self) {
@@ -464,10 +481,11 @@ impl Seats {
     fn connect(&mut self, seat: usize) {
         let now = self.world.now;
         let is_due = self.seats[seat].connects.is_some_and(|at| at <= now);
-        if self.is_open(seat) || !is_due || now < self.down {
+        let client = self.seats[seat].client;
+        // In an access network of its own the page looks after its WebSockets by itself.
+        if self.is_open(seat) || !is_due || now < self.down || self.world.clients[client].line.is_some() {
             return;
         }
-        let client = self.seats[seat].client;
         if let Some(saved) = self.seats[seat].saved.take() {
             self.enter(seat, RoomLog::restore(saved));
         }
@@ -498,8 +516,15 @@ impl Seats {
             }
             What::Other(Happened::SessionLost) => {
                 self.seats[seat].is_joined = false;
-                let log = self.world.clients[client].browser.take_logs().remove(&self.room);
-                self.world.replace_browser(client, SECOND);
+                let now = self.world.now;
+                let log = if self.world.clients[client].line.is_some() {
+                    self.world.clients[client].rooms.clear();
+                    self.world.on(client, |browser| browser.begin_anew(now)).remove(&self.room)
+                } else {
+                    let log = self.world.clients[client].browser.take_logs().remove(&self.room);
+                    self.world.replace_browser(client, SECOND);
+                    log
+                };
                 if let Some(log) = log {
                     self.enter(seat, log);
                 }

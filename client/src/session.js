@@ -21,6 +21,7 @@ import { COPY_STREAM, Mesh } from './mesh/mesh.js';
 import { Quality } from './quality.js';
 import { Report } from './report.js';
 import { Room } from './room.js';
+import { Rooms } from './rooms.js';
 import { messageCost } from './scheduler.js';
 import { Share } from './share.js';
 import { parseObject } from './socket.js';
@@ -107,12 +108,7 @@ export class Session extends Emitter {
   #quality = new Quality();
   #report;
   #share;
-  /** By name. @type {Map<string, Room>} */
-  #rooms = new Map();
-  /** @type {Map<number, Room>} */
-  #byHandle = new Map();
-  /** @type {Map<Room, number>} */
-  #handles = new Map();
+  #rooms = new Rooms();
   #joins;
   /** Messages of rooms that are being joined anew. @type {Outgoing[]} */
   #parked = [];
@@ -158,7 +154,7 @@ export class Session extends Emitter {
     this.#ephemera = new Ephemera(this.#env, {
       link: () => this.#link,
       mesh: () => this.#mesh,
-      room: (handle) => this.#byHandle.get(handle),
+      room: (handle) => this.#rooms.at(handle),
       hasReliable: () => this.#lane.hasNext,
     });
     this.#allowMesh();
@@ -189,7 +185,7 @@ export class Session extends Emitter {
 
   /** Rooms one is in. @returns {Room[]} */
   get rooms() {
-    return [...this.#rooms.values()].filter((room) => room.active);
+    return [...this.#rooms.all].filter((room) => room.active);
   }
 
   /** The limits the server has stated. */
@@ -224,7 +220,7 @@ export class Session extends Emitter {
       this.#identify(room, token);
       await this.#join(room, token, false);
     } catch (error) {
-      if (this.#rooms.get(room.name) === room) this.#rooms.delete(room.name);
+      this.#rooms.remove(room);
       room.logOrNull?.close('not_joined');
       throw error;
     }
@@ -304,7 +300,7 @@ export class Session extends Emitter {
   #newRoom({ room: name, token, log = true, user }) {
     const scope = JSON.stringify([this.#url, name]);
     const room = new Room(name, this.#roomCore(), log ? { scope, env: this.#env, user: user ?? '', signing: this.#signing } : null);
-    this.#rooms.set(name, room);
+    this.#rooms.add(room);
     room.logOrNull?.linked(this.state === 'connected');
     if (user !== undefined) room.logOrNull?.identify({ tenant: '', user });
     if (token !== undefined) this.#identify(room, token);
@@ -335,7 +331,7 @@ export class Session extends Emitter {
     const awaited = [this.#tabs?.identify(token), this.#signing?.ready].filter((each) => each);
     if (awaited.length === 0) return this.#joinNow(room, token, refresh);
     return Promise.all(awaited).then(() => {
-      if (this.#rooms.get(room.name) !== room) throw new SwitchyardError('left', 'the room was left');
+      if (!this.#rooms.has(room)) throw new SwitchyardError('left', 'the room was left');
       return this.#joinNow(room, token, refresh);
     });
   }
@@ -356,7 +352,7 @@ export class Session extends Emitter {
   /** The session is new at the server: every room is joined with a fresh token if there is a way to get one. */
   async #rejoinAll() {
     this.#joins.failAll(lost(), ({ refresh }) => refresh);
-    const rooms = [...this.#rooms.values()].filter((room) => room.active && !this.#rejoining.has(room));
+    const rooms = [...this.#rooms.all].filter((room) => room.active && !this.#rejoining.has(room));
     await Promise.all(rooms.map((room) => this.#rejoin(room)));
   }
 
@@ -395,7 +391,7 @@ export class Session extends Emitter {
         this.#env.setTimeout(() => resolve(undefined), backoff.next());
         globalThis.addEventListener?.('online', resolve, { once: true, signal: this.#page.signal });
       });
-      if (this.#rooms.get(room.name) !== room) throw new SwitchyardError('left', 'the room was left');
+      if (!this.#rooms.has(room)) throw new SwitchyardError('left', 'the room was left');
     }
   }
 
@@ -427,7 +423,7 @@ export class Session extends Emitter {
       ackDueAt: () => this.#lane.ackDueAt,
       unacknowledged: () => this.#lane.unacknowledgedFrames > 0,
       state: (state) => {
-        for (const room of this.#rooms.values()) room.logOrNull?.linked(state === 'connected');
+        for (const room of this.#rooms.all) room.logOrNull?.linked(state === 'connected');
         this.emit('state', state);
         if (state !== 'connected') this.#judged(this.#quality.tick(this.#env.now(), this.#link.health(this.#env.now())));
         // A refused token ended the connection, and others wait with theirs.
@@ -473,19 +469,19 @@ export class Session extends Emitter {
     return {
       echo: (message, isLossy) => this.#echo(message, isLossy),
       lossy: (message, coalesce) => {
-        const room = this.#byHandle.get(message.room);
+        const room = this.#rooms.at(message.room);
         if (message.stream !== COPY_STREAM) this.#ephemera.send(message, coalesce);
         else if (room) this.#mesh.sendCopy(room, message.payload, null);
       },
       direct: (frame) => this.#direct(frame),
       bulk: (message) => {
-        const room = this.#byHandle.get(message.room);
+        const room = this.#rooms.at(message.room);
         if (room) this.#mesh.took(room, message.member, message.n);
         this.#bulk(message);
       },
       leads: () => this.#allowMesh(),
       left: (handle) => {
-        const room = this.#byHandle.get(handle);
+        const room = this.#rooms.at(handle);
         if (room) this.#roomEnded(room, 'left');
       },
       moved: () => this.emit('tabs', this.stats().tabs),
@@ -500,7 +496,7 @@ export class Session extends Emitter {
    * @param {boolean} isLossy
    */
   #echo(message, isLossy) {
-    const self = this.#byHandle.get(message.room)?.self;
+    const self = this.#rooms.at(message.room)?.self;
     const { target, stream } = message;
     if (!self || stream === COPY_STREAM || (target.tag === 'users' && !target.users.includes(self.user))) return;
     const flags = 'flags' in message ? message.flags : message.text ? Flag.TEXT : 0;
@@ -518,7 +514,7 @@ export class Session extends Emitter {
   #sessionLost() {
     this.#counters.sessionsLost += 1;
     this.#share.forget();
-    for (const room of this.#rooms.values()) room.logOrNull?.detached();
+    for (const room of this.#rooms.all) room.logOrNull?.detached();
     const { uncertain, waiting } = this.#lane.abandon();
     this.#newLane();
     for (const { tag } of uncertain) {
@@ -526,11 +522,11 @@ export class Session extends Emitter {
       this.#unconfirmed.set(tag.room, (this.#unconfirmed.get(tag.room) ?? 0) + 1);
       tag.reject(lost());
     }
-    const leaving = [...this.#rooms.values()].filter((room) => room.leaving);
+    const leaving = [...this.#rooms.all].filter((room) => room.leaving);
     for (const room of leaving) this.#roomEnded(room, 'left');
     for (const message of waiting) {
       // Requests name rooms by handles that are gone; data is told its new handle.
-      if (message.kind === 'data' && message.tag && this.#rooms.has(message.tag.room.name)) this.#park(message);
+      if (message.kind === 'data' && message.tag && this.#rooms.get(message.tag.room.name)) this.#park(message);
       else message.tag?.reject(lost());
     }
     this.#rejoinAll();
@@ -545,8 +541,7 @@ export class Session extends Emitter {
     this.#lane = this.#freshLane();
     this.#assembly = new Assembly(this.#limits.max_message_bytes);
     this.#ephemera.clear();
-    this.#byHandle.clear();
-    this.#handles.clear();
+    this.#rooms.forgetHandles();
     this.#requests.clear();
   }
 
@@ -621,8 +616,8 @@ export class Session extends Emitter {
     const message = this.#assembly.take(frame);
     if (message === 'bad') {
       this.#counters.badMessages += 1;
-      if (frame.kind === 'log') this.#byHandle.get(frame.room)?.logOrNull?.gap();
-    } else if (message && frame.kind === 'log') this.#byHandle.get(frame.room)?.logOrNull?.receive(message.payload);
+      if (frame.kind === 'log') this.#rooms.at(frame.room)?.logOrNull?.gap();
+    } else if (message && frame.kind === 'log') this.#rooms.at(frame.room)?.logOrNull?.receive(message.payload);
     else if (message && frame.kind === 'data') this.#message(message.first, message.payload);
     else if (message) this.#control(frame.room, message.payload);
     return 'taken';
@@ -633,8 +628,8 @@ export class Session extends Emitter {
     const whole = sender === 0;
     if (whole) this.#assembly.forget(room);
     else this.#assembly.forget(room, sender, stream);
-    if (whole) this.#byHandle.get(room)?.logOrNull?.gap();
-    const known = this.#byHandle.get(room);
+    if (whole) this.#rooms.at(room)?.logOrNull?.gap();
+    const known = this.#rooms.at(room);
     if (known && (whole || stream === BULK_STREAM)) this.#mesh.gap(known, whole ? null : sender);
     known?.gap(whole ? null : sender, stream, count);
   }
@@ -642,7 +637,7 @@ export class Session extends Emitter {
   /** @param {number} ack */
   #acknowledged(ack) {
     for (const delivery of this.#lane.acknowledge(ack)) delivery.resolve();
-    for (const room of this.#rooms.values()) {
+    for (const room of this.#rooms.all) {
       room.logOrNull?.wake();
       if (room.leaving) this.#sendLeave(room);
     }
@@ -654,7 +649,7 @@ export class Session extends Emitter {
    * @param {{ seq?: number, isDirect?: boolean }} [lossy]
    */
   #message({ room: handle, flags, sender, stream, target = { tag: 'room' } }, payload, { seq, isDirect } = {}) {
-    const room = this.#byHandle.get(handle);
+    const room = this.#rooms.at(handle);
     if (!room) return;
     // Another tab may have subscribed to it.
     if (this.#tabs && target.tag === 'topic' && !room.topics.includes(target.topic)) return;
@@ -679,7 +674,7 @@ export class Session extends Emitter {
   /** @param {number} handle @param {Uint8Array} payload */
   #control(handle, payload) {
     const message = parseObject(new TextDecoder().decode(payload));
-    const room = this.#byHandle.get(handle);
+    const room = this.#rooms.at(handle);
     if (this.#tabs && message?.type === 'refused' && typeof message.id === 'number' && !this.#tabs.isOwn(message.id)) return;
     if (message?.type === 'joined') {
       this.#joined(message);
@@ -747,8 +742,7 @@ export class Session extends Emitter {
     } else {
       const self = readMember({ name: '', ...message });
       const members = list(message.members).flatMap((member) => readMember(member) ?? []);
-      this.#byHandle.set(message.handle, room);
-      this.#handles.set(room, message.handle);
+      this.#rooms.entered(room, message.handle);
       this.#tabs?.entered(room.name, message.handle);
       room.enter(self ?? { member: 0, user: '', name: '', role: '' }, members, permissions);
       this.#unpark(room, message.handle);
@@ -793,15 +787,11 @@ export class Session extends Emitter {
 
   /** @param {Room} room @param {string} reason */
   #roomEnded(room, reason) {
-    if (this.#rooms.get(room.name) !== room) return;
-    this.#rooms.delete(room.name);
-    const handle = this.#handles.get(room);
+    if (!this.#rooms.has(room)) return;
+    const handle = this.#rooms.handleOf(room);
+    this.#rooms.remove(room);
     this.#tabs?.ended(room.name, handle);
-    if (handle !== undefined) {
-      this.#handles.delete(room);
-      this.#byHandle.delete(handle);
-      this.#assembly.forget(handle);
-    }
+    if (handle !== undefined) this.#assembly.forget(handle);
     this.#unpark(room, null);
     this.#mesh.left(room);
     room.ended(reason);
@@ -813,7 +803,7 @@ export class Session extends Emitter {
     const { uncertain, waiting } = this.#lane.abandon();
     for (const { tag } of [...uncertain, ...waiting]) tag?.reject(error);
     this.#joins.failAll(error);
-    for (const room of [...this.#rooms.values()]) this.#roomEnded(room, code);
+    for (const room of [...this.#rooms.all]) this.#roomEnded(room, code);
     this.#newLane();
   }
 
@@ -851,14 +841,14 @@ export class Session extends Emitter {
       },
       request: (room, message) => {
         try {
-          return this.#handles.has(room) ? this.#sendControl(room, message).id : null;
+          return this.#rooms.handleOf(room) !== undefined ? this.#sendControl(room, message).id : null;
         } catch {
           return null;
         }
       },
-      fitsLog: (room) => this.#handles.has(room) && this.#lane.fits(LOG_MESSAGE_BYTES + OVERHEAD_BYTES),
+      fitsLog: (room) => this.#rooms.handleOf(room) !== undefined && this.#lane.fits(LOG_MESSAGE_BYTES + OVERHEAD_BYTES),
       sendLog: (room, payload) => {
-        const handle = this.#handles.get(room) ?? 0;
+        const handle = this.#rooms.handleOf(room) ?? 0;
         this.#lane.offer({ kind: 'log', room: handle, stream: 0, text: false, target: { tag: 'room' }, payload });
         this.#link.wake();
       },
@@ -886,7 +876,7 @@ export class Session extends Emitter {
       message.tag = { room, resolve, reject };
     });
     promise.catch(() => {});
-    const handle = this.#handles.get(room);
+    const handle = this.#rooms.handleOf(room);
     let taken;
     if (handle === undefined) {
       taken = this.#parkedBytes + messageCost(message) <= this.#limits.replay_limit_bytes;
@@ -913,7 +903,7 @@ export class Session extends Emitter {
     if (payload.length > limit) {
       throw new SwitchyardError('too_large', `a lossy message has at most ${limit} bytes, this one ${payload.length}`);
     }
-    const handle = this.#handles.get(room);
+    const handle = this.#rooms.handleOf(room);
     room.counters.lossySent += 1;
     if (handle === undefined) {
       this.#ephemera.drop();
@@ -931,7 +921,7 @@ export class Session extends Emitter {
 
   /** Over the connection of the tab that has it. @param {Room} room @param {Uint8Array} payload @param {number | null} to */
   #sendCopy(room, payload, to) {
-    const handle = this.#handles.get(room);
+    const handle = this.#rooms.handleOf(room);
     if (!this.#tabs || this.#tabs.leads) this.#mesh.sendCopy(room, payload, to);
     // What has to be said to one member, the tab with the connection says for itself.
     else if (handle !== undefined && to === null) {
@@ -949,13 +939,13 @@ export class Session extends Emitter {
 
   /** What became of tentative copies in this page. */
   get #copies() {
-    const rooms = [...this.#rooms.values()].flatMap(({ name, tentativeOrNull: copies }) => (copies ? [{ room: name, ...copies.counters }] : []));
+    const rooms = [...this.#rooms.all].flatMap(({ name, tentativeOrNull: copies }) => (copies ? [{ room: name, ...copies.counters }] : []));
     return { off: this.#copiesOff, rooms };
   }
 
   /** A lossy message that came from another browser directly. @param {import('./frame.js').LossyFrame} frame */
   #direct(frame) {
-    if (frame.stream === COPY_STREAM) return void this.#byHandle.get(frame.room)?.tentativeOrNull?.receive(frame.sender, frame.payload);
+    if (frame.stream === COPY_STREAM) return void this.#rooms.at(frame.room)?.tentativeOrNull?.receive(frame.sender, frame.payload);
     return this.#message(frame, frame.payload, { seq: frame.seq, isDirect: true });
   }
 
@@ -971,7 +961,7 @@ export class Session extends Emitter {
     return {
       servers: () => this.#link.knownIceServers,
       signal: (room, member, data) => {
-        if (!this.#handles.has(room) || room.leaving) return;
+        if (this.#rooms.handleOf(room) === undefined || room.leaving) return;
         try {
           this.#sendControl(room, { type: 'signal', to_member: member, data }, MESH_REQUEST);
         } catch {
@@ -979,12 +969,12 @@ export class Session extends Emitter {
         }
       },
       deliver: (room, frame) => {
-        const known = { ...frame, room: this.#handles.get(room) ?? 0 };
+        const known = { ...frame, room: this.#rooms.handleOf(room) ?? 0 };
         this.#tabs?.direct(known);
         this.#direct(known);
       },
       deliverBulk: (room, member, message) => {
-        const known = { ...message, room: this.#handles.get(room) ?? 0, member };
+        const known = { ...message, room: this.#rooms.handleOf(room) ?? 0, member };
         // Those without a number come to each tab by themselves.
         if (message.n > 0) this.#tabs?.bulk(known);
         this.#bulk(known);
@@ -1029,7 +1019,7 @@ export class Session extends Emitter {
 
   /** Once, and not before what was sent to the room has left: control messages overtake. @param {Room} room */
   #sendLeave(room) {
-    const handle = this.#handles.get(room);
+    const handle = this.#rooms.handleOf(room);
     if (handle === undefined || this.#leaves.has(room)) return;
     if (this.#lane.waitsFor(handle) || !this.#lane.fits(LEAVE_BYTES)) return;
     this.#leaves.add(room);

@@ -17,3 +17,8 @@ export class SwitchyardError extends Error {
     this.retryAfterMs = details.retryAfterMs;
   }
 }
+
+/** What becomes of a promise whose session is over. */
+export function lost() {
+  return new SwitchyardError('session_lost', 'the session ended before the server had confirmed it');
+}

@@ -10,11 +10,11 @@ import { list, readMember, readQuality, text } from './control.js';
 import { Emitter } from './emitter.js';
 import { environment } from './environment.js';
 import { Ephemera } from './ephemera.js';
-import { SwitchyardError } from './errors.js';
+import { SwitchyardError, lost } from './errors.js';
 import { Flag, FrameError, decodeText } from './frame.js';
 import { Joins } from './joins.js';
 import { Lane } from './lane.js';
-import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
+import { CLIENT_ACKS, DEFAULT_LIMITS } from './limits.js';
 import { Link } from './link.js';
 import { BULK_STREAM, HEADER_BYTES } from './mesh/bulk.js';
 import { COPY_STREAM, Mesh } from './mesh/mesh.js';
@@ -22,11 +22,10 @@ import { Quality } from './quality.js';
 import { Report } from './report.js';
 import { Room } from './room.js';
 import { Rooms } from './rooms.js';
-import { messageCost } from './scheduler.js';
+import { Sending } from './sending.js';
 import { Share } from './share.js';
 import { parseObject } from './socket.js';
 import { SharedLink } from './tabs/shared-link.js';
-import { IDS } from './tabs/wire.js';
 import { Signing } from './tentative/signing.js';
 import { identityIn } from './token.js';
 
@@ -70,12 +69,8 @@ import { identityIn } from './token.js';
  * @property {string} [user] whose the room is, where there may be no token yet to tell it: an offline page finds by it
  *   what this user has written before
  *
- * @typedef {object} Delivery the tag of a message in the lane
- * @property {Room} room
- * @property {() => void} resolve
- * @property {(error: Error) => void} reject
- *
- * @typedef {import('./scheduler.js').Message<Delivery>} Outgoing
+ * @typedef {import('./sending.js').Delivery} Delivery
+ * @typedef {import('./sending.js').Outgoing} Outgoing
  */
 
 /** How soon a token is asked for again, doubling. */
@@ -83,9 +78,6 @@ const TOKEN_MS = 1_000;
 const TOKEN_MOST_MS = 15_000;
 /** Signals of the mesh, which are not the application's. */
 const MESH_REQUEST = 'p2p';
-/** More than a `leave` costs. */
-const LEAVE_BYTES = 128;
-const utf8 = new TextEncoder();
 
 /** @extends {Emitter<SessionEvents>} */
 export class Session extends Emitter {
@@ -110,18 +102,11 @@ export class Session extends Emitter {
   #share;
   #rooms = new Rooms();
   #joins;
-  /** Messages of rooms that are being joined anew. @type {Outgoing[]} */
-  #parked = [];
-  #parkedBytes = 0;
-  /** What requests were, for refusals. @type {Map<number, string>} */
-  #requests = new Map();
-  #nextId = 1;
+  #sending;
   /** Rooms whose session was lost and whose join is on its way. @type {Set<Room>} */
   #rejoining = new Set();
   /** Tokens as last accepted. @type {WeakMap<Room, string>} */
   #tokens = new WeakMap();
-  /** Rooms whose `leave` is sent. @type {WeakSet<Room>} */
-  #leaves = new WeakSet();
   /** Messages of unknown fate per room, until it is joined anew. @type {Map<Room, number>} */
   #unconfirmed = new Map();
   /** Ends the listening to the page. */
@@ -149,6 +134,13 @@ export class Session extends Emitter {
     this.#tabs = tabs === 'own' ? null : new SharedLink(this.#env, { key, makeLink }, { ...this.#linkOwner(), ...this.#sharing() });
     this.#link = this.#tabs ?? makeLink(this.#linkOwner());
     this.#lane = this.#freshLane();
+    const sendingPorts = {
+      lane: () => this.#lane,
+      wake: () => this.#link.wake(),
+      handleOf: (/** @type {Room} */ room) => this.#rooms.handleOf(room),
+      limit: () => this.#limits.replay_limit_bytes,
+    };
+    this.#sending = new Sending(sendingPorts, this.#tabs);
     this.#joins = new Joins(this.#env, () => this.#link);
     this.#mesh = new Mesh(this.#env, peerToPeer, this.#meshPorts());
     this.#ephemera = new Ephemera(this.#env, {
@@ -279,7 +271,7 @@ export class Session extends Emitter {
       /** Milliseconds. */
       rtt: this.#link.rtt,
       /** Bytes that have not had their turn yet. */
-      waitingBytes: this.#lane.waitingBytes + this.#parkedBytes,
+      waitingBytes: this.#lane.waitingBytes + this.#sending.parkedBytes,
       /** Sent and not acknowledged. */
       unacknowledgedBytes: this.#lane.unacknowledgedBytes,
       unacknowledgedFrames: this.#lane.unacknowledgedFrames,
@@ -343,7 +335,7 @@ export class Session extends Emitter {
    * @returns {Promise<void>}
    */
   #joinNow(room, token, refresh) {
-    const answered = this.#joins.add({ id: this.#id(), room, token, signingKey: this.#signing?.publicKey ?? null, refresh });
+    const answered = this.#joins.add({ id: this.#sending.newId(), room, token, signingKey: this.#signing?.publicKey ?? null, refresh });
     this.#link.start();
     if (this.#link.takesJoins) this.#joins.send(null);
     return answered;
@@ -524,11 +516,7 @@ export class Session extends Emitter {
     }
     const leaving = [...this.#rooms.all].filter((room) => room.leaving);
     for (const room of leaving) this.#roomEnded(room, 'left');
-    for (const message of waiting) {
-      // Requests name rooms by handles that are gone; data is told its new handle.
-      if (message.kind === 'data' && message.tag && this.#rooms.get(message.tag.room.name)) this.#park(message);
-      else message.tag?.reject(lost());
-    }
+    this.#sending.sessionLost(waiting, (room) => this.#rooms.get(room.name) !== undefined);
     this.#rejoinAll();
   }
 
@@ -542,7 +530,7 @@ export class Session extends Emitter {
     this.#assembly = new Assembly(this.#limits.max_message_bytes);
     this.#ephemera.clear();
     this.#rooms.forgetHandles();
-    this.#requests.clear();
+    this.#sending.forgetRequests();
   }
 
   /** @param {Record<string, unknown>} message */
@@ -639,7 +627,7 @@ export class Session extends Emitter {
     for (const delivery of this.#lane.acknowledge(ack)) delivery.resolve();
     for (const room of this.#rooms.all) {
       room.logOrNull?.wake();
-      if (room.leaving) this.#sendLeave(room);
+      if (room.leaving) this.#sending.leave(room);
     }
   }
 
@@ -745,7 +733,7 @@ export class Session extends Emitter {
       this.#rooms.entered(room, message.handle);
       this.#tabs?.entered(room.name, message.handle);
       room.enter(self ?? { member: 0, user: '', name: '', role: '' }, members, permissions);
-      this.#unpark(room, message.handle);
+      this.#sending.unpark(room, message.handle);
       this.#enterLog(join, message);
       this.#mesh.entered(room, message.handle);
     }
@@ -775,10 +763,10 @@ export class Session extends Emitter {
   #refused(room, message) {
     room.counters.refused += 1;
     // The mesh tries again by itself, and the member may be gone.
-    if (typeof message.id === 'number' && this.#requests.get(message.id) === MESH_REQUEST) return;
+    const request = this.#sending.requestOf(message.id);
+    if (request === MESH_REQUEST) return;
     /** @type {import('./room.js').RefusedEvent} */
     const event = { code: text(message.code), message: text(message.message) };
-    const request = typeof message.id === 'number' ? this.#requests.get(message.id) : undefined;
     if (request) event.request = request;
     if (typeof message.stream === 'number') event.stream = message.stream;
     if (typeof message.retry_after_ms === 'number') event.retryAfterMs = message.retry_after_ms;
@@ -792,7 +780,7 @@ export class Session extends Emitter {
     this.#rooms.remove(room);
     this.#tabs?.ended(room.name, handle);
     if (handle !== undefined) this.#assembly.forget(handle);
-    this.#unpark(room, null);
+    this.#sending.unpark(room, null);
     this.#mesh.left(room);
     room.ended(reason);
   }
@@ -817,7 +805,7 @@ export class Session extends Emitter {
         if (payload.length > limit) {
           throw new SwitchyardError('too_large', `a message has at most ${limit} bytes, this one ${payload.length}`);
         }
-        const sent = this.#offer(room, { kind: 'data', room: 0, stream, text: isText, target, payload });
+        const sent = this.#sending.offer(room, { kind: 'data', room: 0, stream, text: isText, target, payload });
         room.counters.sent += 1;
         return sent;
       },
@@ -837,25 +825,21 @@ export class Session extends Emitter {
       control: (room, message) => {
         // Another tab may want the topics; this one hears no more of them.
         if (message.type === 'unsubscribe' && this.#tabs?.sharesRoom(room.name)) return Promise.resolve();
-        return this.#sendControl(room, message).sent;
+        return this.#sending.request(room, message).sent;
       },
       request: (room, message) => {
         try {
-          return this.#rooms.handleOf(room) !== undefined ? this.#sendControl(room, message).id : null;
+          return this.#rooms.handleOf(room) !== undefined ? this.#sending.request(room, message).id : null;
         } catch {
           return null;
         }
       },
-      fitsLog: (room) => this.#rooms.handleOf(room) !== undefined && this.#lane.fits(LOG_MESSAGE_BYTES + OVERHEAD_BYTES),
-      sendLog: (room, payload) => {
-        const handle = this.#rooms.handleOf(room) ?? 0;
-        this.#lane.offer({ kind: 'log', room: handle, stream: 0, text: false, target: { tag: 'room' }, payload });
-        this.#link.wake();
-      },
+      fitsLog: (room) => this.#sending.fitsLog(room),
+      sendLog: (room, payload) => this.#sending.log(room, payload),
       copies: (room) => ({ isOn: this.#copiesOff === '', tenant: identityIn(this.#tokens.get(room) ?? '')?.tenant ?? '' }),
       sendCopy: (room, payload, to) => this.#sendCopy(room, payload, to),
       leave: (room) => {
-        if (room.active) this.#sendLeave(room);
+        if (room.active) this.#sending.leave(room);
         else this.#abandon(room);
       },
       refresh: async (room, token) => {
@@ -863,31 +847,6 @@ export class Session extends Emitter {
         await this.#join(room, token ?? (await this.#freshToken(room.name)), true);
       },
     };
-  }
-
-  /**
-   * @param {Room} room
-   * @param {Outgoing} message
-   * @returns {Promise<void>}
-   */
-  #offer(room, message) {
-    /** @type {Promise<void>} */
-    const promise = new Promise((resolve, reject) => {
-      message.tag = { room, resolve, reject };
-    });
-    promise.catch(() => {});
-    const handle = this.#rooms.handleOf(room);
-    let taken;
-    if (handle === undefined) {
-      taken = this.#parkedBytes + messageCost(message) <= this.#limits.replay_limit_bytes;
-      if (taken) this.#park(message);
-    } else {
-      message.room = handle;
-      taken = this.#lane.offer(message);
-    }
-    if (!taken) throw new SwitchyardError('buffer_full', 'too much waits to be sent or acknowledged');
-    this.#link.wake();
-    return promise;
   }
 
   /**
@@ -963,7 +922,7 @@ export class Session extends Emitter {
       signal: (room, member, data) => {
         if (this.#rooms.handleOf(room) === undefined || room.leaving) return;
         try {
-          this.#sendControl(room, { type: 'signal', to_member: member, data }, MESH_REQUEST);
+          this.#sending.request(room, { type: 'signal', to_member: member, data }, MESH_REQUEST);
         } catch {
           // No room for it now: it is repeated, as if it were lost.
         }
@@ -983,7 +942,7 @@ export class Session extends Emitter {
       sendBulk: (room, user, payload) => {
         /** @type {import('./frame.js').Target} */
         const target = { tag: 'users', users: [user] };
-        return this.#offer(room, { kind: 'data', room: 0, stream: BULK_STREAM, text: false, target, payload });
+        return this.#sending.offer(room, { kind: 'data', room: 0, stream: BULK_STREAM, text: false, target, payload });
       },
       limit: () => this.#limits.max_message_bytes,
       changed: (room, member, state) => {
@@ -1006,48 +965,6 @@ export class Session extends Emitter {
   #abandon(room) {
     this.#joins.failAll(new SwitchyardError('left', 'the room was left'), (join) => join.room === room);
     this.#roomEnded(room, 'left');
-  }
-
-  /** @param {Room} room @param {Record<string, unknown>} message @param {string} [name] of the request, for a refusal */
-  #sendControl(room, message, name = text(message.type)) {
-    const id = this.#id();
-    this.#requests.set(id, name);
-    if (this.#requests.size > 256) this.#requests.delete(this.#requests.keys().next().value ?? 0);
-    const payload = utf8.encode(JSON.stringify({ ...message, id }));
-    return { id, sent: this.#offer(room, { kind: 'control', room: 0, stream: 0, text: true, target: { tag: 'room' }, payload }) };
-  }
-
-  /** Once, and not before what was sent to the room has left: control messages overtake. @param {Room} room */
-  #sendLeave(room) {
-    const handle = this.#rooms.handleOf(room);
-    if (handle === undefined || this.#leaves.has(room)) return;
-    if (this.#lane.waitsFor(handle) || !this.#lane.fits(LEAVE_BYTES)) return;
-    this.#leaves.add(room);
-    if (!this.#tabs?.leave(room.name, handle)) this.#sendControl(room, { type: 'leave' });
-  }
-
-  /** @param {Outgoing} message */
-  #park(message) {
-    this.#parked.push(message);
-    this.#parkedBytes += messageCost(message);
-  }
-
-  /** Sends or gives up what waited for a room. @param {Room} room @param {number | null} handle */
-  #unpark(room, handle) {
-    const parked = this.#parked;
-    this.#parked = [];
-    this.#parkedBytes = 0;
-    for (const message of parked) {
-      if (message.tag?.room !== room) this.#park(message);
-      else if (handle === null || !this.#lane.offer({ ...message, room: handle })) message.tag.reject(lost());
-    }
-    this.#link.wake();
-  }
-
-  #id() {
-    // A tab's numbers begin again after so many: the requests that had them are long answered.
-    if (this.#tabs) return this.#tabs.idBase + (this.#nextId++ % IDS);
-    return this.#nextId++;
   }
 
   // --- the page --------------------------------------------------------------------------------------------------
@@ -1086,10 +1003,6 @@ export class Session extends Emitter {
 /** @param {unknown} error */
 function codeOf(error) {
   return error instanceof SwitchyardError ? error.code : 'session_lost';
-}
-
-function lost() {
-  return new SwitchyardError('session_lost', 'the session ended before the server had confirmed it');
 }
 
 /** @param {string | URL | undefined} url */

@@ -8,6 +8,7 @@ import { Assembly } from './assembly.js';
 import { Backoff } from './backoff.js';
 import { list, readMember, readQuality, text } from './control.js';
 import { Emitter } from './emitter.js';
+import { endpoint } from './endpoint.js';
 import { environment } from './environment.js';
 import { Ephemera } from './ephemera.js';
 import { SwitchyardError, lost } from './errors.js';
@@ -18,6 +19,7 @@ import { CLIENT_ACKS, DEFAULT_LIMITS } from './limits.js';
 import { Link } from './link.js';
 import { BULK_STREAM, HEADER_BYTES } from './mesh/bulk.js';
 import { COPY_STREAM, Mesh } from './mesh/mesh.js';
+import { Page } from './page.js';
 import { Quality } from './quality.js';
 import { Report } from './report.js';
 import { Room } from './room.js';
@@ -109,10 +111,21 @@ export class Session extends Emitter {
   #tokens = new WeakMap();
   /** Messages of unknown fate per room, until it is joined anew. @type {Map<Room, number>} */
   #unconfirmed = new Map();
-  /** Ends the listening to the page. */
-  #page = new AbortController();
-  /** Whether the page was put away with the session in use. */
-  #asleep = false;
+  #page = new Page({
+    isInUse: () => this.state !== 'closed' && this.state !== 'idle',
+    away: () => {
+      this.#mesh.rest();
+      this.#link.rest();
+    },
+    back: () => {
+      this.#link.start();
+      this.#sessionLost();
+    },
+    hurry: () => {
+      this.#link.hurry();
+      this.#mesh.hurry();
+    },
+  });
   /** Lossy messages of other tabs of this user. */
   #echoed = 0;
   #counters = { duplicates: 0, laneGaps: 0, badMessages: 0, bytesSent: 0, bytesReceived: 0, sessionsLost: 0 };
@@ -157,7 +170,7 @@ export class Session extends Emitter {
     };
     this.#report = new Report(this.#env, tell);
     this.#share = new Share(tell);
-    this.#followPage();
+    this.#page.follow();
   }
 
   /** @returns {SessionState} */
@@ -238,7 +251,7 @@ export class Session extends Emitter {
   /** Leaves all rooms and ends the session. It cannot be used again. */
   close() {
     if (this.state === 'closed') return;
-    this.#page.abort();
+    this.#page.close();
     this.#mesh.close();
     this.#link.close();
     this.#endAll('closed', 'the session was closed');
@@ -419,7 +432,7 @@ export class Session extends Emitter {
         this.emit('state', state);
         if (state !== 'connected') this.#judged(this.#quality.tick(this.#env.now(), this.#link.health(this.#env.now())));
         // A refused token ended the connection, and others wait with theirs.
-        if (state === 'idle' && !this.#asleep && this.#joins.size > 0) queueMicrotask(() => this.#link.start());
+        if (state === 'idle' && !this.#page.isAsleep && this.#joins.size > 0) queueMicrotask(() => this.#link.start());
       },
       rung: (rung) => this.emit('rung', rung),
       rtt: (rtt, answer) => {
@@ -436,7 +449,7 @@ export class Session extends Emitter {
         if (attempt.endedMs !== null) this.emit('attempt', attempt);
       },
       closed: (code, message) => {
-        this.#page.abort();
+        this.#page.close();
         this.#endAll(code, message);
         this.emit('error', new SwitchyardError(code, message));
       },
@@ -966,58 +979,9 @@ export class Session extends Emitter {
     this.#joins.failAll(new SwitchyardError('left', 'the room was left'), (join) => join.room === room);
     this.#roomEnded(room, 'left');
   }
-
-  // --- the page --------------------------------------------------------------------------------------------------
-
-  /** Says goodbye when the page goes, comes back with it, and uses the network as soon as it is there. */
-  #followPage() {
-    if (typeof globalThis.addEventListener !== 'function') return;
-    const { signal } = this.#page;
-    const away = () => {
-      if (this.state === 'closed' || this.state === 'idle') return;
-      this.#asleep = true;
-      this.#mesh.rest();
-      this.#link.rest();
-    };
-    const back = () => {
-      if (!this.#asleep) return;
-      this.#asleep = false;
-      this.#link.start();
-      this.#sessionLost();
-    };
-    addEventListener('pagehide', away, { signal });
-    addEventListener('pageshow', back, { signal });
-    const hurry = () => {
-      this.#link.hurry();
-      this.#mesh.hurry();
-    };
-    addEventListener('online', hurry, { signal });
-    const { document, navigator } = globalThis;
-    document?.addEventListener('visibilitychange', () => document.visibilityState === 'visible' && hurry(), { signal });
-    // Not in all browsers, nor in the types of any.
-    const { connection } = /** @type {{ connection?: EventTarget }} */ (navigator ?? {});
-    connection?.addEventListener?.('change', hurry, { signal });
-  }
 }
 
 /** @param {unknown} error */
 function codeOf(error) {
   return error instanceof SwitchyardError ? error.code : 'session_lost';
-}
-
-/** @param {string | URL | undefined} url */
-function endpoint(url) {
-  const base = url ?? globalThis.location?.href;
-  if (!base) throw new SwitchyardError('bad_argument', 'no url');
-  const full = new URL(base, globalThis.location?.href);
-  full.protocol = full.protocol === 'https:' || full.protocol === 'wss:' ? 'wss:' : 'ws:';
-  full.search = '';
-  full.hash = '';
-  if (!full.pathname.endsWith('/v1/connect')) full.pathname = url ? joinPath(full.pathname) : '/v1/connect';
-  return full.href;
-}
-
-/** @param {string} path */
-function joinPath(path) {
-  return `${path.replace(/\/$/, '')}/v1/connect`;
 }

@@ -8,6 +8,7 @@ import { Assembly } from './assembly.js';
 import { Backoff } from './backoff.js';
 import { list, readMember, readQuality, text } from './control.js';
 import { Emitter } from './emitter.js';
+import { Direct, MESH_REQUEST } from './direct.js';
 import { endpoint } from './endpoint.js';
 import { environment } from './environment.js';
 import { Ephemera } from './ephemera.js';
@@ -18,7 +19,7 @@ import { Lane } from './lane.js';
 import { CLIENT_ACKS, DEFAULT_LIMITS } from './limits.js';
 import { Link } from './link.js';
 import { BULK_STREAM, HEADER_BYTES } from './mesh/bulk.js';
-import { COPY_STREAM, Mesh } from './mesh/mesh.js';
+import { COPY_STREAM } from './mesh/mesh.js';
 import { Page } from './page.js';
 import { Quality } from './quality.js';
 import { Report } from './report.js';
@@ -78,8 +79,6 @@ import { identityIn } from './token.js';
 /** How soon a token is asked for again, doubling. */
 const TOKEN_MS = 1_000;
 const TOKEN_MOST_MS = 15_000;
-/** Signals of the mesh, which are not the application's. */
-const MESH_REQUEST = 'p2p';
 
 /** @extends {Emitter<SessionEvents>} */
 export class Session extends Emitter {
@@ -96,6 +95,7 @@ export class Session extends Emitter {
   #lane;
   #assembly = new Assembly(DEFAULT_LIMITS.max_message_bytes);
   #ephemera;
+  #direct;
   #mesh;
   /** Where tentative copies are wanted. @type {Signing | null} */
   #signing;
@@ -155,14 +155,24 @@ export class Session extends Emitter {
     };
     this.#sending = new Sending(sendingPorts, this.#tabs);
     this.#joins = new Joins(this.#env, () => this.#link);
-    this.#mesh = new Mesh(this.#env, peerToPeer, this.#meshPorts());
+    this.#direct = new Direct(this.#env, peerToPeer, {
+      rooms: this.#rooms,
+      sending: this.#sending,
+      tabs: this.#tabs,
+      signing: this.#signing,
+      servers: () => this.#link.knownIceServers,
+      features: () => this.#features,
+      limit: () => this.#limits.max_message_bytes,
+      message: (from, payload, lossy) => this.#message(from, payload, lossy),
+    });
+    this.#mesh = this.#direct.mesh;
     this.#ephemera = new Ephemera(this.#env, {
       link: () => this.#link,
       mesh: () => this.#mesh,
       room: (handle) => this.#rooms.at(handle),
       hasReliable: () => this.#lane.hasNext,
     });
-    this.#allowMesh();
+    this.#direct.allow();
     const tell = (/** @type {Record<string, unknown>} */ message) => {
       if (!this.#link.inSession) return false;
       this.#link.sendText(message);
@@ -271,7 +281,7 @@ export class Session extends Emitter {
    * tentative copies in this page. It holds no addresses and no tokens.
    */
   async diagnose() {
-    return { .../** @type {Awaited<ReturnType<Link['diagnose']>>} */ (await this.#link.diagnose()), tentative: this.#copies };
+    return { .../** @type {Awaited<ReturnType<Link['diagnose']>>} */ (await this.#link.diagnose()), tentative: this.#direct.copies };
   }
 
   /** What the connection is doing, for display. */
@@ -463,7 +473,7 @@ export class Session extends Emitter {
         const isSame = webrtc === features.webrtc && relay === features.relay && p2p === features.p2p;
         if (isSame && tentative === features.tentative) return;
         this.#features = features;
-        this.#allowMesh();
+        this.#direct.allow();
         this.emit('features', features);
       },
     };
@@ -478,13 +488,9 @@ export class Session extends Emitter {
         if (message.stream !== COPY_STREAM) this.#ephemera.send(message, coalesce);
         else if (room) this.#mesh.sendCopy(room, message.payload, null);
       },
-      direct: (frame) => this.#direct(frame),
-      bulk: (message) => {
-        const room = this.#rooms.at(message.room);
-        if (room) this.#mesh.took(room, message.member, message.n);
-        this.#bulk(message);
-      },
-      leads: () => this.#allowMesh(),
+      direct: (frame) => this.#direct.received(frame),
+      bulk: (message) => this.#direct.bulkElsewhere(message),
+      leads: () => this.#direct.allow(),
       left: (handle) => {
         const room = this.#rooms.at(handle);
         if (room) this.#roomEnded(room, 'left');
@@ -849,8 +855,8 @@ export class Session extends Emitter {
       },
       fitsLog: (room) => this.#sending.fitsLog(room),
       sendLog: (room, payload) => this.#sending.log(room, payload),
-      copies: (room) => ({ isOn: this.#copiesOff === '', tenant: identityIn(this.#tokens.get(room) ?? '')?.tenant ?? '' }),
-      sendCopy: (room, payload, to) => this.#sendCopy(room, payload, to),
+      copies: (room) => ({ isOn: this.#direct.copiesOff === '', tenant: identityIn(this.#tokens.get(room) ?? '')?.tenant ?? '' }),
+      sendCopy: (room, payload, to) => this.#direct.sendCopy(room, payload, to),
       leave: (room) => {
         if (room.active) this.#sending.leave(room);
         else this.#abandon(room);
@@ -883,86 +889,6 @@ export class Session extends Emitter {
     }
     const message = { flags: isText ? Flag.TEXT : 0, room: handle, stream, target, payload };
     if (!this.#tabs?.lossy(message, coalesce)) this.#ephemera.send(message, coalesce);
-  }
-
-  /** Of the tabs that share a session, the leading one has the direct connections. */
-  #allowMesh() {
-    const { webrtc, p2p } = this.#features ?? { webrtc: true, p2p: true };
-    this.#mesh.allow(webrtc && p2p && (this.#tabs?.leads ?? true));
-  }
-
-  /** Over the connection of the tab that has it. @param {Room} room @param {Uint8Array} payload @param {number | null} to */
-  #sendCopy(room, payload, to) {
-    const handle = this.#rooms.handleOf(room);
-    if (!this.#tabs || this.#tabs.leads) this.#mesh.sendCopy(room, payload, to);
-    // What has to be said to one member, the tab with the connection says for itself.
-    else if (handle !== undefined && to === null) {
-      this.#tabs.lossy({ flags: 0, room: handle, stream: COPY_STREAM, target: { tag: 'room' }, payload }, false);
-    }
-  }
-
-  /** Why there are no tentative copies; empty if there are. */
-  get #copiesOff() {
-    if (!this.#signing) return 'not_asked_for';
-    if (this.#mesh.isOff) return 'no_connections';
-    const { webrtc, p2p, tentative } = this.#features ?? {};
-    return this.#signing.reason || (webrtc && p2p && tentative ? '' : 'switched_off');
-  }
-
-  /** What became of tentative copies in this page. */
-  get #copies() {
-    const rooms = [...this.#rooms.all].flatMap(({ name, tentativeOrNull: copies }) => (copies ? [{ room: name, ...copies.counters }] : []));
-    return { off: this.#copiesOff, rooms };
-  }
-
-  /** A lossy message that came from another browser directly. @param {import('./frame.js').LossyFrame} frame */
-  #direct(frame) {
-    if (frame.stream === COPY_STREAM) return void this.#rooms.at(frame.room)?.tentativeOrNull?.receive(frame.sender, frame.payload);
-    return this.#message(frame, frame.payload, { seq: frame.seq, isDirect: true });
-  }
-
-  /** A large thing has come, to this tab or to the one that has the connection. @param {import('./mesh/bulk.js').Bulk} bulk */
-  #bulk({ room, member, data, isText, stream }) {
-    /** @type {import('./frame.js').Target} */
-    const target = { tag: 'users', users: [] };
-    this.#message({ room, flags: isText ? Flag.TEXT : 0, sender: member, stream, target }, data);
-  }
-
-  /** @returns {import('./mesh/mesh.js').MeshPorts} */
-  #meshPorts() {
-    return {
-      servers: () => this.#link.knownIceServers,
-      signal: (room, member, data) => {
-        if (this.#rooms.handleOf(room) === undefined || room.leaving) return;
-        try {
-          this.#sending.request(room, { type: 'signal', to_member: member, data }, MESH_REQUEST);
-        } catch {
-          // No room for it now: it is repeated, as if it were lost.
-        }
-      },
-      deliver: (room, frame) => {
-        const known = { ...frame, room: this.#rooms.handleOf(room) ?? 0 };
-        this.#tabs?.direct(known);
-        this.#direct(known);
-      },
-      deliverBulk: (room, member, message) => {
-        const known = { ...message, room: this.#rooms.handleOf(room) ?? 0, member };
-        // Those without a number come to each tab by themselves.
-        if (message.n > 0) this.#tabs?.bulk(known);
-        this.#bulk(known);
-      },
-      takesBulk: () => this.#tabs?.leads ?? true,
-      sendBulk: (room, user, payload) => {
-        /** @type {import('./frame.js').Target} */
-        const target = { tag: 'users', users: [user] };
-        return this.#sending.offer(room, { kind: 'data', room: 0, stream: BULK_STREAM, text: false, target, payload });
-      },
-      limit: () => this.#limits.max_message_bytes,
-      changed: (room, member, state) => {
-        const known = room.members.get(member);
-        if (known) room.emit('peer', { member: known, state });
-      },
-    };
   }
 
   /** The score may be another. @param {boolean} isChanged */

@@ -5,14 +5,13 @@
  */
 
 import { Assembly } from './assembly.js';
-import { Backoff } from './backoff.js';
 import { list, readMember, readQuality, text } from './control.js';
 import { Emitter } from './emitter.js';
 import { Direct, MESH_REQUEST } from './direct.js';
 import { endpoint } from './endpoint.js';
 import { environment } from './environment.js';
 import { Ephemera } from './ephemera.js';
-import { SwitchyardError, lost } from './errors.js';
+import { SwitchyardError, codeOf, lost } from './errors.js';
 import { Flag, FrameError, decodeText } from './frame.js';
 import { Joins } from './joins.js';
 import { Lane } from './lane.js';
@@ -22,6 +21,7 @@ import { BULK_STREAM, HEADER_BYTES } from './mesh/bulk.js';
 import { COPY_STREAM } from './mesh/mesh.js';
 import { Page } from './page.js';
 import { Quality } from './quality.js';
+import { Rejoining } from './rejoining.js';
 import { Report } from './report.js';
 import { Room } from './room.js';
 import { Rooms } from './rooms.js';
@@ -31,6 +31,7 @@ import { parseObject } from './socket.js';
 import { SharedLink } from './tabs/shared-link.js';
 import { Signing } from './tentative/signing.js';
 import { identityIn } from './token.js';
+import { Tokens } from './tokens.js';
 
 /**
  * @typedef {import('./link.js').LinkState} SessionState
@@ -76,15 +77,11 @@ import { identityIn } from './token.js';
  * @typedef {import('./sending.js').Outgoing} Outgoing
  */
 
-/** How soon a token is asked for again, doubling. */
-const TOKEN_MS = 1_000;
-const TOKEN_MOST_MS = 15_000;
 
 /** @extends {Emitter<SessionEvents>} */
 export class Session extends Emitter {
   #env;
   #url;
-  #getToken;
   #link;
   /** The link, if tabs may share it. @type {SharedLink | null} */
   #tabs;
@@ -105,12 +102,12 @@ export class Session extends Emitter {
   #rooms = new Rooms();
   #joins;
   #sending;
-  /** Rooms whose session was lost and whose join is on its way. @type {Set<Room>} */
-  #rejoining = new Set();
-  /** Tokens as last accepted. @type {WeakMap<Room, string>} */
-  #tokens = new WeakMap();
-  /** Messages of unknown fate per room, until it is joined anew. @type {Map<Room, number>} */
-  #unconfirmed = new Map();
+  #tokens;
+  #rejoining = new Rejoining({
+    token: (room) => this.#tokens.anew(room),
+    join: (room, token) => this.#join(room, token, false),
+    failed: (room, code) => this.#roomEnded(room, code),
+  });
   #page = new Page({
     isInUse: () => this.state !== 'closed' && this.state !== 'idle',
     away: () => {
@@ -137,7 +134,7 @@ export class Session extends Emitter {
     super();
     this.#env = environment(given);
     if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
-    this.#getToken = getToken;
+    this.#tokens = new Tokens(this.#env, getToken, { isLeft: (room) => !this.#rooms.has(room), signal: this.#page.signal });
     this.#url = endpoint(url);
     const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
     const makeLink = (/** @type {import('./link.js').LinkOwner} */ owner) =>
@@ -231,7 +228,7 @@ export class Session extends Emitter {
     if (known) throw new SwitchyardError('bad_argument', `room ${options.room} is being joined already`);
     const room = this.#newRoom(options);
     try {
-      const token = options.token ?? (await this.#freshToken(room.name));
+      const token = options.token ?? (await this.#tokens.fresh(room.name));
       this.#identify(room, token);
       await this.#join(room, token, false);
     } catch (error) {
@@ -324,7 +321,7 @@ export class Session extends Emitter {
 
   /** Joins with a token that may have to be waited for. @param {Room} room @param {string} [given] */
   async #enter(room, given) {
-    const token = given ?? (await this.#patientToken(room));
+    const token = given ?? (await this.#tokens.patient(room));
     this.#identify(room, token);
     await this.#join(room, token, false);
     room.emit('joined', room);
@@ -365,55 +362,9 @@ export class Session extends Emitter {
   }
 
   /** The session is new at the server: every room is joined with a fresh token if there is a way to get one. */
-  async #rejoinAll() {
+  #rejoinAll() {
     this.#joins.failAll(lost(), ({ refresh }) => refresh);
-    const rooms = [...this.#rooms.all].filter((room) => room.active && !this.#rejoining.has(room));
-    await Promise.all(rooms.map((room) => this.#rejoin(room)));
-  }
-
-  /** @param {Room} room */
-  async #rejoin(room) {
-    this.#rejoining.add(room);
-    try {
-      const token = this.#getToken ? await this.#patientToken(room) : this.#tokens.get(room);
-      await this.#join(room, token, false);
-      this.#rejoining.delete(room);
-      if (room.topics.length > 0) room.subscribe(room.topics);
-      const unconfirmed = this.#unconfirmed.get(room) ?? 0;
-      this.#unconfirmed.delete(room);
-      room.emit('rejoined', { unconfirmed });
-      room.emit('joined', room);
-    } catch (error) {
-      this.#rejoining.delete(room);
-      this.#roomEnded(room, codeOf(error));
-    }
-  }
-
-  /**
-   * A token, asked for again and again while asking fails: only a SwitchyardError is an answer.
-   * @param {Room} room
-   * @returns {Promise<string>}
-   */
-  async #patientToken(room) {
-    const backoff = new Backoff({ least: TOKEN_MS / 4, first: TOKEN_MS, most: TOKEN_MOST_MS, random: this.#env.random });
-    for (;;) {
-      try {
-        return await this.#freshToken(room.name);
-      } catch (error) {
-        if (error instanceof SwitchyardError) throw error;
-      }
-      await new Promise((resolve) => {
-        this.#env.setTimeout(() => resolve(undefined), backoff.next());
-        globalThis.addEventListener?.('online', resolve, { once: true, signal: this.#page.signal });
-      });
-      if (!this.#rooms.has(room)) throw new SwitchyardError('left', 'the room was left');
-    }
-  }
-
-  /** @param {string} room */
-  async #freshToken(room) {
-    if (!this.#getToken) throw new SwitchyardError('bad_argument', 'no token, and no getToken to ask for one');
-    return this.#getToken(room);
+    this.#rejoining.all([...this.#rooms.all].filter((room) => room.active));
   }
 
   // --- what the link asks and tells --------------------------------------------------------------------------------
@@ -530,7 +481,7 @@ export class Session extends Emitter {
     this.#newLane();
     for (const { tag } of uncertain) {
       if (!tag) continue;
-      this.#unconfirmed.set(tag.room, (this.#unconfirmed.get(tag.room) ?? 0) + 1);
+      this.#rejoining.unconfirmed(tag.room);
       tag.reject(lost());
     }
     const leaving = [...this.#rooms.all].filter((room) => room.leaving);
@@ -756,7 +707,7 @@ export class Session extends Emitter {
       this.#enterLog(join, message);
       this.#mesh.entered(room, message.handle);
     }
-    if (join.token !== undefined) this.#tokens.set(room, join.token);
+    if (join.token !== undefined) this.#tokens.accepted(room, join.token);
     join.resolve();
   }
 
@@ -855,7 +806,7 @@ export class Session extends Emitter {
       },
       fitsLog: (room) => this.#sending.fitsLog(room),
       sendLog: (room, payload) => this.#sending.log(room, payload),
-      copies: (room) => ({ isOn: this.#direct.copiesOff === '', tenant: identityIn(this.#tokens.get(room) ?? '')?.tenant ?? '' }),
+      copies: (room) => ({ isOn: this.#direct.copiesOff === '', tenant: identityIn(this.#tokens.last(room) ?? '')?.tenant ?? '' }),
       sendCopy: (room, payload, to) => this.#direct.sendCopy(room, payload, to),
       leave: (room) => {
         if (room.active) this.#sending.leave(room);
@@ -863,7 +814,7 @@ export class Session extends Emitter {
       },
       refresh: async (room, token) => {
         if (!room.active) throw new SwitchyardError('not_in_room', `not in room ${room.name}`);
-        await this.#join(room, token ?? (await this.#freshToken(room.name)), true);
+        await this.#join(room, token ?? (await this.#tokens.fresh(room.name)), true);
       },
     };
   }
@@ -905,9 +856,4 @@ export class Session extends Emitter {
     this.#joins.failAll(new SwitchyardError('left', 'the room was left'), (join) => join.room === room);
     this.#roomEnded(room, 'left');
   }
-}
-
-/** @param {unknown} error */
-function codeOf(error) {
-  return error instanceof SwitchyardError ? error.code : 'session_lost';
 }

@@ -4,7 +4,6 @@
  * rooms anew.
  */
 
-import { Assembly } from './assembly.js';
 import { list, readMember, readQuality, text } from './control.js';
 import { Emitter } from './emitter.js';
 import { Direct, MESH_REQUEST } from './direct.js';
@@ -12,15 +11,16 @@ import { endpoint } from './endpoint.js';
 import { environment } from './environment.js';
 import { Ephemera } from './ephemera.js';
 import { SwitchyardError, codeOf, lost } from './errors.js';
-import { Flag, FrameError, decodeText } from './frame.js';
+import { Flag } from './frame.js';
 import { Joins } from './joins.js';
 import { Lane } from './lane.js';
 import { CLIENT_ACKS, DEFAULT_LIMITS } from './limits.js';
 import { Link } from './link.js';
-import { BULK_STREAM, HEADER_BYTES } from './mesh/bulk.js';
+import { HEADER_BYTES } from './mesh/bulk.js';
 import { COPY_STREAM } from './mesh/mesh.js';
 import { Page } from './page.js';
 import { Quality } from './quality.js';
+import { Receiving } from './receiving.js';
 import { Rejoining } from './rejoining.js';
 import { Report } from './report.js';
 import { Room } from './room.js';
@@ -90,7 +90,7 @@ export class Session extends Emitter {
   #features = null;
   /** @type {Lane<Delivery>} */
   #lane;
-  #assembly = new Assembly(DEFAULT_LIMITS.max_message_bytes);
+  #receiving;
   #ephemera;
   #direct;
   #mesh;
@@ -123,9 +123,7 @@ export class Session extends Emitter {
       this.#mesh.hurry();
     },
   });
-  /** Lossy messages of other tabs of this user. */
-  #echoed = 0;
-  #counters = { duplicates: 0, laneGaps: 0, badMessages: 0, bytesSent: 0, bytesReceived: 0, sessionsLost: 0 };
+  #counters = { bytesSent: 0, sessionsLost: 0 };
 
   /** @param {SessionOptions} [options] */
   constructor(options = {}) {
@@ -152,6 +150,16 @@ export class Session extends Emitter {
     };
     this.#sending = new Sending(sendingPorts, this.#tabs);
     this.#joins = new Joins(this.#env, () => this.#link);
+    this.#receiving = new Receiving(DEFAULT_LIMITS.max_message_bytes, {
+      rooms: this.#rooms,
+      tabs: this.#tabs,
+      lane: () => this.#lane,
+      mesh: () => this.#mesh,
+      now: () => this.#env.now(),
+      ackAt: (due) => this.#link.ackAt(due),
+      leaving: (room) => this.#sending.leave(room),
+      control: (handle, payload) => this.#control(handle, payload),
+    });
     this.#direct = new Direct(this.#env, peerToPeer, {
       rooms: this.#rooms,
       sending: this.#sending,
@@ -160,7 +168,7 @@ export class Session extends Emitter {
       servers: () => this.#link.knownIceServers,
       features: () => this.#features,
       limit: () => this.#limits.max_message_bytes,
-      message: (from, payload, lossy) => this.#message(from, payload, lossy),
+      message: (from, payload, lossy) => this.#receiving.message(from, payload, lossy),
     });
     this.#mesh = this.#direct.mesh;
     this.#ephemera = new Ephemera(this.#env, {
@@ -302,7 +310,7 @@ export class Session extends Emitter {
       tabs: this.#tabs?.tabs ?? { leads: true, count: 1 },
       /** Bytes in the browser's queue of each pipe. */
       buffered: this.#link.buffered,
-      counters: { ...this.#link.counters, ...this.#counters, ...this.#ephemera.counters },
+      counters: { ...this.#link.counters, ...this.#receiving.counters, ...this.#counters, ...this.#ephemera.counters },
     };
   }
 
@@ -376,7 +384,7 @@ export class Session extends Emitter {
       resumed: () => this.#joins.sendAnew(null),
       lost: () => this.#sessionLost(),
       text: (message) => this.#text(message),
-      frame: (frame, length) => this.#frame(frame, length),
+      frame: (frame, length) => this.#receiving.frame(frame, length),
       replay: (ack) => {
         const done = this.#lane.replayFrom(ack);
         done?.forEach((delivery) => delivery.resolve());
@@ -416,7 +424,7 @@ export class Session extends Emitter {
       },
       limits: (limits) => {
         this.#limits = limits;
-        this.#assembly.limit = limits.max_message_bytes;
+        this.#receiving.limit = limits.max_message_bytes;
         this.#lane.limit = limits.replay_limit_bytes;
       },
       features: (features) => {
@@ -433,7 +441,7 @@ export class Session extends Emitter {
   /** What tabs that share the connection do for each other. @returns {import('./tabs/shared-link.js').Sharing} */
   #sharing() {
     return {
-      echo: (message, isLossy) => this.#echo(message, isLossy),
+      echo: (message, isLossy) => this.#receiving.echo(message, isLossy),
       lossy: (message, coalesce) => {
         const room = this.#rooms.at(message.room);
         if (message.stream !== COPY_STREAM) this.#ephemera.send(message, coalesce);
@@ -450,20 +458,6 @@ export class Session extends Emitter {
       confirmed: (tag) => tag.resolve(),
       refused: (tag) => tag?.reject(new SwitchyardError('buffer_full', 'too much waits to be sent or acknowledged')),
     };
-  }
-
-  /**
-   * The server does not send a member what it has sent itself; another tab has.
-   * @param {Outgoing | import('./lossy.js').LossyMessage} message
-   * @param {boolean} isLossy
-   */
-  #echo(message, isLossy) {
-    const self = this.#rooms.at(message.room)?.self;
-    const { target, stream } = message;
-    if (!self || stream === COPY_STREAM || (target.tag === 'users' && !target.users.includes(self.user))) return;
-    const flags = 'flags' in message ? message.flags : message.text ? Flag.TEXT : 0;
-    const from = { room: message.room, flags, sender: self.member, stream, target };
-    this.#message(from, message.payload, isLossy ? { seq: (this.#echoed += 1) } : {});
   }
 
   /** @param {number} room */
@@ -497,7 +491,7 @@ export class Session extends Emitter {
 
   #newLane() {
     this.#lane = this.#freshLane();
-    this.#assembly = new Assembly(this.#limits.max_message_bytes);
+    this.#receiving.restart(this.#limits.max_message_bytes);
     this.#ephemera.clear();
     this.#rooms.forgetHandles();
     this.#sending.forgetRequests();
@@ -525,108 +519,6 @@ export class Session extends Emitter {
     }
   }
 
-  /**
-   * @param {import('./frame.js').Frame} frame
-   * @param {number} length
-   * @returns {'taken' | 'lane_gap'}
-   */
-  #frame(frame, length) {
-    this.#counters.bytesReceived += length;
-    switch (frame.kind) {
-      case 'ack':
-        this.#acknowledged(frame.ack);
-        return 'taken';
-      case 'lossy':
-        this.#message(frame, frame.payload, frame);
-        return 'taken';
-      case 'data':
-      case 'control':
-      case 'log':
-      case 'gap':
-        return this.#reliable(frame);
-      default:
-        return 'taken';
-    }
-  }
-
-  /**
-   * @param {import('./frame.js').ReliableFrame | import('./frame.js').GapFrame} frame
-   * @returns {'taken' | 'lane_gap'}
-   */
-  #reliable(frame) {
-    const payload = frame.kind === 'gap' ? 0 : frame.payload.length;
-    const order = this.#lane.receive(frame.laneSeq, payload, this.#env.now());
-    if (order === 'lane_gap') {
-      this.#counters.laneGaps += 1;
-      return 'lane_gap';
-    }
-    this.#acknowledged(frame.ack);
-    const due = this.#lane.ackDueAt;
-    if (due !== null) this.#link.ackAt(due);
-    if (order === 'duplicate') {
-      this.#counters.duplicates += 1;
-      return 'taken';
-    }
-    if (frame.kind === 'gap') {
-      this.#gap(frame);
-      return 'taken';
-    }
-    const message = this.#assembly.take(frame);
-    if (message === 'bad') {
-      this.#counters.badMessages += 1;
-      if (frame.kind === 'log') this.#rooms.at(frame.room)?.logOrNull?.gap();
-    } else if (message && frame.kind === 'log') this.#rooms.at(frame.room)?.logOrNull?.receive(message.payload);
-    else if (message && frame.kind === 'data') this.#message(message.first, message.payload);
-    else if (message) this.#control(frame.room, message.payload);
-    return 'taken';
-  }
-
-  /** Messages are missing, one that had begun among them. @param {import('./frame.js').GapFrame} frame */
-  #gap({ room, sender, stream, count }) {
-    const whole = sender === 0;
-    if (whole) this.#assembly.forget(room);
-    else this.#assembly.forget(room, sender, stream);
-    if (whole) this.#rooms.at(room)?.logOrNull?.gap();
-    const known = this.#rooms.at(room);
-    if (known && (whole || stream === BULK_STREAM)) this.#mesh.gap(known, whole ? null : sender);
-    known?.gap(whole ? null : sender, stream, count);
-  }
-
-  /** @param {number} ack */
-  #acknowledged(ack) {
-    for (const delivery of this.#lane.acknowledge(ack)) delivery.resolve();
-    for (const room of this.#rooms.all) {
-      room.logOrNull?.wake();
-      if (room.leaving) this.#sending.leave(room);
-    }
-  }
-
-  /**
-   * @param {{ room: number, flags: number, sender: number, stream: number, target?: import('./frame.js').Target }} frame
-   * @param {Uint8Array} payload
-   * @param {{ seq?: number, isDirect?: boolean }} [lossy]
-   */
-  #message({ room: handle, flags, sender, stream, target = { tag: 'room' } }, payload, { seq, isDirect } = {}) {
-    const room = this.#rooms.at(handle);
-    if (!room) return;
-    // Another tab may have subscribed to it.
-    if (this.#tabs && target.tag === 'topic' && !room.topics.includes(target.topic)) return;
-    if (stream === BULK_STREAM && seq === undefined) {
-      this.#mesh.received(room, sender, payload);
-      return;
-    }
-    let data;
-    try {
-      // A copy, because a view would keep the whole pipe message alive.
-      data = flags & Flag.TEXT ? decodeText(payload) : payload.slice();
-    } catch (error) {
-      if (!(error instanceof FrameError)) throw error;
-      this.#counters.badMessages += 1;
-      return;
-    }
-    room.deliver(data, { sender, stream, target, seq, isDirect });
-  }
-
   // --- control messages ------------------------------------------------------------------------------------------
 
   /** @param {number} handle @param {Uint8Array} payload */
@@ -649,7 +541,7 @@ export class Session extends Emitter {
       return;
     }
     if (!message || !room) {
-      if (!message) this.#counters.badMessages += 1;
+      if (!message) this.#receiving.counters.badMessages += 1;
       return;
     }
     if (room.logOrNull?.control(message)) return;
@@ -749,7 +641,7 @@ export class Session extends Emitter {
     const handle = this.#rooms.handleOf(room);
     this.#rooms.remove(room);
     this.#tabs?.ended(room.name, handle);
-    if (handle !== undefined) this.#assembly.forget(handle);
+    if (handle !== undefined) this.#receiving.forget(handle);
     this.#sending.unpark(room, null);
     this.#mesh.left(room);
     room.ended(reason);

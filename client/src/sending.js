@@ -27,15 +27,15 @@ const utf8 = new TextEncoder();
  * @typedef {import('./scheduler.js').Message<Delivery>} Outgoing
  *
  * @typedef {object} SendingPorts what this asks of its session
+ * @property {import('./rooms.js').Rooms} rooms
+ * @property {import('./tabs/shared-link.js').SharedLink | null} tabs
  * @property {() => import('./lane.js').Lane<Delivery>} lane another one in each session at the server
  * @property {() => void} wake something may be there to be sent
- * @property {(room: Room) => number | undefined} handleOf none while the room is not joined
  * @property {() => number} limit bytes that may wait
  */
 
 export class Sending {
   #ports;
-  #tabs;
   /** Messages of rooms that are being joined anew. @type {Outgoing[]} */
   #parked = [];
   #parkedBytes = 0;
@@ -45,10 +45,9 @@ export class Sending {
   /** Rooms whose `leave` is sent. @type {WeakSet<Room>} */
   #leaves = new WeakSet();
 
-  /** @param {SendingPorts} ports @param {import('./tabs/shared-link.js').SharedLink | null} tabs */
-  constructor(ports, tabs) {
+  /** @param {SendingPorts} ports */
+  constructor(ports) {
     this.#ports = ports;
-    this.#tabs = tabs;
   }
 
   /** Bytes that wait for rooms to be joined anew. */
@@ -59,7 +58,7 @@ export class Sending {
   /** For a request. */
   newId() {
     // A tab's numbers begin again after so many: the requests that had them are long answered.
-    if (this.#tabs) return this.#tabs.idBase + (this.#nextId++ % IDS);
+    if (this.#ports.tabs) return this.#ports.tabs.idBase + (this.#nextId++ % IDS);
     return this.#nextId++;
   }
 
@@ -80,7 +79,7 @@ export class Sending {
       message.tag = { room, resolve, reject };
     });
     promise.catch(() => {});
-    const handle = this.#ports.handleOf(room);
+    const handle = this.#ports.rooms.handleOf(room);
     let taken;
     if (handle === undefined) {
       taken = this.#parkedBytes + messageCost(message) <= this.#ports.limit();
@@ -105,24 +104,24 @@ export class Sending {
 
   /** Whether there is room for another message of records. @param {Room} room */
   fitsLog(room) {
-    return this.#ports.handleOf(room) !== undefined && this.#ports.lane().fits(LOG_MESSAGE_BYTES + OVERHEAD_BYTES);
+    return this.#ports.rooms.handleOf(room) !== undefined && this.#ports.lane().fits(LOG_MESSAGE_BYTES + OVERHEAD_BYTES);
   }
 
   /** Records, of which the log itself knows what became. @param {Room} room @param {Uint8Array} payload */
   log(room, payload) {
-    const handle = this.#ports.handleOf(room) ?? 0;
+    const handle = this.#ports.rooms.handleOf(room) ?? 0;
     this.#ports.lane().offer({ kind: 'log', room: handle, stream: 0, text: false, target: { tag: 'room' }, payload });
     this.#ports.wake();
   }
 
   /** Once, and not before what was sent to the room has left: control messages overtake. @param {Room} room */
   leave(room) {
-    const handle = this.#ports.handleOf(room);
+    const handle = this.#ports.rooms.handleOf(room);
     if (handle === undefined || this.#leaves.has(room)) return;
     const lane = this.#ports.lane();
     if (lane.waitsFor(handle) || !lane.fits(LEAVE_BYTES)) return;
     this.#leaves.add(room);
-    if (!this.#tabs?.leave(room.name, handle)) this.request(room, { type: 'leave' });
+    if (!this.#ports.tabs?.leave(room.name, handle)) this.request(room, { type: 'leave' });
   }
 
   /** The session is over, and this had not been sent. @param {Outgoing[]} waiting @param {(room: Room) => boolean} isKept */

@@ -1,12 +1,12 @@
 /**
  * A session: the rooms this page is in and the messages that come and go, over whatever link.js has. Owns the reliable
  * lane, so that a change of pipe neither loses nor doubles anything; when the server has lost the session, joins all
- * rooms anew.
+ * rooms anew (rejoining.js). What goes out is in sending.js and ephemera.js, what comes in in receiving.js and notices.js, and
+ * what does not pass the server in direct.js; here they are put together.
  */
 
-import { list, readMember, readQuality, text } from './control.js';
 import { Emitter } from './emitter.js';
-import { Direct, MESH_REQUEST } from './direct.js';
+import { Direct } from './direct.js';
 import { endpoint } from './endpoint.js';
 import { environment } from './environment.js';
 import { Ephemera } from './ephemera.js';
@@ -18,6 +18,7 @@ import { CLIENT_ACKS, DEFAULT_LIMITS } from './limits.js';
 import { Link } from './link.js';
 import { HEADER_BYTES } from './mesh/bulk.js';
 import { COPY_STREAM } from './mesh/mesh.js';
+import { Notices } from './notices.js';
 import { Page } from './page.js';
 import { Quality } from './quality.js';
 import { Receiving } from './receiving.js';
@@ -27,7 +28,6 @@ import { Room } from './room.js';
 import { Rooms } from './rooms.js';
 import { Sending } from './sending.js';
 import { Share } from './share.js';
-import { parseObject } from './socket.js';
 import { SharedLink } from './tabs/shared-link.js';
 import { Signing } from './tentative/signing.js';
 import { identityIn } from './token.js';
@@ -77,7 +77,6 @@ import { Tokens } from './tokens.js';
  * @typedef {import('./sending.js').Outgoing} Outgoing
  */
 
-
 /** @extends {Emitter<SessionEvents>} */
 export class Session extends Emitter {
   #env;
@@ -91,6 +90,7 @@ export class Session extends Emitter {
   /** @type {Lane<Delivery>} */
   #lane;
   #receiving;
+  #notices;
   #ephemera;
   #direct;
   #mesh;
@@ -142,13 +142,13 @@ export class Session extends Emitter {
     this.#tabs = tabs === 'own' ? null : new SharedLink(this.#env, { key, makeLink }, { ...this.#linkOwner(), ...this.#sharing() });
     this.#link = this.#tabs ?? makeLink(this.#linkOwner());
     this.#lane = this.#freshLane();
-    const sendingPorts = {
+    this.#sending = new Sending({
+      rooms: this.#rooms,
+      tabs: this.#tabs,
       lane: () => this.#lane,
       wake: () => this.#link.wake(),
-      handleOf: (/** @type {Room} */ room) => this.#rooms.handleOf(room),
       limit: () => this.#limits.replay_limit_bytes,
-    };
-    this.#sending = new Sending(sendingPorts, this.#tabs);
+    });
     this.#joins = new Joins(this.#env, () => this.#link);
     this.#receiving = new Receiving(DEFAULT_LIMITS.max_message_bytes, {
       rooms: this.#rooms,
@@ -158,7 +158,7 @@ export class Session extends Emitter {
       now: () => this.#env.now(),
       ackAt: (due) => this.#link.ackAt(due),
       leaving: (room) => this.#sending.leave(room),
-      control: (handle, payload) => this.#control(handle, payload),
+      control: (handle, payload) => this.#notices.take(handle, payload),
     });
     this.#direct = new Direct(this.#env, peerToPeer, {
       rooms: this.#rooms,
@@ -171,6 +171,18 @@ export class Session extends Emitter {
       message: (from, payload, lossy) => this.#receiving.message(from, payload, lossy),
     });
     this.#mesh = this.#direct.mesh;
+    this.#notices = new Notices({
+      rooms: this.#rooms,
+      joins: this.#joins,
+      sending: this.#sending,
+      tokens: this.#tokens,
+      mesh: this.#mesh,
+      tabs: this.#tabs,
+      renew: (ticket) => this.#link.renew(ticket),
+      ended: (room, reason) => this.#roomEnded(room, reason),
+      bad: () => void (this.#receiving.counters.badMessages += 1),
+      error: (error) => this.emit('error', error),
+    });
     this.#ephemera = new Ephemera(this.#env, {
       link: () => this.#link,
       mesh: () => this.#mesh,
@@ -519,121 +531,7 @@ export class Session extends Emitter {
     }
   }
 
-  // --- control messages ------------------------------------------------------------------------------------------
-
-  /** @param {number} handle @param {Uint8Array} payload */
-  #control(handle, payload) {
-    const message = parseObject(new TextDecoder().decode(payload));
-    const room = this.#rooms.at(handle);
-    if (this.#tabs && message?.type === 'refused' && typeof message.id === 'number' && !this.#tabs.isOwn(message.id)) return;
-    if (message?.type === 'joined') {
-      this.#joined(message);
-      return;
-    }
-    if (handle === 0 && message?.type === 'ticket') {
-      if (typeof message.ticket === 'string') this.#link.renew(message.ticket);
-      return;
-    }
-    const join = message?.type === 'refused' ? this.#joins.get(message.id) : undefined;
-    if (message && join) {
-      // The room refused, not the server: an offer that came with the join stands.
-      this.#joins.fail(join, new SwitchyardError(text(message.code), text(message.message)), { offerStands: true });
-      return;
-    }
-    if (!message || !room) {
-      if (!message) this.#receiving.counters.badMessages += 1;
-      return;
-    }
-    if (room.logOrNull?.control(message)) return;
-    switch (message.type) {
-      case 'left':
-        this.#roomEnded(room, text(message.reason));
-        break;
-      case 'member_joined': {
-        const member = readMember(message.member);
-        if (member) room.memberJoined(member);
-        this.#mesh.memberJoined(room);
-        break;
-      }
-      case 'member_left':
-        // Its last messages may still follow, for control messages go first; the server has them whole.
-        room.memberLeft(Number(message.member), text(message.reason));
-        this.#mesh.memberLeft(room, Number(message.member));
-        break;
-      case 'quality':
-        room.memberQuality(Number(message.member), readQuality(message));
-        break;
-      case 'signal': {
-        if (this.#mesh.signal(room, Number(message.from), text(message.user), message.data)) break;
-        const known = room.member(Number(message.from));
-        room.emit('signal', { from: { ...known, user: text(message.user) }, data: message.data });
-        break;
-      }
-      case 'subscribed':
-        room.emit('subscribed', { topics: list(message.topics).map(text) });
-        break;
-      case 'refused':
-        this.#refused(room, message);
-        break;
-      default:
-        break;
-    }
-  }
-
-  /** @param {Record<string, unknown>} message */
-  #joined(message) {
-    const join = this.#joins.get(message.id);
-    if (!join || typeof message.handle !== 'number' || message.room !== join.room.name) return;
-    this.#joins.take(join);
-    const { room } = join;
-    const permissions = list(message.permissions).map(text);
-    if (join.refresh) {
-      room.permissions = permissions;
-    } else {
-      const self = readMember({ name: '', ...message });
-      const members = list(message.members).flatMap((member) => readMember(member) ?? []);
-      this.#rooms.entered(room, message.handle);
-      this.#tabs?.entered(room.name, message.handle);
-      room.enter(self ?? { member: 0, user: '', name: '', role: '' }, members, permissions);
-      this.#sending.unpark(room, message.handle);
-      this.#enterLog(join, message);
-      this.#mesh.entered(room, message.handle);
-    }
-    if (join.token !== undefined) this.#tokens.accepted(room, join.token);
-    join.resolve();
-  }
-
-  /** @param {import('./joins.js').Join} join @param {Record<string, unknown>} joined */
-  #enterLog({ room, token }, joined) {
-    const log = room.logOrNull;
-    if (!log) return;
-    try {
-      log.identify({ tenant: identityIn(token ?? '')?.tenant ?? '', user: text(joined.user) });
-    } catch (error) {
-      // What another user has written must not be sent as this one's.
-      queueMicrotask(() => room.leave());
-      this.emit('error', /** @type {SwitchyardError} */ (error));
-      return;
-    }
-    const sent = /** @type {Record<string, unknown> | undefined} */ (joined.log);
-    const origin = typeof sent?.origin === 'string' ? sent.origin : null;
-    // The origin of a member that is several tabs may be another tab's; the first snapshot may have come to that too.
-    log.entered(origin, this.#tabs?.isShared ? { isSecond: this.#tabs.sharesRoom(room.name) } : undefined);
-  }
-
-  /** @param {Room} room @param {Record<string, unknown>} message */
-  #refused(room, message) {
-    room.counters.refused += 1;
-    // The mesh tries again by itself, and the member may be gone.
-    const request = this.#sending.requestOf(message.id);
-    if (request === MESH_REQUEST) return;
-    /** @type {import('./room.js').RefusedEvent} */
-    const event = { code: text(message.code), message: text(message.message) };
-    if (request) event.request = request;
-    if (typeof message.stream === 'number') event.stream = message.stream;
-    if (typeof message.retry_after_ms === 'number') event.retryAfterMs = message.retry_after_ms;
-    room.emit('refused', event);
-  }
+  // --- ending ------------------------------------------------------------------------------------------------------
 
   /** @param {Room} room @param {string} reason */
   #roomEnded(room, reason) {

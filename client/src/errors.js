@@ -17,3 +17,13 @@ export class SwitchyardError extends Error {
     this.retryAfterMs = details.retryAfterMs;
   }
 }
+
+/** What becomes of a promise whose session is over. */
+export function lost() {
+  return new SwitchyardError('session_lost', 'the session ended before the server had confirmed it');
+}
+
+/** Why a room could not be joined. @param {unknown} error */
+export function codeOf(error) {
+  return error instanceof SwitchyardError ? error.code : 'session_lost';
+}

@@ -10,7 +10,9 @@
  *     room.on('change', (messages) => render(messages));
  *     room.post('hello, and remember it');
  *
- * session.js has the rooms and messages, joins.js those that are being entered; link.js the connection, watch.js and
+ * session.js is the whole. Of it, rooms.js knows the rooms, joins.js those that are being entered, rejoining.js those that are
+ * entered anew, tokens.js with what; sending.js has what goes out, receiving.js what comes in, notices.js what the server says
+ * of the rooms, direct.js what does not pass it, page.js what the page tells. link.js has the connection, watch.js and
  * suspicion.js whether it still gets through, sockets.js the WebSockets; lane.js the delivery, ephemera.js and lossy.js
  * what may be lost, frame.js the bytes; quality.js how good the connection is, and share.js tells it; attempts.js
  * records the attempts to connect, diagnosis.js says what they mean, report.js tells the server. Of the log, log.js is

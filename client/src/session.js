@@ -1,33 +1,37 @@
 /**
  * A session: the rooms this page is in and the messages that come and go, over whatever link.js has. Owns the reliable
  * lane, so that a change of pipe neither loses nor doubles anything; when the server has lost the session, joins all
- * rooms anew.
+ * rooms anew (rejoining.js). What goes out is in sending.js and ephemera.js, what comes in in receiving.js and notices.js, and
+ * what does not pass the server in direct.js; here they are put together.
  */
 
-import { Assembly } from './assembly.js';
-import { Backoff } from './backoff.js';
-import { list, readMember, readQuality, text } from './control.js';
 import { Emitter } from './emitter.js';
+import { Direct } from './direct.js';
+import { endpoint } from './endpoint.js';
 import { environment } from './environment.js';
 import { Ephemera } from './ephemera.js';
-import { SwitchyardError } from './errors.js';
-import { Flag, FrameError, decodeText } from './frame.js';
+import { SwitchyardError, codeOf, lost } from './errors.js';
+import { Flag } from './frame.js';
 import { Joins } from './joins.js';
 import { Lane } from './lane.js';
-import { CLIENT_ACKS, DEFAULT_LIMITS, LOG_MESSAGE_BYTES, OVERHEAD_BYTES } from './limits.js';
+import { CLIENT_ACKS, DEFAULT_LIMITS } from './limits.js';
 import { Link } from './link.js';
-import { BULK_STREAM, HEADER_BYTES } from './mesh/bulk.js';
-import { COPY_STREAM, Mesh } from './mesh/mesh.js';
+import { HEADER_BYTES } from './mesh/bulk.js';
+import { COPY_STREAM } from './mesh/mesh.js';
+import { Notices } from './notices.js';
+import { Page } from './page.js';
 import { Quality } from './quality.js';
+import { Receiving } from './receiving.js';
+import { Rejoining } from './rejoining.js';
 import { Report } from './report.js';
 import { Room } from './room.js';
-import { messageCost } from './scheduler.js';
+import { Rooms } from './rooms.js';
+import { Sending } from './sending.js';
 import { Share } from './share.js';
-import { parseObject } from './socket.js';
 import { SharedLink } from './tabs/shared-link.js';
-import { IDS } from './tabs/wire.js';
 import { Signing } from './tentative/signing.js';
 import { identityIn } from './token.js';
+import { Tokens } from './tokens.js';
 
 /**
  * @typedef {import('./link.js').LinkState} SessionState
@@ -69,28 +73,14 @@ import { identityIn } from './token.js';
  * @property {string} [user] whose the room is, where there may be no token yet to tell it: an offline page finds by it
  *   what this user has written before
  *
- * @typedef {object} Delivery the tag of a message in the lane
- * @property {Room} room
- * @property {() => void} resolve
- * @property {(error: Error) => void} reject
- *
- * @typedef {import('./scheduler.js').Message<Delivery>} Outgoing
+ * @typedef {import('./sending.js').Delivery} Delivery
+ * @typedef {import('./sending.js').Outgoing} Outgoing
  */
-
-/** How soon a token is asked for again, doubling. */
-const TOKEN_MS = 1_000;
-const TOKEN_MOST_MS = 15_000;
-/** Signals of the mesh, which are not the application's. */
-const MESH_REQUEST = 'p2p';
-/** More than a `leave` costs. */
-const LEAVE_BYTES = 128;
-const utf8 = new TextEncoder();
 
 /** @extends {Emitter<SessionEvents>} */
 export class Session extends Emitter {
   #env;
   #url;
-  #getToken;
   #link;
   /** The link, if tabs may share it. @type {SharedLink | null} */
   #tabs;
@@ -99,42 +89,41 @@ export class Session extends Emitter {
   #features = null;
   /** @type {Lane<Delivery>} */
   #lane;
-  #assembly = new Assembly(DEFAULT_LIMITS.max_message_bytes);
+  #receiving;
+  #notices;
   #ephemera;
+  #direct;
   #mesh;
   /** Where tentative copies are wanted. @type {Signing | null} */
   #signing;
   #quality = new Quality();
   #report;
   #share;
-  /** By name. @type {Map<string, Room>} */
-  #rooms = new Map();
-  /** @type {Map<number, Room>} */
-  #byHandle = new Map();
-  /** @type {Map<Room, number>} */
-  #handles = new Map();
+  #rooms = new Rooms();
   #joins;
-  /** Messages of rooms that are being joined anew. @type {Outgoing[]} */
-  #parked = [];
-  #parkedBytes = 0;
-  /** What requests were, for refusals. @type {Map<number, string>} */
-  #requests = new Map();
-  #nextId = 1;
-  /** Rooms whose session was lost and whose join is on its way. @type {Set<Room>} */
-  #rejoining = new Set();
-  /** Tokens as last accepted. @type {WeakMap<Room, string>} */
-  #tokens = new WeakMap();
-  /** Rooms whose `leave` is sent. @type {WeakSet<Room>} */
-  #leaves = new WeakSet();
-  /** Messages of unknown fate per room, until it is joined anew. @type {Map<Room, number>} */
-  #unconfirmed = new Map();
-  /** Ends the listening to the page. */
-  #page = new AbortController();
-  /** Whether the page was put away with the session in use. */
-  #asleep = false;
-  /** Lossy messages of other tabs of this user. */
-  #echoed = 0;
-  #counters = { duplicates: 0, laneGaps: 0, badMessages: 0, bytesSent: 0, bytesReceived: 0, sessionsLost: 0 };
+  #sending;
+  #tokens;
+  #rejoining = new Rejoining({
+    token: (room) => this.#tokens.anew(room),
+    join: (room, token) => this.#join(room, token, false),
+    failed: (room, code) => this.#roomEnded(room, code),
+  });
+  #page = new Page({
+    isInUse: () => this.state !== 'closed' && this.state !== 'idle',
+    away: () => {
+      this.#mesh.rest();
+      this.#link.rest();
+    },
+    back: () => {
+      this.#link.start();
+      this.#sessionLost();
+    },
+    hurry: () => {
+      this.#link.hurry();
+      this.#mesh.hurry();
+    },
+  });
+  #counters = { bytesSent: 0, sessionsLost: 0 };
 
   /** @param {SessionOptions} [options] */
   constructor(options = {}) {
@@ -143,7 +132,7 @@ export class Session extends Emitter {
     super();
     this.#env = environment(given);
     if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
-    this.#getToken = getToken;
+    this.#tokens = new Tokens(this.#env, getToken, { isLeft: (room) => !this.#rooms.has(room), signal: this.#page.signal });
     this.#url = endpoint(url);
     const ice = { policy: iceTransportPolicy, choose: iceServers ?? ((servers) => servers) };
     const makeLink = (/** @type {import('./link.js').LinkOwner} */ owner) =>
@@ -153,15 +142,54 @@ export class Session extends Emitter {
     this.#tabs = tabs === 'own' ? null : new SharedLink(this.#env, { key, makeLink }, { ...this.#linkOwner(), ...this.#sharing() });
     this.#link = this.#tabs ?? makeLink(this.#linkOwner());
     this.#lane = this.#freshLane();
+    this.#sending = new Sending({
+      rooms: this.#rooms,
+      tabs: this.#tabs,
+      lane: () => this.#lane,
+      wake: () => this.#link.wake(),
+      limit: () => this.#limits.replay_limit_bytes,
+    });
     this.#joins = new Joins(this.#env, () => this.#link);
-    this.#mesh = new Mesh(this.#env, peerToPeer, this.#meshPorts());
+    this.#receiving = new Receiving(DEFAULT_LIMITS.max_message_bytes, {
+      rooms: this.#rooms,
+      tabs: this.#tabs,
+      lane: () => this.#lane,
+      mesh: () => this.#mesh,
+      now: () => this.#env.now(),
+      ackAt: (due) => this.#link.ackAt(due),
+      leaving: (room) => this.#sending.leave(room),
+      control: (handle, payload) => this.#notices.take(handle, payload),
+    });
+    this.#direct = new Direct(this.#env, peerToPeer, {
+      rooms: this.#rooms,
+      sending: this.#sending,
+      tabs: this.#tabs,
+      signing: this.#signing,
+      servers: () => this.#link.knownIceServers,
+      features: () => this.#features,
+      limit: () => this.#limits.max_message_bytes,
+      message: (from, payload, lossy) => this.#receiving.message(from, payload, lossy),
+    });
+    this.#mesh = this.#direct.mesh;
+    this.#notices = new Notices({
+      rooms: this.#rooms,
+      joins: this.#joins,
+      sending: this.#sending,
+      tokens: this.#tokens,
+      mesh: this.#mesh,
+      tabs: this.#tabs,
+      renew: (ticket) => this.#link.renew(ticket),
+      ended: (room, reason) => this.#roomEnded(room, reason),
+      bad: () => void (this.#receiving.counters.badMessages += 1),
+      error: (error) => this.emit('error', error),
+    });
     this.#ephemera = new Ephemera(this.#env, {
       link: () => this.#link,
       mesh: () => this.#mesh,
-      room: (handle) => this.#byHandle.get(handle),
+      room: (handle) => this.#rooms.at(handle),
       hasReliable: () => this.#lane.hasNext,
     });
-    this.#allowMesh();
+    this.#direct.allow();
     const tell = (/** @type {Record<string, unknown>} */ message) => {
       if (!this.#link.inSession) return false;
       this.#link.sendText(message);
@@ -169,7 +197,7 @@ export class Session extends Emitter {
     };
     this.#report = new Report(this.#env, tell);
     this.#share = new Share(tell);
-    this.#followPage();
+    this.#page.follow();
   }
 
   /** @returns {SessionState} */
@@ -189,7 +217,7 @@ export class Session extends Emitter {
 
   /** Rooms one is in. @returns {Room[]} */
   get rooms() {
-    return [...this.#rooms.values()].filter((room) => room.active);
+    return [...this.#rooms.all].filter((room) => room.active);
   }
 
   /** The limits the server has stated. */
@@ -220,11 +248,11 @@ export class Session extends Emitter {
     if (known) throw new SwitchyardError('bad_argument', `room ${options.room} is being joined already`);
     const room = this.#newRoom(options);
     try {
-      const token = options.token ?? (await this.#freshToken(room.name));
+      const token = options.token ?? (await this.#tokens.fresh(room.name));
       this.#identify(room, token);
       await this.#join(room, token, false);
     } catch (error) {
-      if (this.#rooms.get(room.name) === room) this.#rooms.delete(room.name);
+      this.#rooms.remove(room);
       room.logOrNull?.close('not_joined');
       throw error;
     }
@@ -250,7 +278,7 @@ export class Session extends Emitter {
   /** Leaves all rooms and ends the session. It cannot be used again. */
   close() {
     if (this.state === 'closed') return;
-    this.#page.abort();
+    this.#page.close();
     this.#mesh.close();
     this.#link.close();
     this.#endAll('closed', 'the session was closed');
@@ -270,7 +298,7 @@ export class Session extends Emitter {
    * tentative copies in this page. It holds no addresses and no tokens.
    */
   async diagnose() {
-    return { .../** @type {Awaited<ReturnType<Link['diagnose']>>} */ (await this.#link.diagnose()), tentative: this.#copies };
+    return { .../** @type {Awaited<ReturnType<Link['diagnose']>>} */ (await this.#link.diagnose()), tentative: this.#direct.copies };
   }
 
   /** What the connection is doing, for display. */
@@ -283,7 +311,7 @@ export class Session extends Emitter {
       /** Milliseconds. */
       rtt: this.#link.rtt,
       /** Bytes that have not had their turn yet. */
-      waitingBytes: this.#lane.waitingBytes + this.#parkedBytes,
+      waitingBytes: this.#lane.waitingBytes + this.#sending.parkedBytes,
       /** Sent and not acknowledged. */
       unacknowledgedBytes: this.#lane.unacknowledgedBytes,
       unacknowledgedFrames: this.#lane.unacknowledgedFrames,
@@ -294,7 +322,7 @@ export class Session extends Emitter {
       tabs: this.#tabs?.tabs ?? { leads: true, count: 1 },
       /** Bytes in the browser's queue of each pipe. */
       buffered: this.#link.buffered,
-      counters: { ...this.#link.counters, ...this.#counters, ...this.#ephemera.counters },
+      counters: { ...this.#link.counters, ...this.#receiving.counters, ...this.#counters, ...this.#ephemera.counters },
     };
   }
 
@@ -304,7 +332,7 @@ export class Session extends Emitter {
   #newRoom({ room: name, token, log = true, user }) {
     const scope = JSON.stringify([this.#url, name]);
     const room = new Room(name, this.#roomCore(), log ? { scope, env: this.#env, user: user ?? '', signing: this.#signing } : null);
-    this.#rooms.set(name, room);
+    this.#rooms.add(room);
     room.logOrNull?.linked(this.state === 'connected');
     if (user !== undefined) room.logOrNull?.identify({ tenant: '', user });
     if (token !== undefined) this.#identify(room, token);
@@ -313,7 +341,7 @@ export class Session extends Emitter {
 
   /** Joins with a token that may have to be waited for. @param {Room} room @param {string} [given] */
   async #enter(room, given) {
-    const token = given ?? (await this.#patientToken(room));
+    const token = given ?? (await this.#tokens.patient(room));
     this.#identify(room, token);
     await this.#join(room, token, false);
     room.emit('joined', room);
@@ -335,7 +363,7 @@ export class Session extends Emitter {
     const awaited = [this.#tabs?.identify(token), this.#signing?.ready].filter((each) => each);
     if (awaited.length === 0) return this.#joinNow(room, token, refresh);
     return Promise.all(awaited).then(() => {
-      if (this.#rooms.get(room.name) !== room) throw new SwitchyardError('left', 'the room was left');
+      if (!this.#rooms.has(room)) throw new SwitchyardError('left', 'the room was left');
       return this.#joinNow(room, token, refresh);
     });
   }
@@ -347,62 +375,16 @@ export class Session extends Emitter {
    * @returns {Promise<void>}
    */
   #joinNow(room, token, refresh) {
-    const answered = this.#joins.add({ id: this.#id(), room, token, signingKey: this.#signing?.publicKey ?? null, refresh });
+    const answered = this.#joins.add({ id: this.#sending.newId(), room, token, signingKey: this.#signing?.publicKey ?? null, refresh });
     this.#link.start();
     if (this.#link.takesJoins) this.#joins.send(null);
     return answered;
   }
 
   /** The session is new at the server: every room is joined with a fresh token if there is a way to get one. */
-  async #rejoinAll() {
+  #rejoinAll() {
     this.#joins.failAll(lost(), ({ refresh }) => refresh);
-    const rooms = [...this.#rooms.values()].filter((room) => room.active && !this.#rejoining.has(room));
-    await Promise.all(rooms.map((room) => this.#rejoin(room)));
-  }
-
-  /** @param {Room} room */
-  async #rejoin(room) {
-    this.#rejoining.add(room);
-    try {
-      const token = this.#getToken ? await this.#patientToken(room) : this.#tokens.get(room);
-      await this.#join(room, token, false);
-      this.#rejoining.delete(room);
-      if (room.topics.length > 0) room.subscribe(room.topics);
-      const unconfirmed = this.#unconfirmed.get(room) ?? 0;
-      this.#unconfirmed.delete(room);
-      room.emit('rejoined', { unconfirmed });
-      room.emit('joined', room);
-    } catch (error) {
-      this.#rejoining.delete(room);
-      this.#roomEnded(room, codeOf(error));
-    }
-  }
-
-  /**
-   * A token, asked for again and again while asking fails: only a SwitchyardError is an answer.
-   * @param {Room} room
-   * @returns {Promise<string>}
-   */
-  async #patientToken(room) {
-    const backoff = new Backoff({ least: TOKEN_MS / 4, first: TOKEN_MS, most: TOKEN_MOST_MS, random: this.#env.random });
-    for (;;) {
-      try {
-        return await this.#freshToken(room.name);
-      } catch (error) {
-        if (error instanceof SwitchyardError) throw error;
-      }
-      await new Promise((resolve) => {
-        this.#env.setTimeout(() => resolve(undefined), backoff.next());
-        globalThis.addEventListener?.('online', resolve, { once: true, signal: this.#page.signal });
-      });
-      if (this.#rooms.get(room.name) !== room) throw new SwitchyardError('left', 'the room was left');
-    }
-  }
-
-  /** @param {string} room */
-  async #freshToken(room) {
-    if (!this.#getToken) throw new SwitchyardError('bad_argument', 'no token, and no getToken to ask for one');
-    return this.#getToken(room);
+    this.#rejoining.all([...this.#rooms.all].filter((room) => room.active));
   }
 
   // --- what the link asks and tells --------------------------------------------------------------------------------
@@ -414,7 +396,7 @@ export class Session extends Emitter {
       resumed: () => this.#joins.sendAnew(null),
       lost: () => this.#sessionLost(),
       text: (message) => this.#text(message),
-      frame: (frame, length) => this.#frame(frame, length),
+      frame: (frame, length) => this.#receiving.frame(frame, length),
       replay: (ack) => {
         const done = this.#lane.replayFrom(ack);
         done?.forEach((delivery) => delivery.resolve());
@@ -427,11 +409,11 @@ export class Session extends Emitter {
       ackDueAt: () => this.#lane.ackDueAt,
       unacknowledged: () => this.#lane.unacknowledgedFrames > 0,
       state: (state) => {
-        for (const room of this.#rooms.values()) room.logOrNull?.linked(state === 'connected');
+        for (const room of this.#rooms.all) room.logOrNull?.linked(state === 'connected');
         this.emit('state', state);
         if (state !== 'connected') this.#judged(this.#quality.tick(this.#env.now(), this.#link.health(this.#env.now())));
         // A refused token ended the connection, and others wait with theirs.
-        if (state === 'idle' && !this.#asleep && this.#joins.size > 0) queueMicrotask(() => this.#link.start());
+        if (state === 'idle' && !this.#page.isAsleep && this.#joins.size > 0) queueMicrotask(() => this.#link.start());
       },
       rung: (rung) => this.emit('rung', rung),
       rtt: (rtt, answer) => {
@@ -448,13 +430,13 @@ export class Session extends Emitter {
         if (attempt.endedMs !== null) this.emit('attempt', attempt);
       },
       closed: (code, message) => {
-        this.#page.abort();
+        this.#page.close();
         this.#endAll(code, message);
         this.emit('error', new SwitchyardError(code, message));
       },
       limits: (limits) => {
         this.#limits = limits;
-        this.#assembly.limit = limits.max_message_bytes;
+        this.#receiving.limit = limits.max_message_bytes;
         this.#lane.limit = limits.replay_limit_bytes;
       },
       features: (features) => {
@@ -462,7 +444,7 @@ export class Session extends Emitter {
         const isSame = webrtc === features.webrtc && relay === features.relay && p2p === features.p2p;
         if (isSame && tentative === features.tentative) return;
         this.#features = features;
-        this.#allowMesh();
+        this.#direct.allow();
         this.emit('features', features);
       },
     };
@@ -471,41 +453,23 @@ export class Session extends Emitter {
   /** What tabs that share the connection do for each other. @returns {import('./tabs/shared-link.js').Sharing} */
   #sharing() {
     return {
-      echo: (message, isLossy) => this.#echo(message, isLossy),
+      echo: (message, isLossy) => this.#receiving.echo(message, isLossy),
       lossy: (message, coalesce) => {
-        const room = this.#byHandle.get(message.room);
+        const room = this.#rooms.at(message.room);
         if (message.stream !== COPY_STREAM) this.#ephemera.send(message, coalesce);
         else if (room) this.#mesh.sendCopy(room, message.payload, null);
       },
-      direct: (frame) => this.#direct(frame),
-      bulk: (message) => {
-        const room = this.#byHandle.get(message.room);
-        if (room) this.#mesh.took(room, message.member, message.n);
-        this.#bulk(message);
-      },
-      leads: () => this.#allowMesh(),
+      direct: (frame) => this.#direct.received(frame),
+      bulk: (message) => this.#direct.bulkElsewhere(message),
+      leads: () => this.#direct.allow(),
       left: (handle) => {
-        const room = this.#byHandle.get(handle);
+        const room = this.#rooms.at(handle);
         if (room) this.#roomEnded(room, 'left');
       },
       moved: () => this.emit('tabs', this.stats().tabs),
       confirmed: (tag) => tag.resolve(),
       refused: (tag) => tag?.reject(new SwitchyardError('buffer_full', 'too much waits to be sent or acknowledged')),
     };
-  }
-
-  /**
-   * The server does not send a member what it has sent itself; another tab has.
-   * @param {Outgoing | import('./lossy.js').LossyMessage} message
-   * @param {boolean} isLossy
-   */
-  #echo(message, isLossy) {
-    const self = this.#byHandle.get(message.room)?.self;
-    const { target, stream } = message;
-    if (!self || stream === COPY_STREAM || (target.tag === 'users' && !target.users.includes(self.user))) return;
-    const flags = 'flags' in message ? message.flags : message.text ? Flag.TEXT : 0;
-    const from = { room: message.room, flags, sender: self.member, stream, target };
-    this.#message(from, message.payload, isLossy ? { seq: (this.#echoed += 1) } : {});
   }
 
   /** @param {number} room */
@@ -518,21 +482,17 @@ export class Session extends Emitter {
   #sessionLost() {
     this.#counters.sessionsLost += 1;
     this.#share.forget();
-    for (const room of this.#rooms.values()) room.logOrNull?.detached();
+    for (const room of this.#rooms.all) room.logOrNull?.detached();
     const { uncertain, waiting } = this.#lane.abandon();
     this.#newLane();
     for (const { tag } of uncertain) {
       if (!tag) continue;
-      this.#unconfirmed.set(tag.room, (this.#unconfirmed.get(tag.room) ?? 0) + 1);
+      this.#rejoining.unconfirmed(tag.room);
       tag.reject(lost());
     }
-    const leaving = [...this.#rooms.values()].filter((room) => room.leaving);
+    const leaving = [...this.#rooms.all].filter((room) => room.leaving);
     for (const room of leaving) this.#roomEnded(room, 'left');
-    for (const message of waiting) {
-      // Requests name rooms by handles that are gone; data is told its new handle.
-      if (message.kind === 'data' && message.tag && this.#rooms.has(message.tag.room.name)) this.#park(message);
-      else message.tag?.reject(lost());
-    }
+    this.#sending.sessionLost(waiting, (room) => this.#rooms.get(room.name) !== undefined);
     this.#rejoinAll();
   }
 
@@ -543,11 +503,10 @@ export class Session extends Emitter {
 
   #newLane() {
     this.#lane = this.#freshLane();
-    this.#assembly = new Assembly(this.#limits.max_message_bytes);
+    this.#receiving.restart(this.#limits.max_message_bytes);
     this.#ephemera.clear();
-    this.#byHandle.clear();
-    this.#handles.clear();
-    this.#requests.clear();
+    this.#rooms.forgetHandles();
+    this.#sending.forgetRequests();
   }
 
   /** @param {Record<string, unknown>} message */
@@ -572,237 +531,16 @@ export class Session extends Emitter {
     }
   }
 
-  /**
-   * @param {import('./frame.js').Frame} frame
-   * @param {number} length
-   * @returns {'taken' | 'lane_gap'}
-   */
-  #frame(frame, length) {
-    this.#counters.bytesReceived += length;
-    switch (frame.kind) {
-      case 'ack':
-        this.#acknowledged(frame.ack);
-        return 'taken';
-      case 'lossy':
-        this.#message(frame, frame.payload, frame);
-        return 'taken';
-      case 'data':
-      case 'control':
-      case 'log':
-      case 'gap':
-        return this.#reliable(frame);
-      default:
-        return 'taken';
-    }
-  }
-
-  /**
-   * @param {import('./frame.js').ReliableFrame | import('./frame.js').GapFrame} frame
-   * @returns {'taken' | 'lane_gap'}
-   */
-  #reliable(frame) {
-    const payload = frame.kind === 'gap' ? 0 : frame.payload.length;
-    const order = this.#lane.receive(frame.laneSeq, payload, this.#env.now());
-    if (order === 'lane_gap') {
-      this.#counters.laneGaps += 1;
-      return 'lane_gap';
-    }
-    this.#acknowledged(frame.ack);
-    const due = this.#lane.ackDueAt;
-    if (due !== null) this.#link.ackAt(due);
-    if (order === 'duplicate') {
-      this.#counters.duplicates += 1;
-      return 'taken';
-    }
-    if (frame.kind === 'gap') {
-      this.#gap(frame);
-      return 'taken';
-    }
-    const message = this.#assembly.take(frame);
-    if (message === 'bad') {
-      this.#counters.badMessages += 1;
-      if (frame.kind === 'log') this.#byHandle.get(frame.room)?.logOrNull?.gap();
-    } else if (message && frame.kind === 'log') this.#byHandle.get(frame.room)?.logOrNull?.receive(message.payload);
-    else if (message && frame.kind === 'data') this.#message(message.first, message.payload);
-    else if (message) this.#control(frame.room, message.payload);
-    return 'taken';
-  }
-
-  /** Messages are missing, one that had begun among them. @param {import('./frame.js').GapFrame} frame */
-  #gap({ room, sender, stream, count }) {
-    const whole = sender === 0;
-    if (whole) this.#assembly.forget(room);
-    else this.#assembly.forget(room, sender, stream);
-    if (whole) this.#byHandle.get(room)?.logOrNull?.gap();
-    const known = this.#byHandle.get(room);
-    if (known && (whole || stream === BULK_STREAM)) this.#mesh.gap(known, whole ? null : sender);
-    known?.gap(whole ? null : sender, stream, count);
-  }
-
-  /** @param {number} ack */
-  #acknowledged(ack) {
-    for (const delivery of this.#lane.acknowledge(ack)) delivery.resolve();
-    for (const room of this.#rooms.values()) {
-      room.logOrNull?.wake();
-      if (room.leaving) this.#sendLeave(room);
-    }
-  }
-
-  /**
-   * @param {{ room: number, flags: number, sender: number, stream: number, target?: import('./frame.js').Target }} frame
-   * @param {Uint8Array} payload
-   * @param {{ seq?: number, isDirect?: boolean }} [lossy]
-   */
-  #message({ room: handle, flags, sender, stream, target = { tag: 'room' } }, payload, { seq, isDirect } = {}) {
-    const room = this.#byHandle.get(handle);
-    if (!room) return;
-    // Another tab may have subscribed to it.
-    if (this.#tabs && target.tag === 'topic' && !room.topics.includes(target.topic)) return;
-    if (stream === BULK_STREAM && seq === undefined) {
-      this.#mesh.received(room, sender, payload);
-      return;
-    }
-    let data;
-    try {
-      // A copy, because a view would keep the whole pipe message alive.
-      data = flags & Flag.TEXT ? decodeText(payload) : payload.slice();
-    } catch (error) {
-      if (!(error instanceof FrameError)) throw error;
-      this.#counters.badMessages += 1;
-      return;
-    }
-    room.deliver(data, { sender, stream, target, seq, isDirect });
-  }
-
-  // --- control messages ------------------------------------------------------------------------------------------
-
-  /** @param {number} handle @param {Uint8Array} payload */
-  #control(handle, payload) {
-    const message = parseObject(new TextDecoder().decode(payload));
-    const room = this.#byHandle.get(handle);
-    if (this.#tabs && message?.type === 'refused' && typeof message.id === 'number' && !this.#tabs.isOwn(message.id)) return;
-    if (message?.type === 'joined') {
-      this.#joined(message);
-      return;
-    }
-    if (handle === 0 && message?.type === 'ticket') {
-      if (typeof message.ticket === 'string') this.#link.renew(message.ticket);
-      return;
-    }
-    const join = message?.type === 'refused' ? this.#joins.get(message.id) : undefined;
-    if (message && join) {
-      // The room refused, not the server: an offer that came with the join stands.
-      this.#joins.fail(join, new SwitchyardError(text(message.code), text(message.message)), { offerStands: true });
-      return;
-    }
-    if (!message || !room) {
-      if (!message) this.#counters.badMessages += 1;
-      return;
-    }
-    if (room.logOrNull?.control(message)) return;
-    switch (message.type) {
-      case 'left':
-        this.#roomEnded(room, text(message.reason));
-        break;
-      case 'member_joined': {
-        const member = readMember(message.member);
-        if (member) room.memberJoined(member);
-        this.#mesh.memberJoined(room);
-        break;
-      }
-      case 'member_left':
-        // Its last messages may still follow, for control messages go first; the server has them whole.
-        room.memberLeft(Number(message.member), text(message.reason));
-        this.#mesh.memberLeft(room, Number(message.member));
-        break;
-      case 'quality':
-        room.memberQuality(Number(message.member), readQuality(message));
-        break;
-      case 'signal': {
-        if (this.#mesh.signal(room, Number(message.from), text(message.user), message.data)) break;
-        const known = room.member(Number(message.from));
-        room.emit('signal', { from: { ...known, user: text(message.user) }, data: message.data });
-        break;
-      }
-      case 'subscribed':
-        room.emit('subscribed', { topics: list(message.topics).map(text) });
-        break;
-      case 'refused':
-        this.#refused(room, message);
-        break;
-      default:
-        break;
-    }
-  }
-
-  /** @param {Record<string, unknown>} message */
-  #joined(message) {
-    const join = this.#joins.get(message.id);
-    if (!join || typeof message.handle !== 'number' || message.room !== join.room.name) return;
-    this.#joins.take(join);
-    const { room } = join;
-    const permissions = list(message.permissions).map(text);
-    if (join.refresh) {
-      room.permissions = permissions;
-    } else {
-      const self = readMember({ name: '', ...message });
-      const members = list(message.members).flatMap((member) => readMember(member) ?? []);
-      this.#byHandle.set(message.handle, room);
-      this.#handles.set(room, message.handle);
-      this.#tabs?.entered(room.name, message.handle);
-      room.enter(self ?? { member: 0, user: '', name: '', role: '' }, members, permissions);
-      this.#unpark(room, message.handle);
-      this.#enterLog(join, message);
-      this.#mesh.entered(room, message.handle);
-    }
-    if (join.token !== undefined) this.#tokens.set(room, join.token);
-    join.resolve();
-  }
-
-  /** @param {import('./joins.js').Join} join @param {Record<string, unknown>} joined */
-  #enterLog({ room, token }, joined) {
-    const log = room.logOrNull;
-    if (!log) return;
-    try {
-      log.identify({ tenant: identityIn(token ?? '')?.tenant ?? '', user: text(joined.user) });
-    } catch (error) {
-      // What another user has written must not be sent as this one's.
-      queueMicrotask(() => room.leave());
-      this.emit('error', /** @type {SwitchyardError} */ (error));
-      return;
-    }
-    const sent = /** @type {Record<string, unknown> | undefined} */ (joined.log);
-    const origin = typeof sent?.origin === 'string' ? sent.origin : null;
-    // The origin of a member that is several tabs may be another tab's; the first snapshot may have come to that too.
-    log.entered(origin, this.#tabs?.isShared ? { isSecond: this.#tabs.sharesRoom(room.name) } : undefined);
-  }
-
-  /** @param {Room} room @param {Record<string, unknown>} message */
-  #refused(room, message) {
-    room.counters.refused += 1;
-    // The mesh tries again by itself, and the member may be gone.
-    if (typeof message.id === 'number' && this.#requests.get(message.id) === MESH_REQUEST) return;
-    /** @type {import('./room.js').RefusedEvent} */
-    const event = { code: text(message.code), message: text(message.message) };
-    const request = typeof message.id === 'number' ? this.#requests.get(message.id) : undefined;
-    if (request) event.request = request;
-    if (typeof message.stream === 'number') event.stream = message.stream;
-    if (typeof message.retry_after_ms === 'number') event.retryAfterMs = message.retry_after_ms;
-    room.emit('refused', event);
-  }
+  // --- ending ------------------------------------------------------------------------------------------------------
 
   /** @param {Room} room @param {string} reason */
   #roomEnded(room, reason) {
-    if (this.#rooms.get(room.name) !== room) return;
-    this.#rooms.delete(room.name);
-    const handle = this.#handles.get(room);
+    if (!this.#rooms.has(room)) return;
+    const handle = this.#rooms.handleOf(room);
+    this.#rooms.remove(room);
     this.#tabs?.ended(room.name, handle);
-    if (handle !== undefined) {
-      this.#handles.delete(room);
-      this.#byHandle.delete(handle);
-      this.#assembly.forget(handle);
-    }
-    this.#unpark(room, null);
+    if (handle !== undefined) this.#receiving.forget(handle);
+    this.#sending.unpark(room, null);
     this.#mesh.left(room);
     room.ended(reason);
   }
@@ -813,7 +551,7 @@ export class Session extends Emitter {
     const { uncertain, waiting } = this.#lane.abandon();
     for (const { tag } of [...uncertain, ...waiting]) tag?.reject(error);
     this.#joins.failAll(error);
-    for (const room of [...this.#rooms.values()]) this.#roomEnded(room, code);
+    for (const room of [...this.#rooms.all]) this.#roomEnded(room, code);
     this.#newLane();
   }
 
@@ -827,7 +565,7 @@ export class Session extends Emitter {
         if (payload.length > limit) {
           throw new SwitchyardError('too_large', `a message has at most ${limit} bytes, this one ${payload.length}`);
         }
-        const sent = this.#offer(room, { kind: 'data', room: 0, stream, text: isText, target, payload });
+        const sent = this.#sending.offer(room, { kind: 'data', room: 0, stream, text: isText, target, payload });
         room.counters.sent += 1;
         return sent;
       },
@@ -847,57 +585,28 @@ export class Session extends Emitter {
       control: (room, message) => {
         // Another tab may want the topics; this one hears no more of them.
         if (message.type === 'unsubscribe' && this.#tabs?.sharesRoom(room.name)) return Promise.resolve();
-        return this.#sendControl(room, message).sent;
+        return this.#sending.request(room, message).sent;
       },
       request: (room, message) => {
         try {
-          return this.#handles.has(room) ? this.#sendControl(room, message).id : null;
+          return this.#rooms.handleOf(room) !== undefined ? this.#sending.request(room, message).id : null;
         } catch {
           return null;
         }
       },
-      fitsLog: (room) => this.#handles.has(room) && this.#lane.fits(LOG_MESSAGE_BYTES + OVERHEAD_BYTES),
-      sendLog: (room, payload) => {
-        const handle = this.#handles.get(room) ?? 0;
-        this.#lane.offer({ kind: 'log', room: handle, stream: 0, text: false, target: { tag: 'room' }, payload });
-        this.#link.wake();
-      },
-      copies: (room) => ({ isOn: this.#copiesOff === '', tenant: identityIn(this.#tokens.get(room) ?? '')?.tenant ?? '' }),
-      sendCopy: (room, payload, to) => this.#sendCopy(room, payload, to),
+      fitsLog: (room) => this.#sending.fitsLog(room),
+      sendLog: (room, payload) => this.#sending.log(room, payload),
+      copies: (room) => ({ isOn: this.#direct.copiesOff === '', tenant: identityIn(this.#tokens.last(room) ?? '')?.tenant ?? '' }),
+      sendCopy: (room, payload, to) => this.#direct.sendCopy(room, payload, to),
       leave: (room) => {
-        if (room.active) this.#sendLeave(room);
+        if (room.active) this.#sending.leave(room);
         else this.#abandon(room);
       },
       refresh: async (room, token) => {
         if (!room.active) throw new SwitchyardError('not_in_room', `not in room ${room.name}`);
-        await this.#join(room, token ?? (await this.#freshToken(room.name)), true);
+        await this.#join(room, token ?? (await this.#tokens.fresh(room.name)), true);
       },
     };
-  }
-
-  /**
-   * @param {Room} room
-   * @param {Outgoing} message
-   * @returns {Promise<void>}
-   */
-  #offer(room, message) {
-    /** @type {Promise<void>} */
-    const promise = new Promise((resolve, reject) => {
-      message.tag = { room, resolve, reject };
-    });
-    promise.catch(() => {});
-    const handle = this.#handles.get(room);
-    let taken;
-    if (handle === undefined) {
-      taken = this.#parkedBytes + messageCost(message) <= this.#limits.replay_limit_bytes;
-      if (taken) this.#park(message);
-    } else {
-      message.room = handle;
-      taken = this.#lane.offer(message);
-    }
-    if (!taken) throw new SwitchyardError('buffer_full', 'too much waits to be sent or acknowledged');
-    this.#link.wake();
-    return promise;
   }
 
   /**
@@ -913,7 +622,7 @@ export class Session extends Emitter {
     if (payload.length > limit) {
       throw new SwitchyardError('too_large', `a lossy message has at most ${limit} bytes, this one ${payload.length}`);
     }
-    const handle = this.#handles.get(room);
+    const handle = this.#rooms.handleOf(room);
     room.counters.lossySent += 1;
     if (handle === undefined) {
       this.#ephemera.drop();
@@ -921,86 +630,6 @@ export class Session extends Emitter {
     }
     const message = { flags: isText ? Flag.TEXT : 0, room: handle, stream, target, payload };
     if (!this.#tabs?.lossy(message, coalesce)) this.#ephemera.send(message, coalesce);
-  }
-
-  /** Of the tabs that share a session, the leading one has the direct connections. */
-  #allowMesh() {
-    const { webrtc, p2p } = this.#features ?? { webrtc: true, p2p: true };
-    this.#mesh.allow(webrtc && p2p && (this.#tabs?.leads ?? true));
-  }
-
-  /** Over the connection of the tab that has it. @param {Room} room @param {Uint8Array} payload @param {number | null} to */
-  #sendCopy(room, payload, to) {
-    const handle = this.#handles.get(room);
-    if (!this.#tabs || this.#tabs.leads) this.#mesh.sendCopy(room, payload, to);
-    // What has to be said to one member, the tab with the connection says for itself.
-    else if (handle !== undefined && to === null) {
-      this.#tabs.lossy({ flags: 0, room: handle, stream: COPY_STREAM, target: { tag: 'room' }, payload }, false);
-    }
-  }
-
-  /** Why there are no tentative copies; empty if there are. */
-  get #copiesOff() {
-    if (!this.#signing) return 'not_asked_for';
-    if (this.#mesh.isOff) return 'no_connections';
-    const { webrtc, p2p, tentative } = this.#features ?? {};
-    return this.#signing.reason || (webrtc && p2p && tentative ? '' : 'switched_off');
-  }
-
-  /** What became of tentative copies in this page. */
-  get #copies() {
-    const rooms = [...this.#rooms.values()].flatMap(({ name, tentativeOrNull: copies }) => (copies ? [{ room: name, ...copies.counters }] : []));
-    return { off: this.#copiesOff, rooms };
-  }
-
-  /** A lossy message that came from another browser directly. @param {import('./frame.js').LossyFrame} frame */
-  #direct(frame) {
-    if (frame.stream === COPY_STREAM) return void this.#byHandle.get(frame.room)?.tentativeOrNull?.receive(frame.sender, frame.payload);
-    return this.#message(frame, frame.payload, { seq: frame.seq, isDirect: true });
-  }
-
-  /** A large thing has come, to this tab or to the one that has the connection. @param {import('./mesh/bulk.js').Bulk} bulk */
-  #bulk({ room, member, data, isText, stream }) {
-    /** @type {import('./frame.js').Target} */
-    const target = { tag: 'users', users: [] };
-    this.#message({ room, flags: isText ? Flag.TEXT : 0, sender: member, stream, target }, data);
-  }
-
-  /** @returns {import('./mesh/mesh.js').MeshPorts} */
-  #meshPorts() {
-    return {
-      servers: () => this.#link.knownIceServers,
-      signal: (room, member, data) => {
-        if (!this.#handles.has(room) || room.leaving) return;
-        try {
-          this.#sendControl(room, { type: 'signal', to_member: member, data }, MESH_REQUEST);
-        } catch {
-          // No room for it now: it is repeated, as if it were lost.
-        }
-      },
-      deliver: (room, frame) => {
-        const known = { ...frame, room: this.#handles.get(room) ?? 0 };
-        this.#tabs?.direct(known);
-        this.#direct(known);
-      },
-      deliverBulk: (room, member, message) => {
-        const known = { ...message, room: this.#handles.get(room) ?? 0, member };
-        // Those without a number come to each tab by themselves.
-        if (message.n > 0) this.#tabs?.bulk(known);
-        this.#bulk(known);
-      },
-      takesBulk: () => this.#tabs?.leads ?? true,
-      sendBulk: (room, user, payload) => {
-        /** @type {import('./frame.js').Target} */
-        const target = { tag: 'users', users: [user] };
-        return this.#offer(room, { kind: 'data', room: 0, stream: BULK_STREAM, text: false, target, payload });
-      },
-      limit: () => this.#limits.max_message_bytes,
-      changed: (room, member, state) => {
-        const known = room.members.get(member);
-        if (known) room.emit('peer', { member: known, state });
-      },
-    };
   }
 
   /** The score may be another. @param {boolean} isChanged */
@@ -1017,104 +646,4 @@ export class Session extends Emitter {
     this.#joins.failAll(new SwitchyardError('left', 'the room was left'), (join) => join.room === room);
     this.#roomEnded(room, 'left');
   }
-
-  /** @param {Room} room @param {Record<string, unknown>} message @param {string} [name] of the request, for a refusal */
-  #sendControl(room, message, name = text(message.type)) {
-    const id = this.#id();
-    this.#requests.set(id, name);
-    if (this.#requests.size > 256) this.#requests.delete(this.#requests.keys().next().value ?? 0);
-    const payload = utf8.encode(JSON.stringify({ ...message, id }));
-    return { id, sent: this.#offer(room, { kind: 'control', room: 0, stream: 0, text: true, target: { tag: 'room' }, payload }) };
-  }
-
-  /** Once, and not before what was sent to the room has left: control messages overtake. @param {Room} room */
-  #sendLeave(room) {
-    const handle = this.#handles.get(room);
-    if (handle === undefined || this.#leaves.has(room)) return;
-    if (this.#lane.waitsFor(handle) || !this.#lane.fits(LEAVE_BYTES)) return;
-    this.#leaves.add(room);
-    if (!this.#tabs?.leave(room.name, handle)) this.#sendControl(room, { type: 'leave' });
-  }
-
-  /** @param {Outgoing} message */
-  #park(message) {
-    this.#parked.push(message);
-    this.#parkedBytes += messageCost(message);
-  }
-
-  /** Sends or gives up what waited for a room. @param {Room} room @param {number | null} handle */
-  #unpark(room, handle) {
-    const parked = this.#parked;
-    this.#parked = [];
-    this.#parkedBytes = 0;
-    for (const message of parked) {
-      if (message.tag?.room !== room) this.#park(message);
-      else if (handle === null || !this.#lane.offer({ ...message, room: handle })) message.tag.reject(lost());
-    }
-    this.#link.wake();
-  }
-
-  #id() {
-    // A tab's numbers begin again after so many: the requests that had them are long answered.
-    if (this.#tabs) return this.#tabs.idBase + (this.#nextId++ % IDS);
-    return this.#nextId++;
-  }
-
-  // --- the page --------------------------------------------------------------------------------------------------
-
-  /** Says goodbye when the page goes, comes back with it, and uses the network as soon as it is there. */
-  #followPage() {
-    if (typeof globalThis.addEventListener !== 'function') return;
-    const { signal } = this.#page;
-    const away = () => {
-      if (this.state === 'closed' || this.state === 'idle') return;
-      this.#asleep = true;
-      this.#mesh.rest();
-      this.#link.rest();
-    };
-    const back = () => {
-      if (!this.#asleep) return;
-      this.#asleep = false;
-      this.#link.start();
-      this.#sessionLost();
-    };
-    addEventListener('pagehide', away, { signal });
-    addEventListener('pageshow', back, { signal });
-    const hurry = () => {
-      this.#link.hurry();
-      this.#mesh.hurry();
-    };
-    addEventListener('online', hurry, { signal });
-    const { document, navigator } = globalThis;
-    document?.addEventListener('visibilitychange', () => document.visibilityState === 'visible' && hurry(), { signal });
-    // Not in all browsers, nor in the types of any.
-    const { connection } = /** @type {{ connection?: EventTarget }} */ (navigator ?? {});
-    connection?.addEventListener?.('change', hurry, { signal });
-  }
-}
-
-/** @param {unknown} error */
-function codeOf(error) {
-  return error instanceof SwitchyardError ? error.code : 'session_lost';
-}
-
-function lost() {
-  return new SwitchyardError('session_lost', 'the session ended before the server had confirmed it');
-}
-
-/** @param {string | URL | undefined} url */
-function endpoint(url) {
-  const base = url ?? globalThis.location?.href;
-  if (!base) throw new SwitchyardError('bad_argument', 'no url');
-  const full = new URL(base, globalThis.location?.href);
-  full.protocol = full.protocol === 'https:' || full.protocol === 'wss:' ? 'wss:' : 'ws:';
-  full.search = '';
-  full.hash = '';
-  if (!full.pathname.endsWith('/v1/connect')) full.pathname = url ? joinPath(full.pathname) : '/v1/connect';
-  return full.href;
-}
-
-/** @param {string} path */
-function joinPath(path) {
-  return `${path.replace(/\/$/, '')}/v1/connect`;
 }

@@ -42,8 +42,14 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Clients are asked to come back spread over this time after a shutdown.
+/// When to ask again over HTTP after a shutdown.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Over how long so many clients are asked to spread their return after a shutdown: a millisecond each, for a join costs
+/// less, and so much at least that their connections do not all come at one moment.
+fn return_spread(clients: u64) -> Duration {
+    Duration::from_millis(clients).clamp(Duration::from_millis(500), Duration::from_secs(30))
+}
 
 /// A server that is up.
 #[derive(Debug)]
@@ -116,7 +122,7 @@ impl Running {
         let Self { app, stop_http, http, .. } = self;
         tracing::info!(sockets = app.open_sockets(), "draining");
         app.begin_drain();
-        app.shards.drain(RETRY_AFTER).await;
+        app.shards.drain(return_spread(app.open_sockets())).await;
         let deadline = Instant::now() + app.config.drain.timeout;
         while app.open_sockets() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;

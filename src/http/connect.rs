@@ -35,7 +35,6 @@ use super::{
     upgrade::{self, Upgrade},
 };
 use crate::{
-    RETRY_AFTER,
     engine::{
         Command, JoinRequest, SocketId,
         outbox::{Outbox, Outgoing},
@@ -47,6 +46,7 @@ use crate::{
         websocket::{self, Message, Opcode, Reader},
     },
     names::{RoomKey, SessionId, ShardId},
+    return_spread,
     room::Grant,
     signing_key::SigningKey,
     token::{self, Verified},
@@ -216,7 +216,8 @@ impl Connection {
                 // Those that have a session are told by its shard.
                 () = until_draining(&mut draining), if self.home.is_none() && !told => {
                     told = true;
-                    self.say(&ServerText::Draining { retry_after_ms: RETRY_AFTER.as_millis() as u64 });
+                    let spread = return_spread(self.app.open_sockets());
+                    self.say(&ServerText::Draining { retry_after_ms: spread.as_millis() as u64 });
                     self.outbox.close(Code::Draining);
                 }
             }

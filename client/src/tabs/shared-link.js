@@ -5,8 +5,9 @@
  * What keeps a change of leaders from losing, doubling or reordering anything: every tab has the whole of the session's
  * reliable lane (lane.js). Whatever the leader does to it (takes a frame of the server, orders a message that a tab offers,
  * gives the next frame its number) it tells the others first and does then, and they do the same; so a leader that is gone in
- * the middle has sent and acknowledged nothing that the others do not know of. The next leader resumes the session at the
- * server, with its ticket, under higher generations, and the lane's replay does the rest.
+ * the middle has sent and acknowledged nothing that the others cannot go on with. It waits until they have said to have what it
+ * acknowledges, and to know what it sends, since a crash may take with it what was told last. The next leader resumes the session
+ * at the server, with its ticket, under higher generations, and the lane's replay does the rest.
  *
  * The ticket goes from tab to tab of one origin and is in memory only.
  */

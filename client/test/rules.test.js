@@ -63,6 +63,8 @@ const players = {
     return (at, what, argument) => {
       if (what === 'patience') return ms(reconnect.patience(at, argument));
       if (what === 'reset') return reconnect.reset() ?? null;
+      if (what === 'found') return reconnect.found() ?? null;
+      if (what === 'asks') return reconnect.asks(at, argument);
       random = argument.random;
       return ms(reconnect.failed(at, argument.began, argument.silent));
     };

@@ -194,6 +194,7 @@ impl Sockets {
     /// A question over HTTP was answered.
     pub fn reached(&mut self, now: Instant, client: &dyn Client) {
         if self.ask.take().is_some() {
+            self.reconnect.found();
             self.beside_not_before = None;
             match self.current {
                 Some(_) => self.open_beside(now, client),
@@ -331,7 +332,7 @@ impl Sockets {
         if let Some(beside) = self.beside.take_if(|one| one.number == number) {
             let wait = self.reconnect.failed(now, beside.began, beside.is_silent, random);
             self.beside_not_before = Some(now + wait);
-            if beside.is_silent {
+            if self.reconnect.asks(now, beside.is_silent) {
                 self.ask_for_network(now);
             }
             return;
@@ -348,7 +349,7 @@ impl Sockets {
         }
         let wait = self.reconnect.failed(now, old.began, old.is_silent, random);
         self.reopen = Some(now + wait);
-        if old.is_silent {
+        if self.reconnect.asks(now, old.is_silent) {
             self.ask_for_network(now);
         }
     }

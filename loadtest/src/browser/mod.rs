@@ -603,7 +603,7 @@ impl Browser {
                 match refusal.code {
                     // It is about a move that a later one overtook on another pipe; the later one stands.
                     Code::StaleAttach => {}
-                    Code::UnknownSession => self.lose_session(),
+                    Code::UnknownSession | Code::TicketUsed | Code::TicketExpired => self.lose_session(),
                     Code::BadOffer => self.lose_peer(now),
                     Code::WebrtcDisabled => self.stay_on_the_socket(now),
                     _ => {}

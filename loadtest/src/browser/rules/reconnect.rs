@@ -9,28 +9,32 @@ const OPEN: Duration = Duration::from_secs(6);
 const OPEN_LEAST: Duration = Duration::from_secs(2);
 const OPEN_LATER: Duration = Duration::from_secs(4);
 const QUICK_ATTEMPTS: u32 = 4;
+const QUICK_REFUSALS: u32 = 3;
 const AWAY: Duration = Duration::from_secs(30);
 const PAUSE_LEAST: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_secs(2);
+const REFUSED_PAUSE_LEAST: Duration = Duration::from_secs(8);
+const REFUSED_PAUSE: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Reconnect {
     backoff: Backoff,
     failing_since: Option<Instant>,
     failures: u32,
+    is_found: bool,
 }
 
 impl Default for Reconnect {
     fn default() -> Self {
         let backoff = Backoff::new(Duration::ZERO, Duration::from_millis(200), Duration::from_secs(20));
-        Self { backoff, failing_since: None, failures: 0 }
+        Self { backoff, failing_since: None, failures: 0, is_found: false }
     }
 }
 
 impl Reconnect {
     /// How long the next attempt may take, given the round trip as last known.
     pub(crate) fn patience(&self, now: Instant, rtt: Option<Duration>) -> Duration {
-        let is_away = self.failing_since.is_some_and(|since| now.saturating_duration_since(since) >= AWAY);
+        let is_away = self.failing_since.is_some() && !self.is_recent(now);
         let Some(rtt) = rtt.filter(|_| !is_away) else { return OPEN };
         let least = if self.failures < QUICK_ATTEMPTS { OPEN_LEAST } else { OPEN_LATER };
         OPEN.min(least + 4 * rtt)
@@ -39,22 +43,40 @@ impl Reconnect {
     /// An attempt that began then failed, or a connection ended; `silent` says whether nothing at all was answered. Gives how
     /// long to wait before the next.
     pub(crate) fn failed(&mut self, now: Instant, began: Instant, silent: bool, random: f64) -> Duration {
-        let since = *self.failing_since.get_or_insert(now);
+        self.failing_since.get_or_insert(now);
         self.failures += 1;
         let wait = self.backoff.next(random);
-        if !silent {
+        if !self.asks(now, silent) {
             return wait;
         }
-        if now.saturating_duration_since(since) < AWAY {
+        if !silent {
+            return REFUSED_PAUSE_LEAST + REFUSED_PAUSE.mul_f64(random);
+        }
+        if self.is_recent(now) {
             return PAUSE_LEAST + PAUSE.mul_f64(random);
         }
         wait.saturating_sub(now.saturating_duration_since(began))
+    }
+
+    /// Whether somebody is to ask, after a failure, if the network is back.
+    pub(crate) fn asks(&self, now: Instant, silent: bool) -> bool {
+        silent || (self.failures > QUICK_REFUSALS && !self.is_found && self.is_recent(now))
+    }
+
+    /// It is: who is refused then is refused by somebody.
+    pub(crate) fn found(&mut self) {
+        self.is_found = true;
+    }
+
+    fn is_recent(&self, now: Instant) -> bool {
+        self.failing_since.is_some_and(|since| now.saturating_duration_since(since) < AWAY)
     }
 
     /// The server has answered.
     pub(crate) fn reset(&mut self) {
         self.failing_since = None;
         self.failures = 0;
+        self.is_found = false;
         self.backoff.reset();
     }
 }

@@ -130,6 +130,11 @@ fn waits_for_websockets_are_those_of_the_client() {
                 reconnect.reset();
                 Value::Null
             }
+            "found" => {
+                reconnect.found();
+                Value::Null
+            }
+            "asks" => json!(reconnect.asks(now, argument.as_bool().unwrap())),
             _ => {
                 let (began, random) =
                     (start + millis(&argument["began"]), argument["random"].as_f64().unwrap());

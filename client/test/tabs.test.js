@@ -136,6 +136,21 @@ test('a tab that is stopped holds no acknowledgement back for long', async () =>
   await world.clock.until(() => session.unacknowledged === 0, 3_000);
 });
 
+test('nor much: the server would leave out what comes then', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const tabs = [await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  const [session] = world.server.sessions.values();
+  tabs[1].tab.freeze();
+  for (let i = 0; i < 80; i += 1) {
+    bob.room.send(`${i} ${' '.repeat(10_000)}`);
+    await world.clock.advance(10);
+  }
+  assert.ok(session.unacknowledged * 10_000 < 700_000, `${session.unacknowledged} of 80`);
+  assert.ok(tabs[0].heard.length >= 78, `${tabs[0].heard.length} of 80`);
+});
+
 test('a hidden leader hands over to a tab that is looked at, within seconds, and nothing is joined anew', async () => {
   const world = new World();
   const browser = new Browser(world);

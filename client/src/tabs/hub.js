@@ -19,6 +19,8 @@ const SLOTS = 4_095;
 const UNSEEN_BYTES = 4_194_304;
 /** A tab that does not say for so long that it has something is stopped: the others do not wait for it. */
 const PROMPT_MS = 1_000;
+/** Nor for one that lacks so much: the server keeps 1 MiB of what is not acknowledged, and then leaves out what comes. */
+const PROMPT_BYTES = 393_216;
 
 /** Before the rooms of a tab that is gone are left: the others may not have said yet which ones they are in. */
 const LINGER_MS = 2_000;
@@ -152,7 +154,8 @@ export class Hub {
   /** What tabs have not said to have, of what is waited for. */
   *#awaited() {
     const prompt = this.#desk.now() - PROMPT_MS;
-    for (const { unseen } of this.#ports.values()) {
+    for (const { unseen, bytes } of this.#ports.values()) {
+      if (bytes > PROMPT_BYTES) continue;
       for (const told of unseen) {
         if (told.seq === null && !told.isOffer) continue;
         // The oldest says whether the tab is awake.

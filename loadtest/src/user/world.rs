@@ -96,6 +96,8 @@ pub(super) struct Seat {
     leaves: Option<Instant>,
     /// What the relay keeps of what it has for the user.
     kept: Vec<(Instant, u32, Incoming)>,
+    /// When the user's question over HTTP is answered.
+    asked: Option<Instant>,
     due: Option<Instant>,
 }
 
@@ -162,6 +164,7 @@ impl World {
             starts: self.start + comes,
             leaves: leaves.map(|leaves| self.start + leaves),
             kept: Vec::new(),
+            asked: None,
             due: None,
         });
     }
@@ -447,7 +450,7 @@ impl Seat {
         let answerer = self.session.answerer.as_mut().and_then(Answerer::poll_timeout);
         let datagrams = self.datagrams.iter().filter_map(|queue| queue.front().map(|of| of.0)).min();
         let kept = self.kept.iter().map(|of| of.0).min();
-        let own = [acks, answerer, datagrams, kept, self.user.poll_timeout(), self.due.take()];
+        let own = [acks, answerer, datagrams, kept, self.asked, self.user.poll_timeout(), self.due.take()];
         let once =
             [Some(self.starts), self.leaves, Some(self.away)].into_iter().flatten().filter(|at| *at > now);
         waiting.chain(own.into_iter().flatten()).chain(once).min()
@@ -478,6 +481,9 @@ impl Seat {
             self.user.handle_timeout(now);
         }
         let is_away = self.away > now;
+        if self.asked.take_if(|at| *at <= now).is_some() && !is_away && !is_down {
+            self.user.handle_reached(now);
+        }
         if let Socket::Opening(at) = self.socket
             && at <= now
             && !is_away
@@ -521,7 +527,7 @@ impl Seat {
                     }
                 }
                 Command::CloseSocket(number) => _ = self.beside.take_if(|beside| *beside == number),
-                Command::Ask => {}
+                Command::Ask => self.asked = Some(now + 2 * DELAY),
                 // From an address that it does not have any more nothing leaves.
                 Command::Datagram(datagram) if datagram.from != self.address => {}
                 Command::Datagram(datagram) => self.datagrams[0].push_back((now + DELAY, datagram)),

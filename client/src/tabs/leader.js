@@ -208,6 +208,18 @@ export class Leader {
     if (to !== undefined) this.#company.handOver(to);
   }
 
+  /** What waits for its place was for the session that is lost: the tabs send it anew, in the next, under other numbers. */
+  #dropOffers() {
+    const { ordered } = this.#facts;
+    const offers = this.#offers;
+    this.#offers = [];
+    for (const { tab, id } of offers) {
+      if (id !== (ordered.get(tab) ?? 0) + 1) continue;
+      ordered.set(tab, id);
+      this.tell({ op: 'refuse', tab, id });
+    }
+  }
+
   /** The lane is what the server knows of it: new messages may have their places in it. */
   #takenOver() {
     this.#isTakingOver = false;
@@ -254,6 +266,7 @@ export class Leader {
         this.#noteIdentity();
         this.#hub?.restart();
         this.tell({ op: 'lost' });
+        this.#dropOffers();
         this.#company.lost();
         this.#takenOver();
       },

@@ -16,6 +16,8 @@ const TEXT_MOST = 120;
 /** How long stats may take before it goes on without them: when somebody asks, and at the end, where they are the last. */
 const STATS_MS = 200;
 const LAST_STATS_MS = 1_000;
+/** While it is tried, stats are read as often: browsers forget pairs of candidates that came to nothing. */
+const LOOK_EVERY_MS = 2_500;
 
 /**
  * @typedef {'ice' | 'failed' | 'timeout' | 'repair' | 'channel_closed' | 'browser' | 'broken' | 'refused' | 'replaced'
@@ -224,6 +226,8 @@ export class PeerAttempt extends Recorder {
   #watchesTransport = false;
   /** It has connected, and what it has reached is not known yet. */
   #tellOfRung = false;
+  /** When stats are read next. @type {unknown} */
+  #nextLook = null;
 
   /** @param {import('./environment.js').Environment} env @param {number} id @param {(attempt: Attempt) => void} told */
   constructor(env, id, told) {
@@ -255,6 +259,7 @@ export class PeerAttempt extends Recorder {
 
   /** The server has answered an offer. */
   answered() {
+    if (!this.data.answered) this.#lookLater();
     this.data.answered = true;
     const sctp = this.#connection?.sctp;
     if (!sctp || this.#watchesTransport) return;
@@ -262,6 +267,14 @@ export class PeerAttempt extends Recorder {
     const { transport: dtls } = sctp;
     sctp.addEventListener('statechange', () => this.changed('sctp', sctp.state));
     dtls?.addEventListener('statechange', () => this.changed('dtls', dtls.state));
+  }
+
+  #lookLater() {
+    if (this.over || this.data.connectedMs !== null) return;
+    this.#nextLook = this.#env.setTimeout(() => {
+      void this.#readStats();
+      this.#lookLater();
+    }, LOOK_EVERY_MS);
   }
 
   /** ICE begins anew: what it was like so far. */
@@ -273,6 +286,7 @@ export class PeerAttempt extends Recorder {
   connected() {
     if (!super.connected()) return false;
     this.#tellOfRung = true;
+    this.#env.clearTimeout(this.#nextLook);
     return true;
   }
 
@@ -307,6 +321,7 @@ export class PeerAttempt extends Recorder {
    */
   async end(cause, atOnce = false) {
     if (!this.finish(cause)) return;
+    this.#env.clearTimeout(this.#nextLook);
     if (!atOnce) {
       await this.look(LAST_STATS_MS);
       this.data.observedMs = this.data.endedMs;

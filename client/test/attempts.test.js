@@ -75,6 +75,18 @@ test('the stats of a peer connection that fails are read before it is closed', a
   assert.equal(session.rung, 'websocket');
 });
 
+test('pairs that the browser forgets before the end are known from before', async () => {
+  const world = new World();
+  Object.assign(world, { peersSilent: true, stats: VAIN });
+  const { ended } = open(world);
+  await world.clock.advance(6_000);
+  world.stats = [];
+  await world.clock.until(() => world.peers[0].connectionState === 'closed', 20_000);
+  await world.clock.advance(0);
+  const [attempt] = by(ended, 'webrtc');
+  assert.deepEqual([attempt.verdict, attempt.pairs[0].sent], ['udp_blocked', 3]);
+});
+
 test('stats that never come keep nothing: the connection is closed, and the next one is tried in time', async () => {
   for (const statsHang of [false, true]) {
     const world = new World();

@@ -82,7 +82,7 @@ describe('records of attempts', { skip: NO_NAMESPACES }, () => {
         const server = await told(user, ({ told_by: teller }) => teller === 'server');
         assert.deepEqual([server.verdict, server.seen], ['no_path', 'offer']);
         const client = await told(user, ({ by, told_by: teller }) => by === 'webrtc' && teller === 'client');
-        assert.deepEqual([client.verdict, client.seen], ['udp_blocked', 'offer']);
+        assert.deepEqual([client.verdict, client.seen], ['udp_blocked', 'offer'], JSON.stringify(client));
         assert.doesNotMatch(JSON.stringify(client), /198\.18\.\d+\.\d+|\.local\b/);
       } finally {
         stage.network.allowAll();

@@ -10,8 +10,8 @@ import { Timers } from './timers.js';
 
 /** Given up for a fresh one when the network is said to be back. */
 const STALE_MS = 1_000;
-/** Between questions over HTTP, each of which has more time than that for its answer. */
-const ASK_MS = 1_000;
+/** Between questions over HTTP. Each has more time for its answer: four at a time, where browsers have six connections to a host. */
+const ASK_MS = 750;
 
 /**
  * @typedef {object} SocketsOwner
@@ -71,10 +71,13 @@ export class Sockets {
   /** The network is said to be back: what waits, waits no longer. */
   hurry() {
     if (this.#timers.has('reconnect')) return this.open();
-    for (const socket of [this.current, this.#beside]) {
-      if (socket && !socket.pipe.open && this.#env.now() - socket.began > STALE_MS) socket.abort('stale');
-    }
+    for (const socket of [this.current, this.#beside]) if (socket && this.#isStale(socket)) socket.abort('stale');
     if (this.#timers.has('reconnect')) this.open();
+  }
+
+  /** Whether a fresh one would be sooner there. @param {Socket} socket */
+  #isStale(socket) {
+    return !socket.pipe.open && this.#env.now() - socket.began > STALE_MS;
   }
 
   /** The server goes away, and wants its clients back spread over that time. @param {number} ms */
@@ -100,7 +103,10 @@ export class Sockets {
     const patience = this.#reconnect.patience(this.#env.now(), this.#owner.rtt());
     /** @type {Socket} */
     const socket = new Socket(this.#env, this.#url, this.#attempts.socket(), patience, {
-      opened: () => this.#owner.hello(socket).forEach((message) => socket.sendText(message)),
+      opened: () => {
+        if (socket === this.current) this.#timers.cancel('ask');
+        this.#owner.hello(socket).forEach((message) => socket.sendText(message));
+      },
       text: (message) => this.#text(socket, message),
       binary: (message) => {
         this.#speaks(socket);
@@ -159,8 +165,13 @@ export class Sockets {
     this.#drainingMs = null;
     if (!this.#owner.closed(socket, code, reason) || isReplaced) return;
     const spread = draining !== null || code === 4503;
-    this.#timers.after('reconnect', spread ? this.#env.random() * (draining ?? 5_000) : wait(), () => this.open());
+    this.#timers.after('reconnect', spread ? this.#env.random() * (draining ?? 5_000) : wait(), () => this.#reopen());
     if (!spread && this.#reconnect.asks(now, socket.silent)) this.#askForNetwork();
+  }
+
+  /** Time has come to try again. The questions go on: what is sent into silence is repeated by TCP, later and later. */
+  #reopen() {
+    this.current ??= this.#open();
   }
 
   #askForNetwork() {
@@ -170,6 +181,12 @@ export class Sockets {
   }
 
   #isBack() {
+    const { current } = this;
+    if (current && !current.pipe.open) {
+      if (!this.#isStale(current)) return;
+      current.abort('stale');
+      if (!this.#timers.has('reconnect')) return;
+    }
     this.#reconnect.found();
     this.#timers.cancel('ask');
     this.#besideNotBefore = -Infinity;

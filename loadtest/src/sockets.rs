@@ -21,12 +21,10 @@ use crate::{
 
 /// Given up for a fresh one when the network is said to be back.
 const STALE: Duration = Duration::from_secs(1);
-/// Between questions over HTTP, each of which has more time than that for its answer.
-const ASK: Duration = Duration::from_secs(1);
+/// Between questions over HTTP. Each has more time for its answer: four at a time, where browsers have six connections to a host.
+const ASK: Duration = Duration::from_millis(750);
 /// How long a question over HTTP waits for its answer.
 pub const REACH: Duration = Duration::from_secs(3);
-/// Before coming back to a server that is shutting down, if it did not say, a random part of this.
-const DRAINING: Duration = Duration::from_secs(5);
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +53,13 @@ struct One {
     is_greeted: bool,
 }
 
+impl One {
+    /// Whether a fresh one would be sooner there.
+    fn is_stale(&self, now: Instant) -> bool {
+        !self.is_open && now.saturating_duration_since(self.began) > STALE
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Sockets {
@@ -66,8 +71,8 @@ pub struct Sockets {
     reopen: Option<Instant>,
     ask: Option<Instant>,
     beside_not_before: Option<Instant>,
-    /// The server goes away.
-    is_draining: bool,
+    /// The server goes away: how long the return of its clients is to be spread over.
+    draining: Option<Duration>,
     orders: VecDeque<Order>,
 }
 
@@ -83,7 +88,7 @@ impl Sockets {
             reopen: None,
             ask: None,
             beside_not_before: None,
-            is_draining: false,
+            draining: None,
             orders: VecDeque::new(),
         }
     }
@@ -119,11 +124,10 @@ impl Sockets {
         if self.reopen.is_some() {
             return self.open(now, client);
         }
-        let is_stale = |one: &&One| !one.is_open && now.saturating_duration_since(one.began) > STALE;
         let stale: Vec<u64> = [&self.current, &self.beside]
             .into_iter()
             .flatten()
-            .filter(is_stale)
+            .filter(|one| one.is_stale(now))
             .map(|one| one.number)
             .collect();
         stale.into_iter().for_each(|number| self.abort(now, number, client));
@@ -132,9 +136,9 @@ impl Sockets {
         }
     }
 
-    /// The server is shutting down.
-    pub fn draining(&mut self) {
-        self.is_draining = true;
+    /// The server is shutting down: come back after a random part of `spread`.
+    pub fn draining(&mut self, spread: Duration) {
+        self.draining = Some(spread);
     }
 
     // ---- inputs
@@ -146,6 +150,7 @@ impl Sockets {
         let Some(one) = one.as_mut().filter(|one| one.number == number) else { return };
         (one.is_open, one.is_silent) = (true, false);
         if is_current {
+            self.ask = None;
             client.handle_socket_open(now);
         } else {
             one.greeting = client.hello().map(Outbound::Text);
@@ -177,7 +182,7 @@ impl Sockets {
     pub fn welcomed(&mut self) {
         self.reconnect.reset();
         self.beside_not_before = None;
-        self.is_draining = false;
+        self.draining = None;
         if let Some(one) = &mut self.current {
             one.until = None;
         }
@@ -192,14 +197,22 @@ impl Sockets {
     }
 
     /// A question over HTTP was answered.
-    pub fn reached(&mut self, now: Instant, client: &dyn Client) {
-        if self.ask.take().is_some() {
-            self.reconnect.found();
-            self.beside_not_before = None;
-            match self.current {
-                Some(_) => self.open_beside(now, client),
-                None => self.open(now, client),
+    pub fn reached(&mut self, now: Instant, client: &mut dyn Client) {
+        if self.ask.is_none() {
+            return;
+        }
+        if let Some(one) = self.current.as_ref().filter(|one| !one.is_open) {
+            if !one.is_stale(now) {
+                return;
             }
+            let number = one.number;
+            self.abort(now, number, client);
+        }
+        self.reconnect.found();
+        (self.ask, self.beside_not_before) = (None, None);
+        match self.current {
+            Some(_) => self.open_beside(now, client),
+            None => self.open(now, client),
         }
     }
 
@@ -213,8 +226,9 @@ impl Sockets {
             .map(|one| one.number)
             .collect();
         late.into_iter().for_each(|number| self.abort(now, number, client));
-        if self.reopen.is_some_and(|at| at <= now) {
-            self.open(now, client);
+        if self.reopen.take_if(|at| *at <= now).is_some() && self.current.is_none() {
+            // The questions go on: what is sent into silence is repeated by TCP, later and later.
+            self.current = Some(self.begin(now, client));
         }
         if self.ask.is_some_and(|at| at <= now) {
             self.ask_for_network(now);
@@ -343,8 +357,8 @@ impl Sockets {
         if self.current.is_some() {
             return;
         }
-        if std::mem::take(&mut self.is_draining) {
-            self.reopen = Some(now + DRAINING.mul_f64(random));
+        if let Some(spread) = self.draining.take() {
+            self.reopen = Some(now + spread.mul_f64(random));
             return;
         }
         let wait = self.reconnect.failed(now, old.began, old.is_silent, random);

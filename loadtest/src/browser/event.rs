@@ -1,6 +1,6 @@
 //! What goes into a simulated browser and comes out of it: its settings, messages, events and errors.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use switchyard_signaling::{
@@ -132,8 +132,8 @@ pub enum Event {
     PeerLost,
     /// The session is gone at the server: begin anew with another `Browser`.
     SessionLost,
-    /// The server is shutting down.
-    Draining,
+    /// The server is shutting down: come back after a random part of this.
+    Draining(Duration),
     /// The server broke the protocol.
     Violation(String),
 }

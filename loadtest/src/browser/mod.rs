@@ -615,7 +615,9 @@ impl Browser {
                     self.stay_on_the_socket(now);
                 }
             }
-            ServerText::Draining { .. } => self.events.push_back(Event::Draining),
+            ServerText::Draining { retry_after_ms } => {
+                self.events.push_back(Event::Draining(Duration::from_millis(retry_after_ms)));
+            }
         }
     }
 

@@ -14,7 +14,7 @@ mod socket;
 
 use std::{
     collections::BTreeMap,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
@@ -136,6 +136,21 @@ const INSIDE_PORTS: std::ops::Range<u16> = 20_000..60_000;
 /// So many of them belong to one address.
 const ADDRESS_PORTS: u16 = 1_001;
 
+/// A question over HTTP. It is put to the server when the simulated network has let it through.
+struct Question {
+    /// Until when an answer counts.
+    until: Instant,
+    /// Whether there was one, whatever it said.
+    answer: Option<Pin<Box<dyn Future<Output = bool>>>>,
+}
+
+impl Question {
+    fn ask(&mut self, target: &Target) {
+        let target = target.clone();
+        self.answer = Some(Box::pin(async move { target.get("/healthz").await.is_ok() }));
+    }
+}
+
 pub(crate) struct Driver {
     user: User,
     number: u32,
@@ -146,8 +161,7 @@ pub(crate) struct Driver {
     sockets: BTreeMap<StreamId, Socket>,
     /// Those that the user has, by its numbers.
     numbers: BTreeMap<u64, StreamId>,
-    /// Questions over HTTP, and until when an answer counts.
-    questions: BTreeMap<StreamId, Instant>,
+    questions: BTreeMap<StreamId, Question>,
     spec: Arc<NetworkSpec>,
     port: u16,
     address_changes: u64,
@@ -259,7 +273,7 @@ impl Driver {
             Command::CloseSocket(number) => self.close(now, number),
             Command::Ask => {
                 let id = self.access.open_stream(now, self.shared.target.address());
-                self.questions.insert(id, now + REACH);
+                self.questions.insert(id, Question { until: now + REACH, answer: None });
             }
             Command::Datagram(datagram) => {
                 // From an address that the device does not have any more nothing leaves.
@@ -286,14 +300,25 @@ impl Driver {
         self.numbers.iter().find(|(_, of)| **of == id).map(|(number, _)| *number)
     }
 
-    /// The simulated network lets something through: there is an answer to be had.
-    fn answered(&mut self, now: Instant, id: StreamId) {
-        if let Some(until) = self.questions.remove(&id) {
+    /// The questions that the server has answered, or that nobody will.
+    fn poll_questions(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let mut over = Vec::new();
+        for (id, question) in &mut self.questions {
+            let answer = question.answer.as_mut().map(|answer| answer.as_mut().poll(context));
+            match answer {
+                Some(Poll::Ready(is_answered)) => over.push((*id, is_answered && now < question.until)),
+                _ if now >= question.until => over.push((*id, false)),
+                _ => {}
+            }
+        }
+        for &(id, is_answered) in &over {
+            self.questions.remove(&id);
             self.access.close_stream(now, id);
-            if now < until {
+            if is_answered {
                 self.user.handle_reached(now);
             }
         }
+        !over.is_empty()
     }
 
     fn drop_socket(&mut self, now: Instant, id: StreamId) {
@@ -307,7 +332,9 @@ impl Driver {
             Output::Inside(datagram) => self.user.handle_datagram(now, datagram.from, &datagram.payload),
             Output::MappingClosed(mapping) => self.mappings.retain(|(known, _)| *known != mapping),
             Output::StreamOpen(id) => {
-                self.answered(now, id);
+                if let Some(question) = self.questions.get_mut(&id) {
+                    question.ask(&self.shared.target);
+                }
                 if let Some(socket) = self.sockets.get_mut(&id) {
                     socket.connect(&self.shared.target, &self.door);
                 }
@@ -445,6 +472,7 @@ impl Driver {
         }
         is_ready |= self.poll_datagrams(context, now);
         is_ready |= self.poll_sockets(context, now);
+        is_ready |= self.poll_questions(context, now);
         if is_ready { Poll::Ready(()) } else { Poll::Pending }
     }
 

@@ -159,15 +159,15 @@ fn a_second_one_is_given_up_when_the_first_speaks() {
 }
 
 #[test]
-fn while_nothing_answers_the_network_is_asked_for_each_second() {
+fn while_nothing_answers_the_network_is_asked_for() {
     let mut page = Page::opening();
     page.pass(Duration::from_millis(2_099));
     assert_eq!(page.orders(), []);
     page.pass(Duration::from_millis(1));
     assert_eq!(page.orders(), [Order::Close(1), Order::Ask]);
-    page.pass(Duration::from_secs(2));
+    page.pass(2 * ASK);
     assert_eq!(page.orders(), [Order::Ask, Order::Ask]);
-    page.sockets.reached(page.now, &page.client);
+    page.sockets.reached(page.now, &mut page.client);
     assert_eq!(page.orders(), [Order::Open(2)]);
     page.pass(Duration::from_secs(1));
     assert_eq!(page.orders(), [], "no more questions");
@@ -197,4 +197,22 @@ fn another_network_ends_all_waiting_and_a_silent_one_is_replaced() {
     assert_eq!(page.orders(), [Order::Close(2)]);
     page.pass(Duration::from_millis(200));
     assert_eq!(page.orders(), [Order::Open(3)]);
+}
+
+#[test]
+fn an_attempt_that_hangs_is_made_anew_when_the_network_is_found_back() {
+    let mut page = Page::opening();
+    // The first is given up after 2.1 s; the second begins 4 to 6 s later.
+    while !page.orders().contains(&Order::Open(2)) {
+        page.pass(Duration::from_millis(100));
+    }
+    page.sockets.reached(page.now, &mut page.client);
+    assert_eq!(page.orders(), [], "it may be on its way");
+    page.pass(STALE + Duration::from_millis(1));
+    assert!(page.orders().contains(&Order::Ask), "the questions go on");
+    page.sockets.reached(page.now, &mut page.client);
+    assert_eq!(page.orders(), [Order::Close(2), Order::Ask, Order::Open(3)]);
+    page.sockets.handle_open(page.now, 3, &mut page.client);
+    page.pass(Duration::from_secs(1));
+    assert_eq!(page.orders(), [], "no more questions");
 }

@@ -225,7 +225,7 @@ impl User {
 
     /// A question over HTTP was answered.
     pub fn handle_reached(&mut self, now: Instant) {
-        self.sockets.reached(now, self.client.as_ref());
+        self.sockets.reached(now, self.client.as_mut());
         self.pump(now);
     }
 
@@ -605,7 +605,7 @@ impl User {
             Event::Peer(PeerEvent::Open(Channel::Reliable)) => self.stage(now, "channel"),
             Event::PeerLost => self.fell_back = true,
             Event::SessionLost => self.session_lost(now),
-            Event::Draining => self.sockets.draining(),
+            Event::Draining(spread) => self.sockets.draining(*spread),
             Event::Violation(what) => {
                 self.record.violation(at, what.clone());
                 self.error(BROKEN_PROTOCOL.to_owned());

@@ -176,6 +176,11 @@ export class Lane {
     return tags;
   }
 
+  /** The later of this acknowledgement, which one on another pipe may have overtaken, and the last. @param {number} ack */
+  newest(ack) {
+    return (ack - this.#lastAcked) >>> 0 > 0x7fff_ffff ? this.#lastAcked : ack;
+  }
+
   /**
    * Whether a received reliable frame is the next one, one already taken, or ahead of a missing one.
    * @param {number} seq

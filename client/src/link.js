@@ -58,6 +58,7 @@ const RESUME_CODES = new Set(['unknown_session', 'ticket_used', 'ticket_expired'
  * @property {(message: Record<string, unknown>) => void} text a text message that is not the link's own
  * @property {(frame: import('./frame.js').Frame, length: number) => 'taken' | 'lane_gap'} frame
  * @property {(ack: number) => boolean} replay go on after `ack` on the new pipe; false if that cannot be
+ * @property {(ack: number) => number} newest the later of this and the last acknowledgement
  * @property {() => number} received the last number of the lane in order; no acknowledgement is owed afterwards
  * @property {(room: number) => Uint8Array | null} next the next reliable frame
  * @property {() => boolean} hasNext
@@ -385,9 +386,23 @@ export class Link {
     const peer = this.#peer;
     if (peer?.watch.suspected) this.#suspected(peer);
     else if ((!this.#pipe && this.#pending?.pipe.kind !== 'datachannel') || peer?.watch.onTrial) this.#attach(socket.pipe);
+    if (!this.#attachedAlready(socket, message.ack)) return undefined;
     this.#owner.resumed();
     this.#peers.resumed();
     return undefined;
+  }
+
+  /**
+   * Where the server's lane stands is known from its welcome: the move to the WebSocket need not wait for ATTACHED, which
+   * comes behind all that the server has to send. False if that leaves no session.
+   * @param {Socket} socket
+   * @param {unknown} ack
+   */
+  #attachedAlready(socket, ack) {
+    if (typeof ack !== 'number' || this.#pending?.pipe !== socket.pipe) return true;
+    if (this.#owner.replay(this.#owner.newest(ack))) this.#attached(socket.pipe);
+    else this.#leaveSession();
+    return this.#identity !== null;
   }
 
   /** A session is to be made: the offer goes with the first join, if it is there soon. @param {Socket} socket */
@@ -611,7 +626,8 @@ export class Link {
       case 'pong':
         return this.#pong(pipe, frame.nonce);
       case 'attached':
-        if (this.#pending?.pipe !== pipe || this.#pending.gen !== frame.gen) return undefined;
+        // Frames that went behind the ATTACH are acknowledged by nothing else.
+        if (this.#pending?.pipe !== pipe || this.#pending.gen !== frame.gen) return void this.#owner.frame({ kind: 'ack', ack: frame.ack }, 0);
         if (this.#owner.replay(frame.ack)) return this.#attached(pipe);
         return this.#leaveSession();
       case 'attach':

@@ -402,6 +402,7 @@ export class Session extends Emitter {
         done?.forEach((delivery) => delivery.resolve());
         return done !== null;
       },
+      newest: (ack) => this.#lane.newest(ack),
       received: () => this.#lane.takeAck(),
       next: (room) => this.#nextFrame(room),
       hasNext: () => this.#lane.hasNext || this.#ephemera.hasNext,

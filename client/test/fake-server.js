@@ -38,6 +38,8 @@ export class FakeServer {
   ice = null;
   /** Answers to `ice_servers`, or not. */
   tellsIce = true;
+  /** What comes with an ATTACH is read before that is answered. */
+  readsFirst = false;
   /** Answers to PING, or not. */
   pongs = true;
   /** How long a `hello` takes more than other messages, and whether one is on its way. */
@@ -195,7 +197,7 @@ class Connection {
     if (refusal) this.#server.refused.push(refusal);
     if (refusal) this.text({ type: 'error', code: refusal, message: 'no', fatal: false });
     const ice = resumed ? this.#server.ice : null;
-    this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000, ...ice, ...(resumed && session.told) });
+    this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000, ...ice, ...(resumed && session.told), ...(resumed && { ack: session.received }) });
     if (!resumed) return;
     this.#session = session;
     session.resumedOn(this);
@@ -264,6 +266,10 @@ class Session {
   /** Frames that the client may lack. */
   get unacknowledged() {
     return this.#sent.length;
+  }
+
+  get received() {
+    return this.#received;
   }
 
   get pipeKind() {
@@ -444,7 +450,14 @@ class Session {
     }
     this.#gen = gen;
     this.#clock.clearTimeout(this.#grace);
-    pipe.send(joinFrames([encodeFrame({ kind: 'attached', gen, ack: this.#received })]));
+    const answer = () => {
+      pipe.send(joinFrames([encodeFrame({ kind: 'attached', gen, ack: this.#received })]));
+      this.#clock.clearTimeout(this.#ackTimer);
+      this.#ackTimer = null;
+    };
+    // As a real server does, which reads first what came with the ATTACH.
+    if (this.#server.readsFirst) this.#clock.setTimeout(answer, 5);
+    else answer();
     this.#moveTo(pipe, ack);
   }
 

@@ -94,6 +94,7 @@ test('the numbers of a lane wrap', () => {
   assert.notEqual(end.replayFrom(0), null);
   assert.equal(decodeFrame(end.next()).laneSeq, 1);
   assert.equal(end.replayFrom(0xffff_ffff), null, 'not kept any more');
+  assert.deepEqual([0xffff_ffff, 0, 1].map((ack) => end.newest(ack)), [0, 0, 1], 'one on another pipe may overtake a welcome');
 });
 
 test('delays are random below a bound that doubles, and never below the least', () => {

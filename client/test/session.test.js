@@ -325,6 +325,28 @@ test('with both gone the session is resumed and what was sent meanwhile arrives'
   assert.equal(ann.session.stats().counters.sessionsLost, 0);
 });
 
+test('what waits leaves with the ATTACH: the welcome says where the server stands', async () => {
+  const world = new World();
+  const ann = await enter(world, 'ann', { transport: 'websocket' });
+  const bob = await enter(world, 'bob', { transport: 'websocket' });
+  world.server.readsFirst = true;
+  world.refuseSockets = true;
+  world.sockets[0].drop(1006);
+  await world.clock.advance(100);
+  for (let i = 0; i < 10; i += 1) ann.room.send(`${i}`);
+  world.refuseSockets = false;
+  let heardAt = 0;
+  bob.room.on('data', () => (heardAt = world.clock.now));
+  await world.clock.until(() => bob.heard.length === 10, 20_000);
+  const { began, states } = (await ann.session.diagnose()).attempts.at(-1);
+  const openedAt = began - 1_800_000_000_000 + states[0].ms;
+  // To the server and back with the greeting, to the server with the frames, and to the other page.
+  assert.ok(heardAt - openedAt < 5 * world.latency, `${heardAt - openedAt} ms`);
+  assert.deepEqual(texts(bob.heard), Array.from({ length: 10 }, (_, i) => `${i}`));
+  await world.clock.advance(20);
+  assert.equal(ann.session.stats().unacknowledgedFrames, 0, 'ATTACHED acknowledges what came with the ATTACH');
+});
+
 test('each WebSocket that resumes the session shows the ticket that came last (ACL1)', async () => {
   const world = new World();
   const ann = await enter(world, 'ann', { transport: 'websocket' });

@@ -202,6 +202,7 @@ impl Session {
                     ping_interval_ms,
                     ice: None,
                     features: None,
+                    ack: None,
                 }));
             }
             ClientText::Join { id, room, offer, follow, .. } => {

@@ -149,6 +149,9 @@ pub enum ServerText {
         /// What is on, for a session that goes on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         features: Option<Features>,
+        /// What the server has received on the reliable lane of a session that goes on: where the client goes on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ack: Option<u32>,
     },
     /// The session that the first join made.
     Session {

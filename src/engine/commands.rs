@@ -123,7 +123,12 @@ impl Shard {
             }
         };
         let ice = self.config.ice(&entry.session, entry.features, now);
-        outbox.push_text(message::to_json(&welcome_back(limits, ice, entry.features)));
+        outbox.push_text(message::to_json(&welcome_back(
+            limits,
+            ice,
+            entry.features,
+            entry.session.received(),
+        )));
         entry.is_going = false;
         if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
             old.close(Code::Replaced);

@@ -699,11 +699,20 @@ impl Counts {
 /// The answer to `hello`, for who has no session.
 pub fn welcome(limits: Limits) -> ServerText {
     let ping_interval_ms = PING_INTERVAL.as_millis() as u64;
-    ServerText::Welcome { v: VERSION, resumed: false, limits, ping_interval_ms, ice: None, features: None }
+    ServerText::Welcome {
+        v: VERSION,
+        resumed: false,
+        limits,
+        ping_interval_ms,
+        ice: None,
+        features: None,
+        ack: None,
+    }
 }
 
 /// The answer to `hello`, for who has one.
-fn welcome_back(limits: Limits, ice: Option<Ice>, features: Features) -> ServerText {
+fn welcome_back(limits: Limits, ice: Option<Ice>, features: Features, ack: u32) -> ServerText {
     let ping_interval_ms = PING_INTERVAL.as_millis() as u64;
-    ServerText::Welcome { v: VERSION, resumed: true, limits, ping_interval_ms, ice, features: Some(features) }
+    let (features, ack) = (Some(features), Some(ack));
+    ServerText::Welcome { v: VERSION, resumed: true, limits, ping_interval_ms, ice, features, ack }
 }

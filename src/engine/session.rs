@@ -488,6 +488,11 @@ impl Session {
         self.problems.take(PROBLEMS_PER_SECOND, f64::from(self.limits.problems), now).is_err()
     }
 
+    /// The last frame of the reliable lane that has come.
+    pub fn received(&self) -> u32 {
+        self.arrivals.ack()
+    }
+
     /// Goes on over this pipe without the client having asked: the other one is dead. Everything that is not
     /// acknowledged is sent again.
     pub fn fall_back(&mut self, via: Via) {
@@ -603,11 +608,16 @@ impl Session {
                     return events.push(Event::Problem(Code::StaleAttach, told));
                 }
                 self.generation = generation;
-                self.attached = via;
                 self.say_attached = true;
                 self.counts.moves[usize::from(via == Via::Channel)] += 1;
                 self.probe = None;
-                self.out.attach(ack);
+                if (self.attached, via) == (Via::Socket, Via::Socket) {
+                    // Whatever the client does not have is on its way over this WebSocket already, in order.
+                    self.out.handle_ack(ack);
+                } else {
+                    self.attached = via;
+                    self.out.attach(ack);
+                }
                 self.tickets.acknowledged(self.acknowledged());
                 events.push(Event::Attached);
             }

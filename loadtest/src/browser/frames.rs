@@ -76,20 +76,25 @@ impl Browser {
                     self.attach(now, Pipe::Channel);
                 }
             }
-            Frame::Attached { generation, ack } => {
-                if self.pipes.confirmed(now, pipe, generation) {
-                    if self.config.fault != Some(Fault::NoReplay) && !self.sender.attach(ack) {
-                        self.violation(format!("ATTACHED acknowledges {ack}, which was never sent"));
-                    }
-                    if pipe == Pipe::Channel {
-                        self.lossy_waiting.clear();
-                        self.lossy_waiting_bytes = 0;
-                    }
-                    self.events.push_back(Event::Attached(pipe));
-                }
-            }
+            Frame::Attached { generation, ack } => self.take_attached(now, pipe, generation, ack),
             Frame::Attach { .. } => self.violation("the server sent ATTACH".to_owned()),
         }
+    }
+
+    /// The server has moved to this pipe, or will when it reads what was sent before.
+    pub(super) fn take_attached(&mut self, now: Instant, pipe: Pipe, generation: u32, ack: u32) {
+        if !self.pipes.confirmed(now, pipe, generation) {
+            // Frames that came behind the ATTACH are acknowledged by nothing else.
+            return self.take_ack(ack);
+        }
+        if self.config.fault != Some(Fault::NoReplay) && !self.sender.attach(ack) {
+            self.violation(format!("ATTACHED acknowledges {ack}, which was never sent"));
+        }
+        if pipe == Pipe::Channel {
+            self.lossy_waiting.clear();
+            self.lossy_waiting_bytes = 0;
+        }
+        self.events.push_back(Event::Attached(pipe));
     }
 
     fn take_ack(&mut self, ack: u32) {

@@ -103,6 +103,10 @@ struct Socket {
     texts: VecDeque<String>,
     ping_interval: Option<Duration>,
     next_ping: Option<Instant>,
+    /// The ticket that the server was shown on it.
+    shown: Option<String>,
+    /// That ticket was good no more, and there is a better one.
+    is_stale: bool,
 }
 
 #[derive(Debug)]
@@ -359,6 +363,7 @@ impl Browser {
         self.socket = Socket { open: true, ..Socket::default() };
         self.urgent_socket.clear();
         self.pipes.socket.wake(now);
+        self.socket.shown = self.session.as_ref().map(|session| session.ticket.clone());
         let hello = self.hello();
         self.socket.texts.push_back(hello);
         self.pump(now);
@@ -565,9 +570,12 @@ impl Browser {
             Err(error) => return self.violation(format!("text message: {error}")),
         };
         match message {
-            ServerText::Welcome { resumed, limits, ping_interval_ms, ice, .. } => {
+            ServerText::Welcome { resumed, limits, ping_interval_ms, ice, ack, .. } => {
                 self.ice = ice.or(self.ice.take());
                 self.welcome(now, resumed, limits, Duration::from_millis(ping_interval_ms));
+                if let Some(ack) = ack {
+                    self.attached_already(now, ack);
+                }
             }
             ServerText::Session { session, ticket, ice, .. } => {
                 self.ice = ice;
@@ -603,6 +611,7 @@ impl Browser {
                 match refusal.code {
                     // It is about a move that a later one overtook on another pipe; the later one stands.
                     Code::StaleAttach => {}
+                    Code::TicketUsed if self.has_another_ticket() => self.socket.is_stale = true,
                     Code::UnknownSession | Code::TicketUsed | Code::TicketExpired => self.lose_session(),
                     Code::BadOffer => self.lose_peer(now),
                     Code::WebrtcDisabled => self.stay_on_the_socket(now),
@@ -641,8 +650,18 @@ impl Browser {
                 self.send_joins(now);
             }
             (true, true) => self.resumed(now),
+            (true, false) if self.socket.is_stale => {
+                self.socket.welcomed = false;
+                self.pipes.wishes.insert(Wish::Renew);
+            }
             (true, false) => self.lose_session(),
         }
+    }
+
+    /// Whether the next ticket came while the one shown on this WebSocket was on its way.
+    fn has_another_ticket(&self) -> bool {
+        let session = self.session.as_ref();
+        session.zip(self.socket.shown.as_ref()).is_some_and(|(session, shown)| session.ticket != *shown)
     }
 
     /// The server says so twice: it refuses to resume, and answers the greeting.
@@ -659,6 +678,12 @@ impl Browser {
             self.attach(now, Pipe::Socket);
         }
         self.repair(now);
+    }
+
+    /// Where the server's lane stands is known from its welcome: the move to the WebSocket need not wait for ATTACHED.
+    fn attached_already(&mut self, now: Instant, ack: u32) {
+        let Some(pending) = self.pipes.pending.filter(|pending| pending.to == Pipe::Socket) else { return };
+        self.take_attached(now, Pipe::Socket, pending.generation, ack);
     }
 
     fn send_joins(&mut self, now: Instant) {

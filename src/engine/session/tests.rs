@@ -101,3 +101,35 @@ fn a_client_is_probed_every_two_seconds_at_most_however_often_it_acknowledges() 
     assert_eq!(probed.len(), 5);
     assert!(probed.windows(2).all(|two| two[1] - two[0] >= PROBE_INTERVAL));
 }
+
+#[test]
+fn what_is_on_its_way_over_a_new_websocket_is_not_sent_there_twice() {
+    let now = Instant::now();
+    let mut session = session(now);
+    let numbers = |session: &mut Session| {
+        let mut out = BytesMut::new();
+        session.fill((10_000, 10_000), now, &mut out);
+        let numbers: Vec<u32> = Frames::new(out.freeze())
+            .filter_map(|frame| match frame {
+                Ok(Frame::Reliable { lane_seq, .. }) => Some(lane_seq),
+                _ => None,
+            })
+            .collect();
+        numbers
+    };
+    for _ in 0..3 {
+        session.tell(0, &something(), now).unwrap();
+    }
+    assert_eq!(numbers(&mut session), [1, 2, 3]);
+    // Another WebSocket resumes the session; the client had the first.
+    session.fall_back(Via::Socket);
+    assert_eq!(numbers(&mut session), [1, 2, 3]);
+    takes(&mut session, Came::Socket, now, |out| frame::put_attach(out, 2, 1));
+    assert_eq!(numbers(&mut session), [0_u32; 0]);
+    assert_eq!(session.out.unacknowledged(), 2);
+    // Where another pipe was in use, what that has not brought is sent again.
+    takes(&mut session, Came::Ordered, now, |out| frame::put_attach(out, 3, 1));
+    assert_eq!(numbers(&mut session), [2, 3]);
+    takes(&mut session, Came::Socket, now, |out| frame::put_attach(out, 4, 2));
+    assert_eq!(numbers(&mut session), [3]);
+}

@@ -58,7 +58,8 @@ const RESUME_CODES = new Set(['unknown_session', 'ticket_used', 'ticket_expired'
  * @property {(message: Record<string, unknown>) => void} text a text message that is not the link's own
  * @property {(frame: import('./frame.js').Frame, length: number) => 'taken' | 'lane_gap'} frame
  * @property {(ack: number) => boolean} replay go on after `ack` on the new pipe; false if that cannot be
- * @property {(ack: number) => number} newest the later of this and the last acknowledgement
+ * @property {(ack: number) => number | null} newest the later of this and the last acknowledgement; null if others may have
+ *   sent more since
  * @property {() => number} received the last number of the lane in order; no acknowledgement is owed afterwards
  * @property {(room: number) => Uint8Array | null} next the next reliable frame
  * @property {() => boolean} hasNext
@@ -399,8 +400,9 @@ export class Link {
    * @param {unknown} ack
    */
   #attachedAlready(socket, ack) {
-    if (typeof ack !== 'number' || this.#pending?.pipe !== socket.pipe) return true;
-    if (this.#owner.replay(this.#owner.newest(ack))) this.#attached(socket.pipe);
+    const from = typeof ack === 'number' ? this.#owner.newest(ack) : null;
+    if (from === null || this.#pending?.pipe !== socket.pipe) return true;
+    if (this.#owner.replay(from)) this.#attached(socket.pipe);
     else this.#leaveSession();
     return this.#identity !== null;
   }

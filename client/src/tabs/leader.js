@@ -280,6 +280,9 @@ export class Leader {
         }
         return isPossible;
       },
+      // What the last leader had under way may reach the server between its welcome and the ATTACH: only ATTACHED says where
+      // the lane stands then.
+      newest: (ack) => (this.#isTakingOver ? null : owner.newest(ack)),
       state: (state) => {
         if (this.#isOver) return;
         this.#noteIdentity();

@@ -628,8 +628,11 @@ export class Link {
       case 'pong':
         return this.#pong(pipe, frame.nonce);
       case 'attached':
-        // Frames that went behind the ATTACH are acknowledged by nothing else.
-        if (this.#pending?.pipe !== pipe || this.#pending.gen !== frame.gen) return void this.#owner.frame({ kind: 'ack', ack: frame.ack }, 0);
+        if (this.#pending?.pipe !== pipe || this.#pending.gen !== frame.gen) {
+          // Frames that went behind the ATTACH are acknowledged by nothing else.
+          this.#owner.frame({ kind: 'ack', ack: frame.ack }, 0);
+          return undefined;
+        }
         if (this.#owner.replay(frame.ack)) return this.#attached(pipe);
         return this.#leaveSession();
       case 'attach':

@@ -161,6 +161,7 @@ pub(crate) struct Driver {
     sockets: BTreeMap<StreamId, Socket>,
     /// Those that the user has, by its numbers.
     numbers: BTreeMap<u64, StreamId>,
+    /// By the stream that each goes over.
     questions: BTreeMap<StreamId, Question>,
     spec: Arc<NetworkSpec>,
     port: u16,

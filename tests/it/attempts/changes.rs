@@ -6,7 +6,8 @@
 //! browser client ([`switchyard_loadtest::browser`]); the server, its relay and all protocols are those of the attempts. The
 //! checker of logs and that of data judge what came; a stall is the longest time in which nothing of the other's messages came.
 //!
-//! `SEEDS=n` runs n sessions of each change without and with a bulk stream, `BULK=n` with n kilobytes of it each way.
+//! `SEEDS=n` runs n sessions of each change without and with a bulk stream, `BULK=n` with n kilobytes of it each way;
+//! `CHANGE=name` makes those changes alone whose names begin so.
 
 use std::{
     cell::RefCell, collections::BTreeMap, fmt, num::NonZero, panic::resume_unwind, thread, time::Duration,

@@ -58,8 +58,7 @@ const RESUME_CODES = new Set(['unknown_session', 'ticket_used', 'ticket_expired'
  * @property {(message: Record<string, unknown>) => void} text a text message that is not the link's own
  * @property {(frame: import('./frame.js').Frame, length: number) => 'taken' | 'lane_gap'} frame
  * @property {(ack: number) => boolean} replay go on after `ack` on the new pipe; false if that cannot be
- * @property {(ack: number) => number | null} newest the later of this and the last acknowledgement; null if others may have
- *   sent more since
+ * @property {(ack: number) => number} newest the later of this and the last acknowledgement
  * @property {() => number} received the last number of the lane in order; no acknowledgement is owed afterwards
  * @property {(room: number) => Uint8Array | null} next the next reliable frame
  * @property {() => boolean} hasNext
@@ -94,6 +93,8 @@ export class Link {
   #generation = 0;
   /** @type {Identity | null} */
   #identity = null;
+  /** Whether the session is of another page, and the server has not closed the pipes of that. */
+  #takesOver = false;
   /** @type {LinkState} */
   #state = 'idle';
   #course = new Course();
@@ -239,6 +240,7 @@ export class Link {
    */
   adopt(identity, above) {
     this.#identity = identity;
+    this.#takesOver = true;
     this.#generation = above;
     this.#peers.adopt(above);
   }
@@ -282,13 +284,11 @@ export class Link {
     else this.#peers.refused();
   }
 
-  /** The server refused an ATTACH: with a newer generation, if it is still wanted. */
-  attachRefused() {
-    if (this.#pending?.pipe.open) this.#attach(this.#pending.pipe);
-  }
-
-  /** The server missed a frame: attach anew, with a replay. */
-  replay() {
+  /**
+   * The server missed a frame, or has refused an ATTACH, for a page that crashed may have had this generation: once more, with a
+   * newer one.
+   */
+  attachAnew() {
     const pipe = this.#pending?.pipe ?? this.#pipe;
     if (pipe?.open) this.#attach(pipe);
   }
@@ -326,7 +326,8 @@ export class Link {
     return {
       hello: (socket) => {
         socket.shown = this.#identity?.ticket ?? null;
-        const hello = { type: 'hello', v: 1, client: 'switchyard-client/0.1', ...(this.#identity && { resume: this.#identity }) };
+        const resume = this.#identity && { ...this.#identity, ...(this.#takesOver && { takes_over: true }) };
+        const hello = { type: 'hello', v: 1, client: 'switchyard-client/0.1', ...(resume && { resume }) };
         return [hello, ...(this.#keeps ? [{ type: 'keep', on: true }] : [])];
       },
       text: (socket, message) => this.#text(socket, message),
@@ -382,6 +383,7 @@ export class Link {
     this.#owner.limits(readLimits(message.limits));
     if (!this.#identity) return this.#begin(socket);
     if (message.resumed !== true) return this.#sessionLost(socket);
+    this.#takesOver = false;
     this.#takeFeatures(message);
     this.#takeIce(message);
     const peer = this.#peer;
@@ -400,9 +402,8 @@ export class Link {
    * @param {unknown} ack
    */
   #attachedAlready(socket, ack) {
-    const from = typeof ack === 'number' ? this.#owner.newest(ack) : null;
-    if (from === null || this.#pending?.pipe !== socket.pipe) return true;
-    if (this.#owner.replay(from)) this.#attached(socket.pipe);
+    if (typeof ack !== 'number' || this.#pending?.pipe !== socket.pipe) return true;
+    if (this.#owner.replay(this.#owner.newest(ack))) this.#attached(socket.pipe);
     else this.#leaveSession();
     return this.#identity !== null;
   }
@@ -449,6 +450,7 @@ export class Link {
 
   #forgetSession() {
     this.#identity = null;
+    this.#takesOver = false;
     this.#generation = 0;
     this.#pipe = null;
     this.#pending = null;
@@ -807,6 +809,7 @@ export class Link {
     this.#peers.drop('page', { atOnce: true });
     this.#ice.forget();
     this.#identity = null;
+    this.#takesOver = false;
     this.#generation = 0;
     this.#pipe = null;
     this.#pending = null;

@@ -521,8 +521,7 @@ export class Session extends Emitter {
       this.#link.peerRefused(code === 'webrtc_disabled');
       return;
     }
-    if (code === 'stale_attach') this.#link.attachRefused();
-    if (code === 'lane_gap') this.#link.replay();
+    if (code === 'stale_attach' || code === 'lane_gap') this.#link.attachAnew();
     const join = this.#joins.get(message.id);
     if (join) this.#joins.fail(join, error);
     else this.emit('error', error);

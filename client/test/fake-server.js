@@ -197,6 +197,7 @@ class Connection {
     if (refusal) this.#server.refused.push(refusal);
     if (refusal) this.text({ type: 'error', code: refusal, message: 'no', fatal: false });
     const ice = resumed ? this.#server.ice : null;
+    if (resumed && resume.takes_over) session.takenOver();
     this.text({ type: 'welcome', v: 1, resumed, limits: this.#server.limits, ping_interval_ms: 5_000, ...ice, ...(resumed && session.told), ...(resumed && { ack: session.received }) });
     if (!resumed) return;
     this.#session = session;
@@ -251,6 +252,8 @@ class Session {
   #used = new Set();
   /** The ticket that is on its way. */
   #successor = null;
+  /** Data channels of pages that another has taken over from. */
+  #void = new WeakSet();
 
   constructor(server, clock, connection) {
     this.#server = server;
@@ -350,6 +353,13 @@ class Session {
     this.#clock.clearTimeout(this.#grace);
   }
 
+  /** Another page goes on: what the last one has under way on its data channel is void. */
+  takenOver() {
+    if (this.#pipe?.kind !== 'datachannel') return;
+    this.#void.add(this.#pipe);
+    this.#pipe = null;
+  }
+
   socketClosed(code) {
     this.connection = null;
     if (this.#pipe?.kind !== 'datachannel') this.#pipe = null;
@@ -397,6 +407,7 @@ class Session {
 
   /** A PING is answered on the channel on which it came. */
   receive(pipe, message, answer = pipe.send) {
+    if (this.#void.has(pipe)) return;
     for (const bytes of splitFrames(message)) {
       const frame = decodeFrame(bytes);
       switch (frame.kind) {
@@ -472,6 +483,8 @@ class Session {
   }
 
   #acknowledge(ack) {
+    // An old one.
+    if ((this.#lastSent - ack) >>> 0 > 0x3fff_ffff) return;
     while (this.#sent.length > 0 && this.#sent[0].laneSeq <= ack) this.#sent.shift();
     if (this.#successor && this.#successor.seq <= ack) this.#consume();
   }

@@ -41,8 +41,12 @@ export class Browser {
 class Tab {
   alive = true;
   crashed = false;
+  /** Whom what it had posted when it crashed reaches all the same. @type {Set<Tab>} */
+  #reached = new Set();
   sockets = [];
   peers = [];
+  /** Milliseconds that what others say takes to this one. @type {number | null} */
+  messageDelay = null;
   #frozen = false;
   /** What happens when it wakes. */
   #later = [];
@@ -85,10 +89,16 @@ class Tab {
     return this.#frozen;
   }
 
-  /** As `kill`, and what it has posted and nobody has heard yet is lost. */
-  crash() {
+  /** As `kill`, and what it has posted and nobody has heard yet is lost, but for what these tabs hear. */
+  crash(reached = []) {
     this.crashed = true;
+    this.#reached = new Set(reached);
     this.kill();
+  }
+
+  /** Whether a message to this tab gets there. */
+  reaches(tab) {
+    return !this.crashed || this.#reached.has(tab);
   }
 
   kill() {
@@ -208,8 +218,8 @@ class Channel {
       if (other === this) continue;
       const data = structuredClone(message);
       browser.world.clock.setTimeout(() => {
-        if (!this.#tab.crashed) other.#tab.run(() => other.onmessage?.({ data }));
-      }, browser.messageDelay);
+        if (this.#tab.reaches(other.#tab)) other.#tab.run(() => other.onmessage?.({ data }));
+      }, other.#tab.messageDelay ?? browser.messageDelay);
     }
   }
 

@@ -122,6 +122,67 @@ test('what the leading tab has had and not passed on when it crashes, the server
   }
 });
 
+test('what the leading tab has passed on to some of the others when it crashes, all of them get (LAD6)', async () => {
+  for (const [reached, other] of [[1, 2], [2, 1]]) {
+    for (let wait = 0; wait < 30; wait += 1) {
+      const world = new World();
+      const browser = new Browser(world);
+      const tabs = [await enter(browser, 'ann'), await enter(browser, 'ann'), await enter(browser, 'ann')];
+      const bob = await enter(new Browser(world), 'bob');
+      browser.messageDelay = 30;
+      const [toAnn, toBob, toTabs] = [[], [], []];
+      const talk = async (/** @type {number} */ times) => {
+        for (let i = 0; i < times; i += 1) {
+          toAnn.push(`bob ${toAnn.length}`);
+          bob.room.send(toAnn.at(-1));
+          toBob.push(`other ${toBob.length}`);
+          tabs[other].room.send(toBob.at(-1));
+          toTabs.push(`reached ${toTabs.length}`);
+          tabs[reached].room.send(toTabs.at(-1));
+          await world.clock.advance(5);
+        }
+      };
+      await talk(20 + wait);
+      tabs[0].tab.crash([tabs[reached].tab]);
+      await talk(100);
+      await world.clock.until(() => [tabs[1], tabs[2], bob].every(({ heard }) => heard.length >= 240 + 2 * wait), 5_000).catch(() => {});
+      await world.clock.advance(500);
+      const bobs = tabs.slice(1).map((tab) => texts(tab).filter((text) => text.startsWith('bob')));
+      assert.deepEqual([tabs[1].rejoined, tabs[2].rejoined], [0, 0], `only tab ${reached} got what was posted last, after ${wait} more`);
+      assert.deepEqual(bobs, [toAnn, toAnn]);
+      for (const tab of [bob, tabs[reached]]) assert.deepEqual(texts(tab).filter((text) => text.startsWith('other')), toBob);
+      for (const tab of [bob, tabs[other]]) assert.deepEqual(texts(tab).filter((text) => text.startsWith('reached')), toTabs);
+    }
+  }
+});
+
+test('a tab that has missed what was acknowledged does not lead (LAD6)', async () => {
+  const world = new World();
+  const browser = new Browser(world);
+  const tabs = [await enter(browser, 'ann'), await enter(browser, 'ann'), await enter(browser, 'ann')];
+  const bob = await enter(new Browser(world), 'bob');
+  // So slow that nobody waits for it.
+  tabs[1].tab.messageDelay = 1_500;
+  const sent = [];
+  const talk = async (/** @type {number} */ times) => {
+    for (let i = 0; i < times; i += 1) {
+      sent.push(`bob ${sent.length}`);
+      bob.room.send(sent.at(-1));
+      await world.clock.advance(20);
+    }
+  };
+  await talk(300);
+  tabs[1].tab.messageDelay = 1;
+  // It would be the next.
+  tabs[0].tab.crash([tabs[2].tab]);
+  await talk(200);
+  await world.clock.until(() => texts(tabs[2]).at(-1) === sent.at(-1), 5_000);
+  await world.clock.until(() => texts(tabs[1]).at(-1) === sent.at(-1), 5_000);
+  assert.deepEqual(tabs.map(leads), [true, false, true]);
+  assert.deepEqual(texts(tabs[2]), sent);
+  assert.deepEqual([tabs[1].rejoined, tabs[2].rejoined], [1, 0]);
+});
+
 test('a tab that is stopped holds no acknowledgement back for long', async () => {
   const world = new World();
   const browser = new Browser(world);
@@ -239,6 +300,13 @@ test('the next leader resumes with the ticket that came last (ACL1)', async () =
   }
   assert.deepEqual([world.server.refused, world.server.sessions.size], [[], 1]);
   assert.equal(tabs[2].session.state, 'connected');
+  const resumes = world.server.texts.flatMap(({ resume }) => resume ?? []);
+  assert.deepEqual(resumes.map(({ takes_over: takesOver }) => takesOver), [true, true]);
+  // The session is its own from here on.
+  world.breakSockets();
+  await world.clock.until(() => tabs[2].session.state === 'reconnecting', 1_000);
+  await world.clock.until(() => tabs[2].session.state === 'connected', 5_000);
+  assert.equal(world.server.texts.findLast(({ resume }) => resume).resume.takes_over, undefined);
 });
 
 test('a room is left when the last tab leaves it or dies', async () => {
@@ -541,7 +609,7 @@ class Chaos {
 
   kill(entry) {
     this.note(`kill ${entry.name} ${leads(entry)}`);
-    if (this.random() < 0.5) entry.tab.crash();
+    if (this.random() < 0.5) entry.tab.crash(this.living.filter(() => this.random() < 0.5).map(({ tab }) => tab));
     else entry.tab.kill();
   }
 
@@ -615,8 +683,7 @@ test(`tabs that come, go, die, freeze and hide: ${SEEDS} seeds`, async () => {
     try {
       await new Chaos(seed).run(150);
     } catch (error) {
-      error.message = `seed ${seed}: ${error.message}`;
-      throw error;
+      throw new Error(`seed ${seed}: ${error.message}`, { cause: error });
     }
   }
 });

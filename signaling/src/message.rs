@@ -127,6 +127,9 @@ pub struct Resume {
     pub session: String,
     /// The newest of [`ServerText::Session`] and [`ServerControl::Ticket`].
     pub ticket: String,
+    /// Whether another page goes on with the session: what is still under way on the pipes of the last one is void.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub takes_over: bool,
 }
 
 /// A text message from the server.

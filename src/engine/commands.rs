@@ -102,10 +102,10 @@ impl Shard {
 
     pub(super) fn resume(
         &mut self,
-        socket: SocketId,
-        outbox: Arc<Outbox>,
+        (socket, outbox): (SocketId, Arc<Outbox>),
         session: SessionId,
         ticket: &str,
+        takes_over: bool,
         now: Instant,
     ) {
         let limits = self.config.sessions.announced.clone();
@@ -123,18 +123,20 @@ impl Shard {
             }
         };
         let ice = self.config.ice(&entry.session, entry.features, now);
-        outbox.push_text(message::to_json(&welcome_back(
-            limits,
-            ice,
-            entry.features,
-            entry.session.received(),
-        )));
+        let ack = entry.session.received();
+        outbox.push_text(message::to_json(&welcome_back(limits, ice, entry.features, ack)));
         entry.is_going = false;
         if let Some((replaced, old)) = entry.socket.replace((socket, outbox)) {
             old.close(Code::Replaced);
             self.sockets.remove(&replaced);
         }
         self.sockets.insert(socket, session.slot);
+        if takes_over {
+            // The new page goes on behind the `ack` that it is told here. A frame of the last one that came later would
+            // take the number of one of its own.
+            self.drop_peer(session.slot, now);
+        }
+        let Some(entry) = self.entry(session.slot) else { return };
         if entry.session.attached == Via::Socket {
             // What the client has is not known before its ATTACH; what it has not acknowledged is a safe guess, for it
             // drops what it has.

@@ -162,6 +162,8 @@ pub enum Command {
         session: SessionId,
         /// The proof of owning it.
         ticket: String,
+        /// Whether all its other pipes are another page's.
+        takes_over: bool,
     },
     /// An offer.
     Offer(SocketId, Description),
@@ -345,8 +347,8 @@ impl Shard {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Join { socket, outbox, request } => self.join(socket, outbox, request, now),
-            Command::Resume { socket, outbox, session, ticket } => {
-                self.resume(socket, outbox, session, &ticket, now)
+            Command::Resume { socket, outbox, session, ticket, takes_over } => {
+                self.resume((socket, outbox), session, &ticket, takes_over, now);
             }
             Command::Offer(socket, offer) => {
                 if let Some(slot) = self.slot_of(socket, None) {

@@ -459,8 +459,9 @@ impl Connection {
             return self.say(&welcome(self.app.shards.limits().clone()));
         };
         self.home = Some(session.shard);
-        let command =
-            Command::Resume { socket: self.id, outbox: self.outbox.clone(), session, ticket: resume.ticket };
+        let Resume { ticket, takes_over, .. } = resume;
+        let (socket, outbox) = (self.id, self.outbox.clone());
+        let command = Command::Resume { socket, outbox, session, ticket, takes_over };
         self.app.shards.send(session.shard, command).await;
     }
 

@@ -52,7 +52,9 @@ async function open(context, url, user, name) {
       const [BULK, CONFIRMED] = [7, 8];
       // The server keeps 1 MiB for a receiver that is away.
       const [WINDOW, CONFIRM_EACH, POUR_MS, AT_ONCE] = [16, 4, 20, 3];
-      const state = { session, heard, bulk, sent: 0, poured: 0, confirmed: 0, rejoined: 0, timer: 0 };
+      /** What the page was told that it misses. */
+      const told = [];
+      const state = { session, heard, bulk, told, sent: 0, poured: 0, confirmed: 0, rejoined: 0, timer: 0 };
       Object.assign(globalThis, { state });
       const room = await session.join({ room: 'tabs', log: false });
       room.on('data', ({ data, stream }) => {
@@ -65,6 +67,8 @@ async function open(context, url, user, name) {
         } else heard.push([data, performance.timeOrigin + performance.now()]);
       });
       room.on('rejoined', () => (state.rejoined += 1));
+      room.on('rejoined', () => told.push(`rejoined behind ${bulk.at(-1)}`));
+      room.on('gap', ({ stream, count }) => told.push(`${count} missing of stream ${stream} behind ${bulk.at(-1)}`));
       globalThis.answer = () => {
         room.on('data', ({ sender, stream }) => sender.user !== who && stream === 0 && room.send(`${named} ${(state.sent += 1)}`));
       };
@@ -115,7 +119,8 @@ async function bulkIsWhole(from, tabs) {
   const last = await poured();
   for (const tab of tabs) {
     await until('a tab has all of the bulk stream', async () => (await bulkOf(tab)).at(-1) === last, { within: 30_000, every: 100 });
-    assertWhole(await bulkOf(tab), 'bulk');
+    const told = await tab.evaluate(() => globalThis.state.told);
+    assertWhole(await bulkOf(tab), `bulk, and the tab was told "${told}"`);
   }
 }
 

@@ -6,7 +6,7 @@
 import { FrameError, decodeFrame } from '../frame.js';
 import { readLimits } from '../limits.js';
 import { tabsOf } from './hub.js';
-import { isBehind } from './lane.js';
+import { waitingIn } from './lane.js';
 import { plain } from './wire.js';
 
 /** A leader that says nothing for so long is asked, and if it does not answer, replaced. */
@@ -23,6 +23,8 @@ const SEEN_EVERY = 32;
  *
  * @typedef {object} Company what a follower asks of its tab
  * @property {(tab: string, id: number, message: import('../lane.js').Message<any>) => void} admit
+ * @property {(tab: string, id: number, message: import('../lane.js').Message<any>) => void} echo a message of another tab that this one may have heard of
+ * @property {(ordered: Map<string, number>) => void} begins nothing is told of messages before these
  * @property {(begins?: import('./lane.js').LaneState, epoch?: number) => void} lost the session is another: a new lane
  * @property {(state: import('../link.js').LinkState) => void} setState
  * @property {(code: string, message: string) => void} ended
@@ -96,18 +98,21 @@ export class Follower {
     facts.take(snapshot, term);
     if (snapshot.limits) this.#takeLimits(snapshot.limits);
     if (snapshot.features) this.#takeFeatures(snapshot.features);
-    const isOther = snapshot.epoch !== this.#lane.epoch || isBehind(this.#lane.received, snapshot.lane.received);
-    if (missed || (knew && isOther)) this.#company.lost(snapshot.lane, snapshot.epoch);
+    const isLost = missed || (knew && snapshot.epoch !== this.#lane.epoch);
+    if (isLost || !knew) this.#company.begins(facts.ordered);
+    if (isLost) this.#company.lost(snapshot.lane, snapshot.epoch);
     else {
       this.#lane.epoch = snapshot.epoch;
-      const done = this.#lane.follow(snapshot.lane, facts.ordered.get(this.#tab) ?? 0);
+      const done = this.#lane.follow(snapshot.lane, facts.ordered.get(this.#tab) ?? 0, knew);
       done.forEach((tag) => this.#owner.confirmed(tag));
+      for (const { tag, ...message } of waitingIn(snapshot.lane)) this.#company.echo(tag.tab, tag.id, message);
     }
     this.#takeStatus(snapshot.status);
   }
 
   /** All that a leader needs to hear of this tab. @param {{ rooms: Map<string, number>, leaving: Map<number, string>, visible: boolean }} own */
   sayAll({ rooms, leaving, visible }) {
+    this.say({ op: 'has', received: this.#lane.received });
     this.say({ op: 'visible', visible });
     for (const { id, message } of this.#lane.offers) this.say({ op: 'offer', id, message: plain(message) });
     for (const [room, handle] of rooms) this.say({ op: 'entered', room, handle });

@@ -22,6 +22,9 @@ const PROMPT_MS = 1_000;
 /** Nor for one that lacks so much: the server keeps 1 MiB of what is not acknowledged, and then leaves out what comes. */
 const PROMPT_BYTES = 393_216;
 
+/** Further back than any frame that the server may send again: to acknowledge what was before that says nothing. */
+const UNKNOWN = 2 ** 30;
+
 /** Before the rooms of a tab that is gone are left: the others may not have said yet which ones they are in. */
 const LINGER_MS = 2_000;
 
@@ -41,11 +44,14 @@ const LINGER_MS = 2_000;
  * @property {Queue<Told>} unseen what it has not said to have: `seq` of a
  *   frame of the server, and when it was told
  * @property {number} bytes of them
+ * @property {number | null} has the last frame of the server that it has, as far as is known here
+ * @property {number} heardAt when it has said so, or was told of this leader
  * @property {boolean} visible
  *
  * @typedef {object} Desk
  * @property {(tab: string, said: Up) => void} wants
  * @property {() => number} now
+ * @property {() => number} received the last frame of the server that this tab has
  * @property {(call: () => void, ms: number) => void} later
  * @property {() => void} seen a tab has what it was told
  * @property {(followers: number) => void} changed
@@ -140,29 +146,36 @@ export class Hub {
 
   /** The first frame that a tab which is awake may not have; null if there is none. @returns {number | null} */
   get firstUnseen() {
+    const received = this.#desk.received();
     let first = null;
-    for (const { seq } of this.#awaited()) if (seq !== null && (first === null || isBehind(seq, first))) first = seq;
+    for (const { has } of this.#awaited()) {
+      const unseen = ((has ?? received - UNKNOWN) + 1) >>> 0;
+      if (isBehind(received, unseen) || (first !== null && !isBehind(unseen, first))) continue;
+      first = unseen;
+    }
     return first;
   }
 
   /** Whether a tab which is awake may not know of a message that was ordered. */
   get hasUnseenOffers() {
-    for (const { isOffer } of this.#awaited()) if (isOffer) return true;
+    for (const { unseen } of this.#awaited()) for (const { isOffer } of unseen) if (isOffer) return true;
     return false;
   }
 
-  /** What tabs have not said to have, of what is waited for. */
+  /** The tabs that are waited for. */
   *#awaited() {
     const prompt = this.#desk.now() - PROMPT_MS;
-    for (const { unseen, bytes } of this.#ports.values()) {
-      if (bytes > PROMPT_BYTES) continue;
-      for (const told of unseen) {
-        if (told.seq === null && !told.isOffer) continue;
-        // The oldest says whether the tab is awake.
-        if (told.at < prompt) break;
-        yield told;
-      }
+    for (const port of this.#ports.values()) {
+      // What was told first of all that is answered at once says whether the tab is awake.
+      if (port.bytes <= PROMPT_BYTES && (oldestOf(port.unseen)?.at ?? port.heardAt) >= prompt) yield port;
     }
+  }
+
+  /** A tab that has more of what the server has sent than this one. @returns {string | undefined} */
+  get tabAhead() {
+    const received = this.#desk.received();
+    for (const [tab, { has }] of this.#ports) if (has !== null && isBehind(received, has)) return tab;
+    return undefined;
   }
 
   /** @param {string} tab @param {Down} said @param {number | null} [seq] */
@@ -283,6 +296,9 @@ export class Hub {
     switch (said.op) {
       case 'seen':
         return this.#seen(port, said.n);
+      case 'has':
+        [port.has, port.heardAt] = [said.received, this.#desk.now()];
+        return this.#desk.seen();
       case 'visible':
         port.visible = said.visible;
         return undefined;
@@ -322,7 +338,7 @@ export class Hub {
   /** @param {string} tab @param {boolean} visible */
   #connect(tab, visible) {
     const channel = this.#surroundings.channel(this.#names.down(tab));
-    this.#ports.set(tab, { channel, n: 0, unseen: new Queue(), bytes: 0, visible });
+    this.#ports.set(tab, { channel, n: 0, unseen: new Queue(), bytes: 0, has: null, heardAt: this.#desk.now(), visible });
     this.#desk.changed(this.#ports.size);
     const { signal } = this.#watch;
     const ended = this.#surroundings.hold(this.#names.life(tab), { signal }, () => {});
@@ -337,7 +353,9 @@ export class Hub {
     for (let first; (first = port.unseen.peek()) && first.n <= n; ) {
       port.unseen.shift();
       port.bytes -= first.size;
+      if (first.seq !== null && port.has !== null && isBehind(port.has, first.seq)) port.has = first.seq;
     }
+    port.heardAt = this.#desk.now();
     this.#desk.seen();
   }
 
@@ -380,6 +398,12 @@ export class Hub {
   #leaveRooms() {
     for (const room of this.#leaving.values()) if (!room.sent) room.sent = this.#desk.leave(room.handle);
   }
+}
+
+/** The oldest that a tab which is awake answers at once. @param {Queue<Told>} unseen */
+function oldestOf(unseen) {
+  for (const told of unseen) if (told.seq !== null || told.isOffer) return told;
+  return undefined;
 }
 
 /** @param {Map<string, Member>} tabs @returns {import('./wire.js').TabRecord[]} */

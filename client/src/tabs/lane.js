@@ -17,6 +17,7 @@ import { messageCost } from '../scheduler.js';
  * @typedef {import('../lane.js').Message<Tag>} Message
  *
  * @typedef {{ tab: string, id: number }} Label whose message it is, in the lane of all tabs
+ * @typedef {Message<any> & { tag: Label }} Labelled
  * @typedef {import('../lane.js').LaneState} LaneState
  *
  * @typedef {object} Desk
@@ -175,12 +176,12 @@ export class TabLane extends Lane {
    * Another leader goes on with the same lane as it has it. Gives the tags of what turns out to be acknowledged.
    * @param {LaneState} state
    * @param {number} ordered this tab's last message that is or was in it
+   * @param {boolean} knew whether this tab has followed the lane: what it has had must not be given out again, and what only
+   *   the leader has had comes from the server again
    */
-  follow(state, ordered) {
+  follow(state, ordered, knew) {
     const { received } = this;
-    this.restore(state);
-    // What this tab has had already must not be given out again.
-    if (!isBehind(received, state.received)) this.restore({ ...state, received });
+    this.restore(knew || !isBehind(received, state.received) ? { ...state, received } : state);
     const inside = new Set(labelsIn(state).flatMap(({ tab, id }) => (tab === this.tab ? id : [])));
     const done = [];
     this.#offeredBytes = 0;
@@ -220,8 +221,13 @@ export function isBehind(one, other) {
   return ahead > 0 && ahead <= 0x7fff_ffff;
 }
 
+/** What has not left, in the order of each tab. @param {LaneState} state @returns {Labelled[]} */
+export function waitingIn({ waiting: { control, small, bulk } }) {
+  const messages = /** @type {Labelled[]} */ ([control, small, ...bulk].flatMap((line) => line.messages));
+  return messages.sort((one, other) => one.tag.id - other.tag.id);
+}
+
 /** @param {LaneState} state @returns {Label[]} */
-function labelsIn({ sent, waiting: { control, small, bulk } }) {
-  const waiting = [control, small, ...bulk].flatMap(({ messages }) => messages.map(({ tag }) => tag));
-  return [...sent.flatMap(({ tag }) => tag ?? []), ...waiting];
+function labelsIn(state) {
+  return [...state.sent.flatMap(({ tag }) => tag ?? []), ...waitingIn(state).map(({ tag }) => tag)];
 }

@@ -280,9 +280,6 @@ export class Leader {
         }
         return isPossible;
       },
-      // What the last leader had under way may reach the server between its welcome and the ATTACH: only ATTACHED says where
-      // the lane stands then.
-      newest: (ack) => (this.#isTakingOver ? null : owner.newest(ack)),
       state: (state) => {
         if (this.#isOver) return;
         this.#noteIdentity();
@@ -323,6 +320,12 @@ export class Leader {
   #frame(frame, length) {
     this.#noteIdentity();
     const isAhead = 'laneSeq' in frame && this.#lane.isAhead(frame.laneSeq);
+    const ahead = isAhead ? this.#hub?.tabAhead : undefined;
+    if (ahead !== undefined) {
+      // The last leader did not wait for this tab, and had more acknowledged than it has.
+      this.#company.handOver(ahead);
+      return 'taken';
+    }
     if (isAhead || frame.kind === 'unknown') return this.#owner.frame(frame, length);
     if (this.followers > 0) this.#hub?.pass({ op: 'frame', bytes: encodeFrame(frame) }, 'laneSeq' in frame ? frame.laneSeq : null);
     const taken = this.#owner.frame(frame, length);
@@ -359,6 +362,7 @@ export class Leader {
   #newHub(surroundings, names) {
     const hub = new Hub(surroundings, names, this.#tab, this.#facts, {
       now: () => this.#env.now(),
+      received: () => this.#lane.received,
       later: (call, ms) => this.#env.setTimeout(call, ms),
       seen: () => this.#seen(),
       changed: (followers) => this.#link.keep(followers > 0),

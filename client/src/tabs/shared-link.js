@@ -90,6 +90,8 @@ export class SharedLink {
   #in = deferred();
   /** Rooms that this tab is in or is joining, and their handles. @type {Map<string, number>} */
   #rooms = new Map();
+  /** The last message of each tab that its rooms have heard of. @type {Map<string, number>} */
+  #echoed = new Map();
   /** Rooms that are being left. @type {Map<number, string>} */
   #leaving = new Map();
   #questions;
@@ -227,12 +229,8 @@ export class SharedLink {
     this.#link?.peerRefused(ever);
   }
 
-  attachRefused() {
-    this.#link?.attachRefused();
-  }
-
-  replay() {
-    this.#link?.replay();
+  attachAnew() {
+    this.#link?.attachAnew();
   }
 
   wake() {
@@ -510,6 +508,8 @@ export class SharedLink {
     const own = { env: this.#env, tab: this.#tab, facts: this.#facts, lane: this.#lane, owner: this.#owner, questions: this.#questions };
     return new Follower({ ...own, up }, {
       admit: (from, id, message) => this.#admit(from, id, message),
+      echo: (from, id, message) => this.#echo(from, id, message),
+      begins: (ordered) => (this.#echoed = new Map(ordered)),
       lost: (begins = EMPTY, epoch) => this.#loseLane(begins, epoch),
       setState: (state) => this.#setState(state),
       ended: (code, message) => this.#endFor(code, message),
@@ -558,13 +558,22 @@ export class SharedLink {
   #fallBehind() {
     this.#role = 'joining';
     this.#isBehind = true;
+    // Others, that have heard everything, can go on with the session.
     this.#seat?.stopWaiting();
+    this.#seat?.stand();
     this.#follower?.hello(this.#isVisible);
   }
 
   /** @param {string} tab @param {number} id @param {Message} message */
   #admit(tab, id, message) {
     this.#lane.admit({ tab, id }, message);
+    this.#echo(tab, id, message);
+  }
+
+  /** What another tab sends comes to the rooms of this one, too: once, though the next leader may say it again. @param {string} tab @param {number} id @param {Message} message */
+  #echo(tab, id, message) {
+    if (id <= (this.#echoed.get(tab) ?? 0)) return;
+    this.#echoed.set(tab, id);
     if (tab !== this.#tab && message.kind === 'data') this.#owner.echo(message, false);
   }
 

@@ -9,7 +9,7 @@
 
 import { TARGET_USERS } from '../limits.js';
 
-const VERSION = 1;
+const VERSION = 2;
 /** Each tab has so many numbers for its requests to the server. */
 export const IDS = 1_048_576;
 /** Tabs of one session, rooms of a tab, and requests that are open: beyond that nothing is believed. */
@@ -82,6 +82,7 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  *   | { op: 'entered' | 'leave' | 'ended', room: string, handle: number }
  *   | { op: 'start' | 'bye' | 'ping' | 'hurry' }
  *   | { op: 'seen', n: number }
+ *   | { op: 'has', received: number }
  *   | { op: 'visible', visible: boolean }
  *   | { op: 'ask', id: number, what: 'ice' | 'diagnosis' }
  * )} Up
@@ -148,6 +149,8 @@ function isUp(said) {
       return true;
     case 'seen':
       return isCount(said.n);
+    case 'has':
+      return isCount(said.received);
     case 'visible':
       return typeof said.visible === 'boolean';
     case 'ask':

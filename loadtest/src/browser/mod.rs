@@ -580,7 +580,7 @@ impl Browser {
             ServerText::Session { session, ticket, ice, .. } => {
                 self.ice = ice;
                 self.events.push_back(Event::Session(session.clone()));
-                self.session = Some(Resume { session, ticket });
+                self.session = Some(Resume { session, ticket, takes_over: false });
                 self.first_joins.clear();
                 self.pipes.first(now);
                 self.begin_ticking(now);

@@ -307,6 +307,7 @@ impl Wire {
                     outbox: self.outbox.clone(),
                     session,
                     ticket: resume.ticket,
+                    takes_over: resume.takes_over,
                 };
                 commands.push((session.shard, command));
             }

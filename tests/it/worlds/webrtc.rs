@@ -1,17 +1,29 @@
 //! Worlds over the real engine at both ends: DTLS, SCTP and ICE in virtual time.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
+};
 
-use switchyard::engine::{
-    Command,
-    ice::{Credentials, nominating_request},
+use bytes::BytesMut;
+use switchyard::{
+    engine::{
+        Command, SocketId,
+        ice::{Credentials, nominating_request},
+        outbox::{Outbox, Outgoing},
+    },
+    names::SessionId,
 };
 use switchyard_loadtest::{
     browser::{Event, Lane, Pipe},
     netsim::LinkConfig,
     rng::for_seeds,
 };
-use switchyard_signaling::message::Description;
+use switchyard_signaling::{
+    frame::{self, Target},
+    message::{ClientText, Description, ServerText},
+};
 
 use crate::world::{Kind, MS, SECOND, Setup, World, client::What, room_on};
 
@@ -274,4 +286,47 @@ fn a_silent_data_channel_is_left_for_the_websocket_and_taken_again() {
     round(&mut world, 0, 1);
     world.run(SECOND);
     world.verdict();
+}
+
+/// Another page goes on with the session while frames of the last one are under way on its data channel: their numbers are
+/// those of what the new page sends, which must not be taken for repetitions (LAD6, MSG1).
+#[test]
+fn what_the_last_page_has_under_way_is_void_when_another_takes_the_session_over() {
+    let mut world = on_channels(setup(8), &link(100, 0.0), 2, "room");
+    let ClientText::Hello { resume: Some(resume), .. } =
+        ClientText::parse(&world.clients[0].browser.hello()).unwrap()
+    else {
+        panic!("a session");
+    };
+    let before = world.clients[1].received(Lane::Reliable);
+    world.send(0, "room", Lane::Reliable, 1, 100).unwrap();
+    world.run(20 * MS);
+
+    let session = SessionId::from_wire(&resume.session).unwrap();
+    let (outbox, socket) = (Arc::new(Outbox::default()), SocketId(1 << 40));
+    let command =
+        Command::Resume { socket, outbox: outbox.clone(), session, ticket: resume.ticket, takes_over: true };
+    world.handle_on_shard(0, command);
+    let Poll::Ready(Outgoing::Text(welcome)) = outbox.poll(Waker::noop()) else { panic!("a welcome") };
+    let ServerText::Welcome { resumed: true, ack: Some(ack), .. } = serde_json::from_str(&welcome).unwrap()
+    else {
+        panic!("{welcome}");
+    };
+    let mut frames = BytesMut::new();
+    frame::put_attach(&mut frames, 65_536, 0);
+    world.handle_on_shard(0, Command::Frames(socket, frames.split().freeze()));
+    world.run(SECOND);
+    assert_eq!(world.clients[1].received(Lane::Reliable), before, "what came of the last page is void");
+
+    let payload = b"of the new page";
+    let handle = world.clients[0].rooms["room"];
+    let first = Some((&Target::Room, payload.len()));
+    frame::put_chunk(&mut frames, frame::Kind::Data, true, (ack + 1, 0), handle, 0, 1, first, true, payload);
+    world.handle_on_shard(0, Command::Frames(socket, frames.freeze()));
+    world.run(SECOND);
+    assert_eq!(
+        world.clients[1].received(Lane::Reliable),
+        before + 1,
+        "what the new page sends is no repetition"
+    );
 }

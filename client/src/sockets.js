@@ -11,7 +11,7 @@ import { Timers } from './timers.js';
 /** Given up for a fresh one when the network is said to be back. */
 const STALE_MS = 1_000;
 /** Between questions over HTTP. Each has more time for its answer: four at a time, where browsers have six connections to a host. */
-const ASK_MS = 750;
+const ASK_MS = 500;
 
 /**
  * @typedef {object} SocketsOwner

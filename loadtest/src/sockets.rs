@@ -22,7 +22,7 @@ use crate::{
 /// Given up for a fresh one when the network is said to be back.
 const STALE: Duration = Duration::from_secs(1);
 /// Between questions over HTTP. Each has more time for its answer: four at a time, where browsers have six connections to a host.
-const ASK: Duration = Duration::from_millis(750);
+const ASK: Duration = Duration::from_millis(500);
 /// How long a question over HTTP waits for its answer.
 pub const REACH: Duration = Duration::from_secs(3);
 

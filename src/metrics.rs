@@ -127,6 +127,8 @@ pub struct WebRtc {
     moves: IntCounterVec,
     /// Questions over a WebSocket whether the data channel beside it works.
     pub doubts: IntCounter,
+    /// Frames copied to the WebSocket meanwhile.
+    pub copies: IntCounter,
 }
 
 impl WebRtc {
@@ -323,6 +325,11 @@ impl Metrics {
                 r,
                 "switchyard_channel_doubts_total",
                 "Questions over a WebSocket whether the data channel beside it works.",
+            ),
+            copies: counter(
+                r,
+                "switchyard_channel_copies_total",
+                "Frames sent over a WebSocket too, because the data channel beside it was doubted.",
             ),
         };
         let http = Http {

@@ -8,7 +8,7 @@
  */
 
 import { Flag, encodeFrame, stampAck } from './frame.js';
-import { OVERHEAD_BYTES, SERVER_ACKS } from './limits.js';
+import { COPY_BYTES, OVERHEAD_BYTES, SERVER_ACKS } from './limits.js';
 import { Queue } from './queue.js';
 import { Scheduler, messageCost } from './scheduler.js';
 
@@ -36,6 +36,10 @@ export class Lane {
   #sent = new Queue();
   /** How many of `#sent` have gone out on the current pipe. */
   #cursor = 0;
+  /** How many of those have gone out on another pipe too. */
+  #copied = 0;
+  /** Bytes copied for this doubt. */
+  #copiedBytes = 0;
   #lastSent;
   #lastAcked;
   #heldBytes = 0;
@@ -160,7 +164,34 @@ export class Lane {
     }
     this.#lastAcked = ack;
     this.#cursor = Math.max(0, this.#cursor - ahead);
+    this.#copied = Math.max(0, this.#copied - ahead);
     return tags;
+  }
+
+  /** From the oldest on, `copy` gives what is not acknowledged, up to `COPY_BYTES`. */
+  copyAnew() {
+    this.#copied = 0;
+    this.#copiedBytes = 0;
+  }
+
+  /**
+   * The next frame that is on the current pipe and not acknowledged, for another one, if it has at most `room` bytes: in order,
+   * each once, for the other side takes what is next and drops the other copy.
+   * @param {number} room
+   * @returns {Uint8Array | null}
+   */
+  copy(room) {
+    const entry = this.copies ? this.#sent.at(this.#copied) : undefined;
+    if (!entry || entry.bytes.length > room) return null;
+    this.#copied += 1;
+    this.#copiedBytes += entry.bytes.length;
+    stampAck(entry.bytes, this.takeAck());
+    return entry.bytes;
+  }
+
+  /** Whether there is more to copy. */
+  get copies() {
+    return this.#copied < this.#cursor && this.#copiedBytes < COPY_BYTES;
   }
 
   /**
@@ -173,6 +204,7 @@ export class Lane {
     if ((ack - this.#lastAcked) >>> 0 > this.#sent.length) return null;
     const tags = this.acknowledge(ack);
     this.#cursor = 0;
+    this.#copied = 0;
     return tags;
   }
 
@@ -241,6 +273,7 @@ export class Lane {
       this.#sentBytes += cost;
     }
     this.#cursor = this.#sent.length;
+    this.#copied = 0;
     this.#lastSent = numbered;
     this.#lastAcked = acked;
     this.#lastReceived = received;

@@ -11,6 +11,8 @@ export const CHANNEL_MESSAGE_BYTES = 20_480;
 export const SOCKET_MESSAGE_BYTES = 65_536;
 /** What may lie in the browser's own queue of a pipe; above it our scheduler decides what goes first. */
 export const PIPE_QUEUE_BYTES = 65_536;
+/** Bytes of frames that go over another pipe, too, for one doubt: on a path that is slow and not broken they are wasted. */
+export const COPY_BYTES = 262_144;
 /** What a held message or frame counts beyond its payload, so that empty ones are bounded too. */
 export const OVERHEAD_BYTES = 64;
 /** Bytes in unfinished messages that a receiver keeps. */

@@ -37,6 +37,8 @@ const PEER_GOOD_MS = 30_000;
 const OFFER_MS = 500;
 /** A full WebSocket is looked at again: browsers have no event for it. */
 const DRAIN_MS = 5;
+/** Of PINGs that say that the data channel is doubted; probes begin at 1. */
+const DOUBT_NONCE = 0;
 /** A close code with which the server keeps the session for a while: 1000 would end it. */
 const HANDED_OVER = 4_000;
 /** The server does not go on with the session for this client. */
@@ -62,6 +64,9 @@ const RESUME_CODES = new Set(['unknown_session', 'ticket_used', 'ticket_expired'
  * @property {() => number} received the last number of the lane in order; no acknowledgement is owed afterwards
  * @property {(room: number) => Uint8Array | null} next the next reliable frame
  * @property {() => boolean} hasNext
+ * @property {() => void} copyAnew frames that wait for acknowledgement are to be copied, from the oldest on
+ * @property {(room: number) => Uint8Array | null} copy the next of them
+ * @property {() => boolean} copies whether there is one
  * @property {(room: number) => Uint8Array | null} nextLossy
  * @property {() => number | null} ackDueAt when an acknowledgement is to be sent alone, if one is owed
  * @property {() => boolean} unacknowledged whether frames wait for acknowledgement
@@ -384,6 +389,8 @@ export class Link {
     if (!this.#identity) return this.#begin(socket);
     if (message.resumed !== true) return this.#sessionLost(socket);
     this.#takesOver = false;
+    // What was copied to the WebSocket before may be lost with that.
+    this.#owner.copyAnew();
     this.#takeFeatures(message);
     this.#takeIce(message);
     const peer = this.#peer;
@@ -497,6 +504,10 @@ export class Link {
       },
       awaits: (pipe) => this.#owner.unacknowledged() || this.#pending?.pipe === pipe,
       proven: (pipe) => this.#attach(pipe),
+      doubted: () => {
+        this.#owner.copyAnew();
+        this.wake();
+      },
       suspected: (peer) => this.#suspected(peer),
       leave: (pipe) => this.#leave(pipe),
       message: (pipe, message) => this.#pipeMessage(pipe, message),
@@ -685,11 +696,36 @@ export class Link {
     }
     if (pipe.kind === 'datachannel') this.#flushLossyChannel(pipe);
     this.#peer?.watch.look();
+    const aside = this.#copyTo;
+    if (aside) this.#flushCopies(aside);
     // Last: any reliable frame has carried it already.
     const due = this.#owner.ackDueAt();
-    if (due !== null && due <= this.#env.now()) this.#sendFrames(pipe, [encodeFrame({ kind: 'ack', ack: this.#owner.received() })]);
-    else if (due !== null) this.ackAt(due);
+    if (due !== null && due <= this.#env.now()) {
+      const ack = encodeFrame({ kind: 'ack', ack: this.#owner.received() });
+      for (const each of [pipe, ...(aside ? [aside] : [])]) this.#sendFrames(each, [ack]);
+    } else if (due !== null) this.ackAt(due);
     if (pipe.kind === 'websocket' && this.#owner.hasNext()) this.#timers.after('drain', DRAIN_MS, () => this.#flush());
+  }
+
+  /** Where frames that wait for acknowledgement go too, while the data channel in use is doubted. @returns {Pipe | null} */
+  get #copyTo() {
+    const [peer, socket] = [this.#peer, this.#socket];
+    const isDoubted = peer !== null && this.#pipe === peer.pipe && peer.watch.doubted;
+    return isDoubted && socket?.ready && socket.pipe.open ? socket.pipe : null;
+  }
+
+  /** @param {Pipe} aside */
+  #flushCopies(aside) {
+    while (this.#owner.copies()) {
+      // The server is told that this channel is doubted, and does the same.
+      /** @type {Uint8Array[]} */
+      const batch = [encodeFrame({ kind: 'ping', nonce: DOUBT_NONCE })];
+      let left = aside.room();
+      for (let frame; (frame = this.#owner.copy(left - 2)); left -= 2 + frame.length) batch.push(frame);
+      if (batch.length === 1) break;
+      if (!this.#sendFrames(aside, batch)) return;
+    }
+    if (this.#owner.copies()) this.#timers.after('drain', DRAIN_MS, () => this.#flush());
   }
 
   /** @param {Pipe} pipe @param {number} left */

@@ -25,6 +25,7 @@ const RELAYS_MS = 1_000;
  * @property {() => boolean} settled the newest offer is made, or there will be none. Whether the first join waited for that
  * @property {(pipe: ChannelPipe) => boolean} awaits whether an answer is awaited over the channel
  * @property {(pipe: ChannelPipe) => void} proven the channel works both ways
+ * @property {() => void} doubted the channel in use is perhaps broken
  * @property {(peer: Peer) => void} suspected the channel in use does perhaps not
  * @property {(pipe: ChannelPipe) => void} leave it does not
  * @property {(pipe: ChannelPipe, message: Uint8Array) => void} message
@@ -101,6 +102,7 @@ export class Peers {
         watch: {
           awaits: () => owner.awaits(peer.pipe) || peer.pipe.lossyBuffered > 0,
           proven: () => owner.proven(peer.pipe),
+          doubted: () => owner.doubted(),
           suspected: () => owner.suspected(peer),
           dead: () => this.#troubled(peer, true),
         },

@@ -8,6 +8,9 @@
  * on a short path, 150 ms and three round trips on a long one. One lost packet is none of that, for each probe is a packet
  * of its own: where 5 % are lost each way, four in a row are missed once in ten thousand silences.
  *
+ * That takes its time, and what has been sent may be waiting for another way. So before a suspicion there is a doubt, which
+ * costs little if it is wrong: as soon as an answer to what was sent last is overdue, the owner sends it elsewhere as well.
+ *
  * Things may be heard while what is sent vanishes. So the answers are watched too, with more patience.
  */
 
@@ -154,6 +157,16 @@ export class Suspicion {
   /** When to ask again, while it is trusted. */
   get nextAt() {
     return Math.min(this.probeAt, Math.max(this.#notBefore, this.#convictAt));
+  }
+
+  /**
+   * When what is not acknowledged is to go elsewhere too, if nothing is heard: an answer should have come by then. The first one
+   * takes a round trip; while answers come they follow one another as what they answer does, however long the path.
+   */
+  get doubtAt() {
+    if (this.#since === null) return Infinity;
+    const rtt = this.rtt ?? ASSUMED_RTT_MS;
+    return Math.max(this.#since + 1.25 * rtt, this.#heardAt + rtt / 4) + QUIET_MS + ANSWER_SPARE_MS;
   }
 
   /** @param {number} now @returns {'trusted' | 'suspected'} */

@@ -17,7 +17,8 @@ const QUEUE_BYTES = 4_096;
  * @typedef {object} WatchHandlers
  * @property {() => boolean} awaits whether an answer is awaited over the channel in use
  * @property {() => void} proven it works, both ways: for the first time, or again
- * @property {() => void} suspected while in use
+ * @property {() => void} doubted while in use: it may be broken
+ * @property {() => void} suspected while in use: it is
  * @property {() => void} dead on trial
  */
 
@@ -31,6 +32,7 @@ export class Watch {
   /** @type {Trial | null} */
   #trial = null;
   #isDead = false;
+  #isDoubted = false;
   #isSuspected = false;
   /** As at the last look: bytes in the longer queue, and bytes that had left both. */
   #queued = 0;
@@ -60,6 +62,11 @@ export class Watch {
   /** Whether it is in use although it is suspected, there being nothing else. */
   get suspected() {
     return this.#state === 'used' && this.#pipe.suspicion.verdict(this.#env.now()) === 'suspected';
+  }
+
+  /** Whether what is not acknowledged goes elsewhere too. */
+  get doubted() {
+    return this.#state === 'used' && this.#pipe.suspicion.doubtAt <= this.#env.now();
   }
 
   /** The channel is open: does it carry anything, there and back? */
@@ -158,10 +165,14 @@ export class Watch {
     if (isSuspected && trial) trial.failed();
     const isNew = isSuspected && !this.#isSuspected;
     this.#isSuspected = isSuspected;
+    const isDoubt = this.doubted && !this.#isDoubted;
+    this.#isDoubted = this.doubted;
     if (trial) this.#judge(trial, now);
     else if (isNew) this.#handlers.suspected();
+    else if (isDoubt) this.#handlers.doubted();
     if (this.#state === 'closed') return;
-    this.#lookAt(Math.min(isSuspected ? suspicion.probeAt : suspicion.nextAt, this.#trial?.probeAt ?? Infinity));
+    const doubtAt = this.#trial || this.#isDoubted ? Infinity : suspicion.doubtAt;
+    this.#lookAt(Math.min(isSuspected ? suspicion.probeAt : suspicion.nextAt, doubtAt, this.#trial?.probeAt ?? Infinity));
   }
 
   /** Whether a queue has become shorter since the last look, if it was long: SCTP hears what this page does not. */

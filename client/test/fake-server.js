@@ -252,6 +252,8 @@ class Session {
   #used = new Set();
   /** The ticket that is on its way. */
   #successor = null;
+  /** Whether what is sent over the data channel goes over the WebSocket, too. */
+  #doubts = false;
   /** Data channels of pages that another has taken over from. */
   #void = new WeakSet();
 
@@ -380,9 +382,15 @@ class Session {
     if (!features.webrtc && this.#pipe?.kind === 'datachannel') this.#moveTo(this.connection?.pipe ?? null, this.#lastAcked());
   }
 
-  /** Acknowledgements do not come: the client is asked to look, over the WebSocket. */
+  /** Acknowledgements do not come: the client is asked to look, over the WebSocket, and is sent there what it may lack. */
   doubt() {
     this.connection?.pipe.send(joinFrames([encodeFrame({ kind: 'ping', nonce: 1 })]));
+    this.#doubts = true;
+    for (const entry of this.#sent) this.#copy(entry);
+  }
+
+  #copy(entry) {
+    this.connection?.pipe.send(joinFrames([encodeFrame({ ...entry, ack: this.#received })]));
   }
 
   pipeGone(pipe) {
@@ -408,6 +416,7 @@ class Session {
   /** A PING is answered on the channel on which it came. */
   receive(pipe, message, answer = pipe.send) {
     if (this.#void.has(pipe)) return;
+    if (pipe.kind === 'datachannel') this.#doubts = false;
     for (const bytes of splitFrames(message)) {
       const frame = decodeFrame(bytes);
       switch (frame.kind) {
@@ -448,6 +457,7 @@ class Session {
     const entry = { ...frame, laneSeq: this.#lastSent, ack: this.#received };
     this.#sent.push(entry);
     this.#pipe?.send(joinFrames([encodeFrame(entry)]));
+    if (this.#doubts) this.#copy(entry);
   }
 
   #lossy(frame) {
@@ -474,6 +484,7 @@ class Session {
 
   #moveTo(pipe, ack) {
     this.#pipe = pipe;
+    this.#doubts = false;
     this.#acknowledge(ack);
     for (const entry of this.#sent) pipe?.send(joinFrames([encodeFrame({ ...entry, ack: this.#received })]));
   }

@@ -94,6 +94,41 @@ test('frames go over the WebSocket within 500 ms of the last that the data chann
   await talk.check();
 });
 
+test('on a long path, too: what is not acknowledged goes over the WebSocket before the data channel is suspected', async (t) => {
+  const talk = await Talk.begin();
+  talk.world.latency = 90;
+  await talk.pass(10_000);
+  const from = talk.world.clock.now;
+  talk.world.peersSilent = true;
+  let heardAt = 0;
+  talk.users[1].room.on('data', () => (heardAt ||= talk.world.clock.now));
+  // What had passed the silence before it began.
+  await talk.pass(100);
+  heardAt = 0;
+  await talk.world.clock.until(() => heardAt > 0, 1_000);
+  assert.equal(talk.ann.session.rung, 'udp', 'not suspected yet');
+  t.diagnostic(`heard again after ${heardAt - from} ms`);
+  assert.ok(heardAt - from <= 500, `${heardAt - from} ms`);
+  // The lane goes on in order, and what the server has is not sent a third time.
+  await talk.world.clock.until(() => talk.ann.session.rung === 'websocket', 2_000);
+  assert.ok([...talk.world.server.sessions.values()].every(({ duplicates }) => duplicates < 10));
+  talk.world.peersSilent = false;
+  await talk.pass(20_000);
+  await talk.check();
+});
+
+test('a doubt that is relieved moves nothing', async () => {
+  const talk = await Talk.begin();
+  const before = talk.switches;
+  talk.world.peersSilent = true;
+  await talk.pass(160);
+  talk.world.peersSilent = false;
+  await talk.pass(3_000);
+  assert.equal(talk.switches, before);
+  assert.equal(talk.ann.session.rung, 'udp');
+  await talk.check();
+});
+
 test('a data channel that comes back is used again when it has proven itself', async () => {
   const talk = await Talk.begin();
   talk.world.peersSilent = true;
@@ -150,7 +185,7 @@ test('a channel that fails again after each proof is used ever more rarely', asy
   await talk.check();
 });
 
-test('who only listens is told by the server that something is missing', async (t) => {
+test('who only listens is told by the server that something is missing, and has it by then', async (t) => {
   const talk = await Talk.begin();
   talk.stop();
   await talk.pass(1_000);
@@ -159,8 +194,10 @@ test('who only listens is told by the server that something is missing', async (
   const from = talk.world.clock.now;
   await talk.pass(290);
   [...talk.world.server.sessions.values()][0].doubt();
-  await talk.world.clock.until(() => talk.ann.heard.at(-1)?.number === talk.said[1], 400);
-  t.diagnostic(`heard after ${talk.world.clock.now - from} ms`);
+  await talk.world.clock.until(() => talk.ann.heard.at(-1)?.number === talk.said[1], 20);
+  assert.equal(talk.ann.session.rung, 'udp', 'not suspected yet');
+  await talk.world.clock.until(() => talk.ann.session.rung === 'websocket', 400);
+  t.diagnostic(`moved after ${talk.world.clock.now - from} ms`);
   await talk.check();
 });
 

@@ -9,7 +9,7 @@ import { Backoff } from '../src/backoff.js';
 import { Emitter } from '../src/emitter.js';
 import { decodeFrame } from '../src/frame.js';
 import { Lane } from '../src/lane.js';
-import { readLimits } from '../src/limits.js';
+import { COPY_BYTES, readLimits } from '../src/limits.js';
 import { wayOf } from '../src/peer.js';
 import { Probe } from '../src/probe.js';
 import { Queue } from '../src/queue.js';
@@ -70,6 +70,38 @@ test('at most sixteen messages are begun and not finished', () => {
   while (sender.hasNext) rest.push(next());
   assert.equal(rest.length, 18 * 3 - 35);
   assert.deepEqual(rest.slice(13, 16).map(({ stream, flags }) => [stream, flags]), [[17, 2], [18, 2], [17, 0]]);
+});
+
+test('what is not acknowledged is copied once and in order, up to a limit', () => {
+  const sender = lane();
+  const send = (count, length = 1) => {
+    for (let i = 0; i < count; i += 1) sender.offer(message(length));
+    while (sender.hasNext) sender.next();
+  };
+  const copied = () => {
+    const numbers = [];
+    for (let bytes; (bytes = sender.copy(Infinity)); ) numbers.push(decodeFrame(bytes).laneSeq);
+    assert.equal(sender.copies, false);
+    return numbers;
+  };
+  sender.offer(message(1));
+  assert.deepEqual(copied(), [], 'nothing has been sent');
+  send(2);
+  sender.acknowledge(1);
+  assert.equal(sender.copies, true);
+  assert.equal(sender.copy(10), null, 'no room');
+  assert.deepEqual(copied(), [2, 3]);
+  send(1);
+  sender.acknowledge(3);
+  assert.deepEqual(copied(), [4]);
+  sender.copyAnew();
+  assert.deepEqual(copied(), [4]);
+  // Those that are still to be sent again on the pipe itself are no copies.
+  sender.replayFrom(3);
+  assert.deepEqual(copied(), []);
+  send(COPY_BYTES / 16_384 + 5, 16_384);
+  sender.copyAnew();
+  assert.equal(copied().length, COPY_BYTES / 16_384 + 1);
 });
 
 test('a frame that does not fit in the pipe message waits, and nothing passes it', () => {

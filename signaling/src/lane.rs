@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use crate::{
     frame::{self, Kind, Out, Target},
-    limits::{Acks, CHUNK_BYTES, OPEN_MESSAGES, SERVER_ACKS},
+    limits::{Acks, CHUNK_BYTES, COPY_BYTES, OPEN_MESSAGES, SERVER_ACKS},
 };
 
 /// Bytes that a held frame or message counts beyond its payload, so that empty ones are bounded too.
@@ -89,6 +89,10 @@ pub struct Sender {
     sent: VecDeque<Sent>,
     /// How many of `sent`, from the front, are on the current pipe.
     on_pipe: usize,
+    /// How many of those have gone over another pipe too.
+    copied: usize,
+    /// Bytes copied for this doubt.
+    copied_bytes: usize,
     held: usize,
     control: VecDeque<(u16, Arc<Message>)>,
     control_offset: usize,
@@ -125,6 +129,8 @@ impl Sender {
             next_seq: 1,
             sent: VecDeque::new(),
             on_pipe: 0,
+            copied: 0,
+            copied_bytes: 0,
             held: 0,
             control: VecDeque::new(),
             control_offset: 0,
@@ -227,6 +233,7 @@ impl Sender {
             self.gaps_sent -= usize::from(matches!(sent, Sent::Gap { .. }));
         }
         self.on_pipe = self.on_pipe.saturating_sub(count as usize);
+        self.copied = self.copied.saturating_sub(count as usize);
         true
     }
 
@@ -234,7 +241,33 @@ impl Sender {
     pub fn attach(&mut self, ack: u32) -> bool {
         let known = self.handle_ack(ack);
         self.on_pipe = 0;
+        self.copied = 0;
         known
+    }
+
+    /// From the oldest on, [`copy`](Self::copy) gives what is not acknowledged, up to [`COPY_BYTES`].
+    pub fn copy_anew(&mut self) {
+        (self.copied, self.copied_bytes) = (0, 0);
+    }
+
+    /// Whether [`copy`](Self::copy) would give something, given room.
+    pub fn has_copies(&self) -> bool {
+        self.copied < self.on_pipe && self.copied_bytes < COPY_BYTES
+    }
+
+    /// Appends the next frame that is on the pipe and not acknowledged, for another pipe, if it is no longer than `room`
+    /// bytes: in order, each once, for the receiver takes what is next and drops the other copy.
+    pub fn copy(&mut self, ack: u32, room: usize, out: &mut impl Out) -> Polled {
+        if !self.has_copies() {
+            return Polled::Empty;
+        }
+        let bytes = self.sent[self.copied].frame_len();
+        let polled = self.put_sent(self.copied, ack, room, out);
+        if polled == Polled::Frame {
+            self.copied += 1;
+            self.copied_bytes += bytes;
+        }
+        polled
     }
 
     /// Forgets what waits for a room that was left. What has a number stays, for the lane must not have holes.
@@ -307,13 +340,18 @@ impl Sender {
     }
 
     fn replay(&mut self, ack: u32, room: usize, out: &mut impl Out) -> Polled {
-        let lane_seq = self.next_seq.wrapping_sub((self.sent.len() - self.on_pipe) as u32);
-        let sent = &self.sent[self.on_pipe];
+        let polled = self.put_sent(self.on_pipe, ack, room, out);
+        self.on_pipe += usize::from(polled == Polled::Frame);
+        polled
+    }
+
+    fn put_sent(&self, index: usize, ack: u32, room: usize, out: &mut impl Out) -> Polled {
+        let lane_seq = self.next_seq.wrapping_sub((self.sent.len() - index) as u32);
+        let sent = &self.sent[index];
         if sent.frame_len() > room {
             return Polled::TooLong;
         }
         sent.put((lane_seq, ack), out);
-        self.on_pipe += 1;
         Polled::Frame
     }
 

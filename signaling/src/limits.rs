@@ -60,6 +60,9 @@ pub const PAGE_MESSAGES: usize = 100;
 /// Bytes that may wait in a pipe's own queue (SCTP or socket) before the scheduler above it holds back.
 pub const PIPE_BYTES: usize = 64 * 1024;
 
+/// Bytes of frames that go over another pipe, too, for one doubt: on a path that is slow and not broken they are wasted.
+pub const COPY_BYTES: usize = 256 * 1024;
+
 /// When an acknowledgement is sent alone: after so many frames, so many bytes or so many milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acks {

@@ -691,6 +691,7 @@ impl Counts {
         self.unknown_frames += other.unknown_frames;
         self.duplicates += other.duplicates;
         self.doubts += other.doubts;
+        self.copies += other.copies;
         self.resumes += other.resumes;
         for to in 0..2 {
             self.moves[to] += other.moves[to];

@@ -34,10 +34,16 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// A data channel from which nothing came for so long while frames wait for acknowledgement is left, if there is a
 /// WebSocket: the client would have answered two probes.
 const CHANNEL_SILENCE: Duration = Duration::from_secs(5);
-/// A data channel on which nothing has come for this and four round trips while frames wait for acknowledgement is
-/// doubted, and again as often: the client is asked over the WebSocket whether it hears anything.
+/// A data channel on which nothing has come for this and a quarter of a round trip while frames wait for acknowledgement is
+/// doubted: the client is asked over the WebSocket whether it hears anything, and again as often, and gets there, too, what it
+/// has not acknowledged. SCTP may leave a single packet without an answer for 200 ms (RFC 9260, section 6.2).
 const DOUBT: Duration = Duration::from_millis(250);
-/// What four round trips may add to that: the round trip is measured where packets are repeated, too.
+/// The same where it has sent several since: of them, every second one is answered at once.
+const DOUBT_SEVERAL: Duration = Duration::from_millis(100);
+const SEVERAL: usize = 3;
+/// So long after a client has said that it doubts the data channel it is sent copies.
+const COPIES_ASKED: Duration = Duration::from_millis(500);
+/// What the round trip counts in that: it is measured where packets are repeated, too.
 const DOUBT_RTT_MOST: Duration = Duration::from_millis(500);
 /// The nonce of those questions; probes begin at 1.
 const DOUBT_NONCE: u32 = 0;
@@ -138,6 +144,8 @@ pub struct Counts {
     pub moves: [u64; 2],
     /// Questions over the WebSocket whether the data channel works.
     pub doubts: u64,
+    /// Frames of which a copy went over the WebSocket, because the data channel was doubted.
+    pub copies: u64,
     /// WebSockets that have resumed the session.
     pub resumes: u64,
 }
@@ -179,6 +187,12 @@ pub struct Session {
     heard_on_channel: Instant,
     /// When the client was last asked over the WebSocket whether the data channel works.
     doubted: Option<Instant>,
+    /// Since when copies of what is not acknowledged go over the WebSocket.
+    copies_since: Option<Instant>,
+    /// When the client last said over the WebSocket that it hears nothing on the data channel.
+    copies_asked: Option<Instant>,
+    /// When the pipe's last messages were filled, the oldest first.
+    sends: [Option<Instant>; SEVERAL],
     /// Since when frames have been waiting for acknowledgement without a pause.
     waiting_since: Option<Instant>,
     /// A delivery's latency, since it was last asked for.
@@ -243,6 +257,9 @@ impl Session {
             next_probe: None,
             heard_on_channel: now,
             doubted: None,
+            copies_since: None,
+            copies_asked: None,
+            sends: [None; SEVERAL],
             waiting_since: None,
             sample: None,
             messages: Bucket::new(burst, now),
@@ -321,6 +338,8 @@ impl Session {
             Shown::Unknown => return Err(UNKNOWN_SESSION),
         }
         self.counts.resumes += 1;
+        // What was copied to the WebSocket before may be lost with that.
+        self.copies_since = None;
         self.renew_ticket(now);
         Ok(())
     }
@@ -434,6 +453,10 @@ impl Session {
         if self.out.unacknowledged() > 0 && self.waiting_since.is_none() {
             self.waiting_since = Some(now);
         }
+        if !out.is_empty() {
+            self.sends.rotate_left(1);
+            self.sends[SEVERAL - 1] = Some(now);
+        }
         if self.sample.is_none()
             && let Some(message) = self.out.completed()
             && message.kind == Kind::Data
@@ -510,8 +533,10 @@ impl Session {
     /// the last one was `heard` then.
     pub fn doubt_at(&self, heard: Instant) -> Option<Instant> {
         let waiting_since = self.waiting_since.filter(|_| self.attached == Via::Channel)?;
-        let patience = DOUBT + (4 * self.rtt.unwrap_or_default()).min(DOUBT_RTT_MOST);
-        let from = waiting_since.max(heard) + patience;
+        let patience = if self.sends[0].is_some_and(|sent| sent > heard) { DOUBT_SEVERAL } else { DOUBT };
+        // The first answer takes a round trip; those of a stream follow one another as it does, however long the path.
+        let rtt = self.rtt.unwrap_or_default().min(DOUBT_RTT_MOST);
+        let from = (waiting_since + rtt + rtt / 4).max(heard + rtt / 4) + patience;
         Some(self.doubted.map_or(from, |doubted| from.max(doubted + DOUBT)))
     }
 
@@ -519,7 +544,33 @@ impl Session {
     pub fn doubt(&mut self, now: Instant, out: &mut BytesMut) {
         self.doubted = Some(now);
         self.counts.doubts += 1;
+        self.begin_copies(now);
         frame::put_ping(out, DOUBT_NONCE);
+    }
+
+    fn begin_copies(&mut self, now: Instant) {
+        if self.copies_since.is_none() {
+            self.copies_since = Some(now);
+            self.out.copy_anew();
+        }
+    }
+
+    /// Appends, for the WebSocket, what is not acknowledged, as long as the data channel is doubted: nothing has come over
+    /// that since, the last packet was `heard` then; or as the client doubts it. Returns whether there is more than there was `room` for.
+    pub fn fill_copies(&mut self, heard: Instant, now: Instant, room: usize, out: &mut impl Out) -> bool {
+        let is_asked = self.copies_asked.is_some_and(|asked| now < asked + COPIES_ASKED);
+        let is_doubted = |since: &Instant| self.attached == Via::Channel && (is_asked || heard < *since);
+        self.copies_since = self.copies_since.filter(is_doubted);
+        if self.copies_since.is_none() {
+            return false;
+        }
+        let ack = self.arrivals.ack();
+        loop {
+            match self.out.copy(ack, room.saturating_sub(out.len()), out) {
+                lane::Polled::Frame => self.counts.copies += 1,
+                polled => return polled == lane::Polled::TooLong,
+            }
+        }
     }
 
     /// When an acknowledgement or a probe is due, or, if there `is_another` pipe to go to, a check of the channel.
@@ -593,7 +644,13 @@ impl Session {
             Frame::Lossy(header, payload) => self.handle_lossy(header, payload, now, events),
             Frame::Ack(ack) => self.handle_ack(ack, events),
             Frame::Ping(nonce) if via == self.attached && came != Came::Unordered => self.pong = Some(nonce),
-            Frame::Ping(nonce) => events.push(Event::Pong(nonce)),
+            Frame::Ping(nonce) => {
+                if (self.attached, via) == (Via::Channel, Via::Socket) {
+                    self.copies_asked = Some(now);
+                    self.begin_copies(now);
+                }
+                events.push(Event::Pong(nonce));
+            }
             Frame::Pong(nonce) => {
                 if let Some((expected, sent)) = self.probe
                     && expected == nonce

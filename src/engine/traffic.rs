@@ -223,9 +223,12 @@ impl Shard {
             (Via::Socket, Some((_, outbox)), _) => {
                 fill_socket(&mut entry.session, outbox, now, &mut self.gather);
             }
-            (Via::Channel, _, Some(peer)) => {
+            (Via::Channel, socket, Some(peer)) => {
                 if let Some(peer_entry) = self.peers.get(peer) {
                     fill_channels(&mut entry.session, peer_entry, now, &mut self.buffer);
+                }
+                if let (Some((_, outbox)), Some(heard)) = (socket, self.peers.heard(peer)) {
+                    fill_copies(&mut entry.session, outbox, (heard, now), &mut self.gather);
                 }
                 self.mark_peer(peer);
             }
@@ -274,6 +277,22 @@ fn fill_socket(session: &mut Session, outbox: &Outbox, now: Instant, message: &m
         message.with_parts(|parts| outbox.push_frames(parts, starved));
         message.clear();
     } else if starved {
+        outbox.set_starved();
+    }
+}
+
+/// The WebSocket beside a data channel that is doubted.
+fn fill_copies(
+    session: &mut Session,
+    outbox: &Outbox,
+    (heard, now): (Instant, Instant),
+    message: &mut Gather,
+) {
+    let waits = session.fill_copies(heard, now, outbox.room(), message);
+    if !message.is_empty() {
+        message.with_parts(|parts| outbox.push_frames(parts, waits));
+        message.clear();
+    } else if waits {
         outbox.set_starved();
     }
 }

@@ -366,6 +366,7 @@ impl Loop {
         self.metrics.webrtc.path_changes.inc_by(peers.moved);
         self.metrics.webrtc.moved(sessions.moves);
         self.metrics.webrtc.doubts.inc_by(sessions.doubts);
+        self.metrics.webrtc.copies.inc_by(sessions.copies);
         self.metrics.signalling.resumes.inc_by(sessions.resumes);
         for (outcome, count) in self.shard.take_outcomes() {
             self.metrics.webrtc.outcome(label_of(outcome), count);

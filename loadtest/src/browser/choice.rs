@@ -88,6 +88,7 @@ impl Browser {
         match finding {
             None => {}
             Some(Finding::Proven) => self.attach(now, Pipe::Channel),
+            Some(Finding::Doubted) => self.sender.copy_anew(),
             Some(Finding::Suspected) => self.suspected(now),
             Some(Finding::Dead) => self.peer_troubled(now),
         }

@@ -11,6 +11,9 @@ use switchyard_signaling::{
 
 use super::{Browser, Event, Fault, Incoming, Lane, Pipe, RoomLog, URGENT_BYTES};
 
+/// Of PINGs that say that the data channel is doubted; probes begin at 1.
+const DOUBT_NONCE: u32 = 0;
+
 impl Browser {
     /// Takes a message of a pipe, `is_ordered` unless it came over the unordered channel.
     pub(super) fn take_frames(&mut self, now: Instant, pipe: Pipe, message: Bytes, is_ordered: bool) {
@@ -194,6 +197,22 @@ impl Browser {
             Pipe::Socket => &mut self.urgent_socket,
             Pipe::Channel => &mut self.urgent_channel,
         }
+    }
+
+    /// Whether what is not acknowledged goes over the WebSocket, too.
+    pub(super) fn copies(&self) -> bool {
+        let is_doubted = self.pipes.attached() == Some(Pipe::Channel) && self.pipes.watch.is_doubted();
+        is_doubted && self.socket.welcomed && self.config.fault != Some(Fault::Trusts)
+    }
+
+    /// Appends copies of what is not acknowledged up to this length, behind a PING: that the data channel is doubted.
+    pub(super) fn fill_copies(&mut self, length: usize, message: &mut BytesMut) {
+        if !self.sender.has_copies() {
+            return;
+        }
+        let ack = self.receiver.ack();
+        frame::put_ping(message, DOUBT_NONCE);
+        while self.sender.copy(ack, length.saturating_sub(message.len()), message) == Polled::Frame {}
     }
 
     /// Appends frames of the lane up to this length.

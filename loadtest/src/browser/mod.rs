@@ -503,6 +503,8 @@ impl Browser {
                 self.lossy_waiting_bytes -= lossy.len();
                 self.lossy_waiting.pop_front();
             }
+        } else if self.copies() {
+            self.fill_copies(limits::SOCKET_MESSAGE_BYTES, &mut message);
         }
         (!message.is_empty()).then(|| SocketOutput::Binary(message.freeze()))
     }
@@ -672,6 +674,8 @@ impl Browser {
     }
 
     fn resumed(&mut self, now: Instant) {
+        // What was copied to the WebSocket before may be lost with that.
+        self.sender.copy_anew();
         if self.pipes.watch.is_suspected(now) {
             self.suspected(now);
         } else if self.pipes.aim().is_none() || self.pipes.watch.on_trial() {

@@ -108,6 +108,39 @@ fn what_is_not_acknowledged_is_sent_again_on_the_next_pipe_with_the_same_numbers
 }
 
 #[test]
+fn what_is_not_acknowledged_is_copied_once_and_in_order_up_to_a_limit() {
+    let mut sender = Sender::new(1 << 30);
+    let copied = |sender: &mut Sender| {
+        let mut out = BytesMut::new();
+        while sender.copy(0, usize::MAX, &mut out) == Polled::Frame {}
+        let seq = |frame| match frame {
+            Ok(Frame::Reliable { lane_seq, .. }) => lane_seq,
+            other => panic!("{other:?}"),
+        };
+        Frames::new(out.freeze()).map(seq).collect::<Vec<_>>()
+    };
+    (0..3).for_each(|_| sender.push(1, message(1, "x")).unwrap());
+    assert!(copied(&mut sender).is_empty(), "nothing has been sent");
+    drain(&mut sender);
+    assert!(sender.handle_ack(1));
+    assert_eq!(copied(&mut sender), [2, 3]);
+    sender.push(1, message(1, "x")).unwrap();
+    drain(&mut sender);
+    assert!(sender.handle_ack(3));
+    assert_eq!(copied(&mut sender), [4]);
+    sender.copy_anew();
+    assert_eq!(copied(&mut sender), [4]);
+    // Those that are still to be sent again on the pipe itself are no copies.
+    sender.attach(3);
+    assert!(copied(&mut sender).is_empty());
+    let many = COPY_BYTES / CHUNK_BYTES + 5;
+    (0..many).for_each(|_| sender.push(1, message(1, vec![0; CHUNK_BYTES])).unwrap());
+    drain(&mut sender);
+    sender.copy_anew();
+    assert_eq!(copied(&mut sender).len(), COPY_BYTES / CHUNK_BYTES + 1);
+}
+
+#[test]
 fn an_old_acknowledgement_changes_nothing_and_one_of_the_future_is_refused() {
     let mut sender = Sender::new(1 << 20);
     for _ in 0..3 {

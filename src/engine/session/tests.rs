@@ -62,9 +62,9 @@ fn a_client_that_acknowledges_nothing_over_the_channel_is_asked_over_the_websock
     let heard = sent + ms(200);
     assert_eq!(session.doubt_at(heard), Some(heard + DOUBT));
     session.rtt = Some(ms(100));
-    assert_eq!(session.doubt_at(heard), Some(heard + DOUBT + ms(400)));
+    assert_eq!(session.doubt_at(heard), Some(heard + DOUBT + ms(25)));
     session.rtt = Some(ms(60_000));
-    let due = heard + DOUBT + DOUBT_RTT_MOST;
+    let due = sent + DOUBT + DOUBT_RTT_MOST + DOUBT_RTT_MOST / 4;
     assert_eq!(session.doubt_at(heard), Some(due));
     let mut out = BytesMut::new();
     session.doubt(due, &mut out);
@@ -76,6 +76,76 @@ fn a_client_that_acknowledges_nothing_over_the_channel_is_asked_over_the_websock
     assert_eq!(session.rtt, Some(ms(60_000)));
     takes(&mut session, Came::Socket, due, |out| frame::put_ack(out, 1));
     assert_eq!(session.doubt_at(heard), None);
+}
+
+#[test]
+fn a_client_that_answers_nothing_of_several_messages_is_doubted_sooner() {
+    let ms = Duration::from_millis;
+    let start = Instant::now();
+    let mut session = session(start);
+    takes(&mut session, Came::Ordered, start, |out| frame::put_attach(out, 2, 0));
+    session.fill((1000, 1000), start, &mut BytesMut::new());
+    let heard = start + ms(10);
+    let mut sent = heard;
+    for several in 0..SEVERAL {
+        let patience = if several == 0 { None } else { Some(heard + ms(1) + DOUBT) };
+        assert_eq!(session.doubt_at(heard), patience);
+        sent += ms(1);
+        session.tell(0, &something(), sent).unwrap();
+        session.fill((1000, 1000), sent, &mut BytesMut::new());
+    }
+    assert_eq!(session.doubt_at(heard), Some(heard + ms(1) + DOUBT_SEVERAL));
+    assert_eq!(session.doubt_at(sent), Some(sent + DOUBT), "that was an answer");
+}
+
+#[test]
+fn what_is_not_acknowledged_is_copied_to_the_websocket_while_the_channel_is_doubted() {
+    let start = Instant::now();
+    let mut session = session(start);
+    takes(&mut session, Came::Ordered, start, |out| frame::put_attach(out, 2, 0));
+    let send = |session: &mut Session| {
+        session.tell(0, &something(), start).unwrap();
+        session.fill((1000, 1000), start, &mut BytesMut::new());
+    };
+    (0..3).for_each(|_| send(&mut session));
+    takes(&mut session, Came::Ordered, start, |out| frame::put_ack(out, 1));
+    let copied = |session: &mut Session, heard, room| {
+        let mut out = BytesMut::new();
+        let waits = session.fill_copies(heard, heard, room, &mut out);
+        let seq = |frame| match frame {
+            Ok(Frame::Reliable { lane_seq, .. }) => lane_seq,
+            other => panic!("{other:?}"),
+        };
+        (Frames::new(out.freeze()).map(seq).collect::<Vec<_>>(), waits)
+    };
+    let heard = start;
+    assert_eq!(copied(&mut session, heard, 1000), (vec![], false), "nobody doubts it");
+    let due = session.doubt_at(heard).unwrap();
+    session.doubt(due, &mut BytesMut::new());
+    assert_eq!(copied(&mut session, heard, 10), (vec![], true), "no room");
+    assert_eq!(copied(&mut session, heard, 1000), (vec![2, 3], false));
+    assert_eq!(copied(&mut session, heard, 1000), (vec![], false), "once");
+    send(&mut session);
+    takes(&mut session, Came::Socket, due, |out| frame::put_ack(out, 2));
+    assert_eq!(copied(&mut session, heard, 1000), (vec![4], false), "what is new, too");
+    session.doubt(due + DOUBT, &mut BytesMut::new());
+    assert_eq!(copied(&mut session, heard, 1000), (vec![], false), "a doubt that goes on");
+    send(&mut session);
+    assert_eq!(copied(&mut session, due + DOUBT, 1000), (vec![], false), "something has come");
+    session.doubt(due + 2 * DOUBT, &mut BytesMut::new());
+    assert_eq!(copied(&mut session, due + DOUBT, 1000), (vec![3, 4, 5], false), "another doubt");
+    // Its packets come, but it says that ours do not.
+    send(&mut session);
+    let heard = due + 2 * DOUBT;
+    assert_eq!(copied(&mut session, heard, 1000), (vec![], false));
+    takes(&mut session, Came::Socket, heard, |out| frame::put_ping(out, 0));
+    assert_eq!(copied(&mut session, heard, 1000), (vec![3, 4, 5, 6], false));
+    send(&mut session);
+    assert_eq!(copied(&mut session, heard + COPIES_ASKED, 1000), (vec![], false), "that was long ago");
+    session.doubt(heard + DOUBT, &mut BytesMut::new());
+    takes(&mut session, Came::Socket, due, |out| frame::put_attach(out, 3, 5));
+    assert_eq!(copied(&mut session, due + DOUBT, 1000), (vec![], false), "it has been left");
+    assert_eq!(session.counts.copies, 10);
 }
 
 #[test]

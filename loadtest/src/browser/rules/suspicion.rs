@@ -184,6 +184,13 @@ impl Suspicion {
         [self.probe_at(), convict].into_iter().flatten().min()
     }
 
+    /// When what is not acknowledged is to go elsewhere too, if nothing is heard: an answer should have come by then.
+    pub(crate) fn doubt_at(&self) -> Option<Instant> {
+        let rtt = self.assumed_rtt();
+        let first = self.since? + rtt + rtt / 4;
+        Some(first.max(self.heard_at + rtt / 4) + QUIET + ANSWER_SPARE)
+    }
+
     pub(crate) fn verdict(&mut self, now: Instant) -> Verdict {
         let Some(convict) = self.convict_at().filter(|at| *at <= now) else { return Verdict::Trusted };
         match self.not_before {

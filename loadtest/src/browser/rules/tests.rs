@@ -85,6 +85,7 @@ fn suspicions_are_those_of_the_client() {
                 suspicion.rtt().map(ms),
                 ms(suspicion.answer()),
                 ms(suspicion.quiet_for(now)),
+                at(suspicion.doubt_at()),
             ])
         }
     });

@@ -36,7 +36,9 @@ pub(crate) enum Ping {
 pub(crate) enum Finding {
     /// It works, both ways: for the first time, or again.
     Proven,
-    /// While in use.
+    /// While in use: it may be broken.
+    Doubted,
+    /// While in use: it is.
     Suspected,
     /// On trial.
     Dead,
@@ -52,6 +54,7 @@ pub(crate) struct Watch {
     pub(crate) probe: Probe,
     trial: Option<Trial>,
     is_dead: bool,
+    is_doubted: bool,
     is_suspected: bool,
     proved_at: Option<Instant>,
     timer: Option<Instant>,
@@ -65,6 +68,7 @@ impl Watch {
             probe: Probe::new(now),
             trial: None,
             is_dead: false,
+            is_doubted: false,
             is_suspected: false,
             proved_at: None,
             timer: None,
@@ -79,6 +83,11 @@ impl Watch {
     /// Whether it is in use although it is suspected, there being nothing else.
     pub(crate) fn is_suspected(&mut self, now: Instant) -> bool {
         self.state == State::Used && self.suspicion.verdict(now) == Verdict::Suspected
+    }
+
+    /// Whether what is not acknowledged goes elsewhere too.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.state == State::Used && self.is_doubted
     }
 
     /// The channel is open: does it carry anything, there and back?
@@ -128,6 +137,7 @@ impl Watch {
             self.probe.heard(now);
         }
         self.suspicion.heard(now);
+        self.is_doubted = false;
     }
 
     /// A PING was answered. Whether the channel is proven by that.
@@ -201,10 +211,17 @@ impl Watch {
         let is_suspected = self.suspicion.verdict(now) == Verdict::Suspected;
         let is_new = is_suspected && !self.is_suspected;
         self.is_suspected = is_suspected;
+        let doubt_at = self.suspicion.doubt_at();
+        let is_doubted = is_due(doubt_at);
+        let is_doubt = is_doubted && !self.is_doubted;
+        self.is_doubted = is_doubted;
         let suspicion = if is_suspected { self.suspicion.probe_at() } else { self.suspicion.next_at() };
-        self.timer = [suspicion, self.trial.as_ref().and_then(Trial::probe_at)].into_iter().flatten().min();
+        let doubt = doubt_at.filter(|_| self.trial.is_none() && !is_doubted);
+        self.timer =
+            [suspicion, doubt, self.trial.as_ref().and_then(Trial::probe_at)].into_iter().flatten().min();
         match &mut self.trial {
-            None => is_new.then_some(Finding::Suspected),
+            None if is_new => Some(Finding::Suspected),
+            None => is_doubt.then_some(Finding::Doubted),
             Some(trial) => {
                 if is_suspected {
                     trial.failed();

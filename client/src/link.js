@@ -646,7 +646,8 @@ export class Link {
           this.#owner.frame({ kind: 'ack', ack: frame.ack }, 0);
           return undefined;
         }
-        if (this.#owner.replay(frame.ack)) return this.#attached(pipe);
+        // Another pipe may have brought a later acknowledgement meanwhile.
+        if (this.#owner.replay(this.#owner.newest(frame.ack))) return this.#attached(pipe);
         return this.#leaveSession();
       case 'attach':
         return undefined;

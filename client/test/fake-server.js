@@ -40,6 +40,8 @@ export class FakeServer {
   tellsIce = true;
   /** What comes with an ATTACH is read before that is answered. */
   readsFirst = false;
+  /** Milliseconds after which an ATTACH is answered, with the acknowledgement of then. */
+  answersLate = 0;
   /** Answers to PING, or not. */
   pongs = true;
   /** How long a `hello` takes more than other messages, and whether one is on its way. */
@@ -471,13 +473,15 @@ class Session {
     }
     this.#gen = gen;
     this.#clock.clearTimeout(this.#grace);
+    const ackThen = this.#received;
     const answer = () => {
-      pipe.send(joinFrames([encodeFrame({ kind: 'attached', gen, ack: this.#received })]));
+      pipe.send(joinFrames([encodeFrame({ kind: 'attached', gen, ack: this.#server.answersLate ? ackThen : this.#received })]));
       this.#clock.clearTimeout(this.#ackTimer);
       this.#ackTimer = null;
     };
     // As a real server does, which reads first what came with the ATTACH.
     if (this.#server.readsFirst) this.#clock.setTimeout(answer, 5);
+    else if (this.#server.answersLate) this.#clock.setTimeout(answer, this.#server.answersLate);
     else answer();
     this.#moveTo(pipe, ack);
   }

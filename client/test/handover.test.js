@@ -117,6 +117,18 @@ test('on a long path, too: what is not acknowledged goes over the WebSocket befo
   await talk.check();
 });
 
+test('an ATTACHED that comes behind later acknowledgements ends no session', async () => {
+  const talk = await Talk.begin();
+  talk.world.server.answersLate = 600;
+  talk.world.peersSilent = true;
+  await talk.pass(400);
+  // The ATTACH is there; what had been waiting on the data channel comes behind it, and is acknowledged.
+  talk.world.peersSilent = false;
+  await talk.world.clock.until(() => talk.ann.session.rung === 'websocket', 1_000);
+  talk.world.server.answersLate = 0;
+  await talk.check();
+});
+
 test('a doubt that is relieved moves nothing', async () => {
   const talk = await Talk.begin();
   const before = talk.switches;

@@ -64,6 +64,8 @@ export class Suspicion {
   #variation = ASSUMED_RTT_MS / 2;
   /** A suspicion that was looked for late is none before. */
   #notBefore = -Infinity;
+  /** Nor is a doubt. */
+  #noDoubtBefore = -Infinity;
   /** Smoothed, of these probes alone; null before the first answer. @type {number | null} */
   rtt = null;
 
@@ -164,9 +166,21 @@ export class Suspicion {
    * takes a round trip; while answers come they follow one another as what they answer does, however long the path.
    */
   get doubtAt() {
+    return Math.max(this.#noDoubtBefore, this.#answerDueAt);
+  }
+
+  get #answerDueAt() {
     if (this.#since === null) return Infinity;
     const rtt = this.rtt ?? ASSUMED_RTT_MS;
     return Math.max(this.#since + 1.25 * rtt, this.#heardAt + rtt / 4) + QUIET_MS + ANSWER_SPARE_MS;
+  }
+
+  /** Whether it is doubted. @param {number} now */
+  doubts(now) {
+    const dueAt = this.#answerDueAt;
+    if (now < dueAt) this.#noDoubtBefore = -Infinity;
+    else if (this.#noDoubtBefore === -Infinity) this.#noDoubtBefore = now - dueAt > LATE_MS ? now + SECOND_LOOK_MS : dueAt;
+    return now >= this.doubtAt;
   }
 
   /** @param {number} now @returns {'trusted' | 'suspected'} */

@@ -66,7 +66,7 @@ export class Watch {
 
   /** Whether what is not acknowledged goes elsewhere too. */
   get doubted() {
-    return this.#state === 'used' && this.#pipe.suspicion.doubtAt <= this.#env.now();
+    return this.#state === 'used' && this.#pipe.suspicion.doubts(this.#env.now());
   }
 
   /** The channel is open: does it carry anything, there and back? */
@@ -165,8 +165,9 @@ export class Watch {
     if (isSuspected && trial) trial.failed();
     const isNew = isSuspected && !this.#isSuspected;
     this.#isSuspected = isSuspected;
-    const isDoubt = this.doubted && !this.#isDoubted;
-    this.#isDoubted = this.doubted;
+    const { doubted } = this;
+    const isDoubt = doubted && !this.#isDoubted;
+    this.#isDoubted = doubted;
     if (trial) this.#judge(trial, now);
     else if (isNew) this.#handlers.suspected();
     else if (isDoubt) this.#handlers.doubted();

@@ -33,7 +33,8 @@ const players = {
     return (at, what, argument) => {
       act[what](at, argument);
       const verdict = suspicion.verdict(at);
-      return [verdict, ms(suspicion.probeAt), ms(suspicion.nextAt), ms(suspicion.rtt), ms(suspicion.answerMs), ms(suspicion.quietFor(at)), ms(suspicion.doubtAt)];
+      const doubts = suspicion.doubts(at);
+      return [verdict, ms(suspicion.probeAt), ms(suspicion.nextAt), ms(suspicion.rtt), ms(suspicion.answerMs), ms(suspicion.quietFor(at)), ms(suspicion.doubtAt), doubts];
     };
   },
   trial({ hold }) {

@@ -185,6 +185,21 @@ test('a page that was busy reads first what has come', () => {
   assert.equal(suspicion.verdict(5_031), 'trusted');
 });
 
+test('a doubt comes when an answer is overdue, and not before what a busy page has not read', () => {
+  const suspicion = new Suspicion(0);
+  suspicion.answered(0, 100);
+  suspicion.expect(10, true);
+  assert.equal(suspicion.doubtAt, 275, 'the first answer takes a round trip');
+  suspicion.heard(250);
+  assert.equal(suspicion.doubtAt, 415, 'the next ones follow as what they answer does');
+  assert.deepEqual([414, 420].map((now) => suspicion.doubts(now)), [false, true]);
+  suspicion.heard(421);
+  assert.equal(suspicion.doubts(421), false);
+  assert.deepEqual([900, 920, 930].map((now) => suspicion.doubts(now)), [false, false, true]);
+  suspicion.expect(940, false);
+  assert.equal(suspicion.doubts(5_000), false, 'nothing is awaited');
+});
+
 test('an answer counts once, and only to a probe that was sent', () => {
   const suspicion = new Suspicion(0);
   const nonce = suspicion.ping(10);

@@ -65,6 +65,8 @@ pub(crate) struct Suspicion {
     variation: Duration,
     /// A suspicion that was looked for late is none before.
     not_before: Option<Instant>,
+    /// Nor is a doubt.
+    no_doubt_before: Option<Instant>,
     /// Smoothed, of these probes alone; none before the first answer.
     rtt: Option<Duration>,
 }
@@ -84,6 +86,7 @@ impl Suspicion {
             outstanding: VecDeque::new(),
             variation: ASSUMED_RTT / 2,
             not_before: None,
+            no_doubt_before: None,
             rtt: None,
         }
     }
@@ -186,6 +189,21 @@ impl Suspicion {
 
     /// When what is not acknowledged is to go elsewhere too, if nothing is heard: an answer should have come by then.
     pub(crate) fn doubt_at(&self) -> Option<Instant> {
+        self.answer_due_at().map(|at| self.no_doubt_before.map_or(at, |not_before| at.max(not_before)))
+    }
+
+    /// Whether it is doubted.
+    pub(crate) fn doubts(&mut self, now: Instant) -> bool {
+        let Some(due) = self.answer_due_at().filter(|due| *due <= now) else {
+            self.no_doubt_before = None;
+            return false;
+        };
+        let is_late = now.saturating_duration_since(due) > LATE;
+        let not_before = *self.no_doubt_before.get_or_insert(if is_late { now + SECOND_LOOK } else { due });
+        now >= not_before
+    }
+
+    fn answer_due_at(&self) -> Option<Instant> {
         let rtt = self.assumed_rtt();
         let first = self.since? + rtt + rtt / 4;
         Some(first.max(self.heard_at + rtt / 4) + QUIET + ANSWER_SPARE)

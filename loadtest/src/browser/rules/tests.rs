@@ -77,6 +77,7 @@ fn suspicions_are_those_of_the_client() {
                 Verdict::Trusted => "trusted",
                 Verdict::Suspected => "suspected",
             };
+            let doubts = suspicion.doubts(now);
             let at = |at: Option<Instant>| at.map(|at| ms(at - start));
             json!([
                 verdict,
@@ -86,6 +87,7 @@ fn suspicions_are_those_of_the_client() {
                 ms(suspicion.answer()),
                 ms(suspicion.quiet_for(now)),
                 at(suspicion.doubt_at()),
+                doubts,
             ])
         }
     });

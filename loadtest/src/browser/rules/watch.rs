@@ -211,12 +211,11 @@ impl Watch {
         let is_suspected = self.suspicion.verdict(now) == Verdict::Suspected;
         let is_new = is_suspected && !self.is_suspected;
         self.is_suspected = is_suspected;
-        let doubt_at = self.suspicion.doubt_at();
-        let is_doubted = is_due(doubt_at);
+        let is_doubted = self.suspicion.doubts(now);
         let is_doubt = is_doubted && !self.is_doubted;
         self.is_doubted = is_doubted;
         let suspicion = if is_suspected { self.suspicion.probe_at() } else { self.suspicion.next_at() };
-        let doubt = doubt_at.filter(|_| self.trial.is_none() && !is_doubted);
+        let doubt = self.suspicion.doubt_at().filter(|_| self.trial.is_none() && !is_doubted);
         self.timer =
             [suspicion, doubt, self.trial.as_ref().and_then(Trial::probe_at)].into_iter().flatten().min();
         match &mut self.trial {

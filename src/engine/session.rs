@@ -191,7 +191,7 @@ pub struct Session {
     copies_since: Option<Instant>,
     /// When the client last said over the WebSocket that it hears nothing on the data channel.
     copies_asked: Option<Instant>,
-    /// When the pipe's last messages were filled, the oldest first.
+    /// When the data channel's last messages were filled, the oldest first.
     sends: [Option<Instant>; SEVERAL],
     /// Since when frames have been waiting for acknowledgement without a pause.
     waiting_since: Option<Instant>,
@@ -453,7 +453,7 @@ impl Session {
         if self.out.unacknowledged() > 0 && self.waiting_since.is_none() {
             self.waiting_since = Some(now);
         }
-        if !out.is_empty() {
+        if self.attached == Via::Channel && !out.is_empty() {
             self.sends.rotate_left(1);
             self.sends[SEVERAL - 1] = Some(now);
         }
@@ -645,7 +645,7 @@ impl Session {
             Frame::Ack(ack) => self.handle_ack(ack, events),
             Frame::Ping(nonce) if via == self.attached && came != Came::Unordered => self.pong = Some(nonce),
             Frame::Ping(nonce) => {
-                if (self.attached, via) == (Via::Channel, Via::Socket) {
+                if nonce == DOUBT_NONCE && (self.attached, via) == (Via::Channel, Via::Socket) {
                     self.copies_asked = Some(now);
                     self.begin_copies(now);
                 }

@@ -138,7 +138,9 @@ fn what_is_not_acknowledged_is_copied_to_the_websocket_while_the_channel_is_doub
     send(&mut session);
     let heard = due + 2 * DOUBT;
     assert_eq!(copied(&mut session, heard, 1000), (vec![], false));
-    takes(&mut session, Came::Socket, heard, |out| frame::put_ping(out, 0));
+    takes(&mut session, Came::Socket, heard, |out| frame::put_ping(out, 7));
+    assert_eq!(copied(&mut session, heard, 1000), (vec![], false), "a probe that was late");
+    takes(&mut session, Came::Socket, heard, |out| frame::put_ping(out, DOUBT_NONCE));
     assert_eq!(copied(&mut session, heard, 1000), (vec![3, 4, 5, 6], false));
     send(&mut session);
     assert_eq!(copied(&mut session, heard + COPIES_ASKED, 1000), (vec![], false), "that was long ago");

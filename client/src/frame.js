@@ -23,6 +23,9 @@ export const Kind = Object.freeze({
 /** Bits of the `flags` byte. */
 export const Flag = Object.freeze({ TEXT: 1, FIRST: 2, LAST: 4 });
 
+/** The nonce of a PING that tells of a doubt: the sender hears nothing on the data channel. Probes begin at 1. */
+export const DOUBT_NONCE = 0;
+
 /** Bytes of a reliable frame before its target or payload. */
 export const RELIABLE_HEADER_BYTES = 18;
 const LOSSY_HEADER_BYTES = 14;

@@ -12,6 +12,7 @@ import { diagnosisOf } from './diagnosis.js';
 import { FrameError, decodeFrame, encodeFrame, joinFrames, splitFrames } from './frame.js';
 import { Ice } from './ice.js';
 import { readLimits } from './limits.js';
+import { Outflow } from './outflow.js';
 import { Peers } from './peers.js';
 import { Sockets } from './sockets.js';
 import { Timers } from './timers.js';
@@ -37,8 +38,6 @@ const PEER_GOOD_MS = 30_000;
 const OFFER_MS = 500;
 /** A full WebSocket is looked at again: browsers have no event for it. */
 const DRAIN_MS = 5;
-/** Of PINGs that say that the data channel is doubted; probes begin at 1. */
-const DOUBT_NONCE = 0;
 /** A close code with which the server keeps the session for a while: 1000 would end it. */
 const HANDED_OVER = 4_000;
 /** The server does not go on with the session for this client. */
@@ -116,11 +115,7 @@ export class Link {
   /** As measured last, on whatever pipe. @type {number | null} */
   #lastRtt = null;
   #flushQueued = false;
-  /** The server has sent the next ticket. @param {string} ticket */
-  renew(ticket) {
-    if (this.#identity) this.#identity = { ...this.#identity, ticket };
-  }
-
+  #outflow;
   /** Whether other tabs would go on with the session. */
   #keeps = false;
   #timers;
@@ -139,6 +134,7 @@ export class Link {
     this.#ice = new Ice(env, ice, () => this.#askForIce());
     this.#wantsWebRtc = webRtc && Boolean(env.RTCPeerConnection);
     this.#webRtc = !webRtc ? 'off' : !env.RTCPeerConnection ? 'absent' : ice.policy === 'relay' ? 'relay' : 'on';
+    this.#outflow = new Outflow(owner, (pipe, frames) => this.#sendFrames(pipe, frames));
     this.#attempts = new Attempts(env, (attempt) => owner.attempt(attempt));
     this.#sockets = new Sockets(env, url, this.#attempts, this.#socketsOwner());
     this.#peers = new Peers(env, this.#ice, this.#attempts, this.#wantsWebRtc, this.#peersOwner());
@@ -230,6 +226,11 @@ export class Link {
   /** As `close`, but `start` works afterwards: the page may come back, or a better token. */
   rest() {
     if (this.#state !== 'closed') this.#end('idle');
+  }
+
+  /** The server has sent the next ticket. @param {string} ticket */
+  renew(ticket) {
+    if (this.#identity) this.#identity = { ...this.#identity, ticket };
   }
 
   /** Whose session it is at the server; null while there is none. */
@@ -682,30 +683,17 @@ export class Link {
   #flush() {
     this.#timers.cancel('ack');
     const pipe = this.#pipe;
-    if (!pipe?.open) return;
-    for (;;) {
-      const batch = [];
-      let left = pipe.room();
-      for (;;) {
-        const frame = this.#owner.next(left - 2) ?? (pipe.kind === 'websocket' && this.#lossyFor(pipe, left));
-        if (!frame) break;
-        batch.push(frame);
-        left -= 2 + frame.length;
-      }
-      if (batch.length === 0) break;
-      if (!this.#sendFrames(pipe, batch)) return;
-    }
-    if (pipe.kind === 'datachannel') this.#flushLossyChannel(pipe);
+    if (!pipe?.open || !this.#outflow.fill(pipe)) return;
     this.#peer?.watch.look();
     const aside = this.#copyTo;
-    if (aside) this.#flushCopies(aside);
+    const waits = (aside && this.#outflow.copy(aside)) || (pipe.kind === 'websocket' && this.#owner.hasNext());
     // Last: any reliable frame has carried it already.
     const due = this.#owner.ackDueAt();
     if (due !== null && due <= this.#env.now()) {
       const ack = encodeFrame({ kind: 'ack', ack: this.#owner.received() });
       for (const each of [pipe, ...(aside ? [aside] : [])]) this.#sendFrames(each, [ack]);
     } else if (due !== null) this.ackAt(due);
-    if (pipe.kind === 'websocket' && this.#owner.hasNext()) this.#timers.after('drain', DRAIN_MS, () => this.#flush());
+    if (waits) this.#timers.after('drain', DRAIN_MS, () => this.#flush());
   }
 
   /** Where frames that wait for acknowledgement go too, while the data channel in use is doubted. @returns {Pipe | null} */
@@ -713,40 +701,6 @@ export class Link {
     const [peer, socket] = [this.#peer, this.#socket];
     const isDoubted = peer !== null && this.#pipe === peer.pipe && peer.watch.doubted;
     return isDoubted && socket?.ready && socket.pipe.open ? socket.pipe : null;
-  }
-
-  /** @param {Pipe} aside */
-  #flushCopies(aside) {
-    while (this.#owner.copies()) {
-      // The server is told that this channel is doubted, and does the same.
-      /** @type {Uint8Array[]} */
-      const batch = [encodeFrame({ kind: 'ping', nonce: DOUBT_NONCE })];
-      let left = aside.room();
-      for (let frame; (frame = this.#owner.copy(left - 2)); left -= 2 + frame.length) batch.push(frame);
-      if (batch.length === 1) break;
-      if (!this.#sendFrames(aside, batch)) return;
-    }
-    if (this.#owner.copies()) this.#timers.after('drain', DRAIN_MS, () => this.#flush());
-  }
-
-  /** @param {Pipe} pipe @param {number} left */
-  #lossyFor(pipe, left) {
-    return this.#owner.nextLossy(Math.min(left, pipe.lossyRoom()) - 2);
-  }
-
-  /** @param {Pipe} pipe */
-  #flushLossyChannel(pipe) {
-    for (;;) {
-      const batch = [];
-      let left = pipe.lossyRoom();
-      for (let frame; (frame = this.#owner.nextLossy(left - 2)); left -= 2 + frame.length) batch.push(frame);
-      if (batch.length === 0) return;
-      try {
-        pipe.sendLossy(joinFrames(batch));
-      } catch {
-        return;
-      }
-    }
   }
 
   /** False when the pipe refused, being on its way down; what was lost is replayed. @param {Pipe} pipe @param {Uint8Array[]} frames */

@@ -12,6 +12,9 @@ use crate::limits;
 /// Bytes of the length before each frame in a pipe message.
 pub const LENGTH_BYTES: usize = 2;
 
+/// The nonce of a PING that tells of a doubt: the sender hears nothing on the data channel (section 3.2). Probes begin at 1.
+pub const DOUBT_NONCE: u32 = 0;
+
 const DATA: u8 = 0x01;
 const CONTROL: u8 = 0x02;
 const GAP: u8 = 0x03;

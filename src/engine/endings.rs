@@ -35,7 +35,7 @@ impl Shard {
             return;
         }
         let mut question = BytesMut::new();
-        entry.session.doubt(now, &mut question);
+        entry.session.ask(now, &mut question);
         if outbox.room() >= question.len() {
             outbox.push_frames(&[&question], false);
         }

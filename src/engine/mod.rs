@@ -17,6 +17,7 @@
 
 mod commands;
 pub mod demux;
+mod doubt;
 pub mod dtls_guard;
 mod endings;
 mod gather;

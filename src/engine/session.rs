@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
     Code,
     assembly::{Assembly, AssemblyError, Complete},
-    frame::{self, ChunkHeader, Frame, Frames, Kind, LossyHeader, Out, Reliable, Target},
+    frame::{self, ChunkHeader, DOUBT_NONCE, Frame, Frames, Kind, LossyHeader, Out, Reliable, Target},
     lane,
     limits::Limits,
     message::{ClientControl, ServerControl},
@@ -27,26 +27,16 @@ use crate::{
     room::{Action, Lane, Outbound, control_message},
 };
 
-use super::ticket::{Shown, Tickets};
+use super::{
+    doubt::Doubt,
+    ticket::{Shown, Tickets},
+};
 
 /// While frames wait for acknowledgement, the receiver is probed this often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// A data channel from which nothing came for so long while frames wait for acknowledgement is left, if there is a
 /// WebSocket: the client would have answered two probes.
 const CHANNEL_SILENCE: Duration = Duration::from_secs(5);
-/// A data channel on which nothing has come for this and a quarter of a round trip while frames wait for acknowledgement is
-/// doubted: the client is asked over the WebSocket whether it hears anything, and again as often, and gets there, too, what it
-/// has not acknowledged. SCTP may leave a single packet without an answer for 200 ms (RFC 9260, section 6.2).
-const DOUBT: Duration = Duration::from_millis(250);
-/// The same where it has sent several since: of them, every second one is answered at once.
-const DOUBT_SEVERAL: Duration = Duration::from_millis(100);
-const SEVERAL: usize = 3;
-/// So long after a client has said that it doubts the data channel it is sent copies.
-const COPIES_ASKED: Duration = Duration::from_millis(500);
-/// What the round trip counts in that: it is measured where packets are repeated, too.
-const DOUBT_RTT_MOST: Duration = Duration::from_millis(500);
-/// The nonce of those questions; probes begin at 1.
-const DOUBT_NONCE: u32 = 0;
 /// Refusals of messages that may be told in a row before they are only counted, and how often one more is allowed.
 const REFUSALS: f64 = 32.0;
 const REFUSALS_PER_SECOND: f64 = 4.0;
@@ -185,14 +175,7 @@ pub struct Session {
     probe: Option<(u32, Instant)>,
     next_probe: Option<Instant>,
     heard_on_channel: Instant,
-    /// When the client was last asked over the WebSocket whether the data channel works.
-    doubted: Option<Instant>,
-    /// Since when copies of what is not acknowledged go over the WebSocket.
-    copies_since: Option<Instant>,
-    /// When the client last said over the WebSocket that it hears nothing on the data channel.
-    copies_asked: Option<Instant>,
-    /// When the data channel's last messages were filled, the oldest first.
-    sends: [Option<Instant>; SEVERAL],
+    doubt: Doubt,
     /// Since when frames have been waiting for acknowledgement without a pause.
     waiting_since: Option<Instant>,
     /// A delivery's latency, since it was last asked for.
@@ -256,10 +239,7 @@ impl Session {
             probe: None,
             next_probe: None,
             heard_on_channel: now,
-            doubted: None,
-            copies_since: None,
-            copies_asked: None,
-            sends: [None; SEVERAL],
+            doubt: Doubt::default(),
             waiting_since: None,
             sample: None,
             messages: Bucket::new(burst, now),
@@ -339,7 +319,7 @@ impl Session {
         }
         self.counts.resumes += 1;
         // What was copied to the WebSocket before may be lost with that.
-        self.copies_since = None;
+        self.doubt.end();
         self.renew_ticket(now);
         Ok(())
     }
@@ -454,8 +434,7 @@ impl Session {
             self.waiting_since = Some(now);
         }
         if self.attached == Via::Channel && !out.is_empty() {
-            self.sends.rotate_left(1);
-            self.sends[SEVERAL - 1] = Some(now);
+            self.doubt.sent(now);
         }
         if self.sample.is_none()
             && let Some(message) = self.out.completed()
@@ -533,35 +512,25 @@ impl Session {
     /// the last one was `heard` then.
     pub fn doubt_at(&self, heard: Instant) -> Option<Instant> {
         let waiting_since = self.waiting_since.filter(|_| self.attached == Via::Channel)?;
-        let patience = if self.sends[0].is_some_and(|sent| sent > heard) { DOUBT_SEVERAL } else { DOUBT };
-        // The first answer takes a round trip; those of a stream follow one another as it does, however long the path.
-        let rtt = self.rtt.unwrap_or_default().min(DOUBT_RTT_MOST);
-        let from = (waiting_since + rtt + rtt / 4).max(heard + rtt / 4) + patience;
-        Some(self.doubted.map_or(from, |doubted| from.max(doubted + DOUBT)))
+        Some(self.doubt.due(waiting_since, heard, self.rtt))
     }
 
-    /// The question, for the WebSocket.
-    pub fn doubt(&mut self, now: Instant, out: &mut BytesMut) {
-        self.doubted = Some(now);
+    /// The question, for the WebSocket. Copies follow it.
+    pub fn ask(&mut self, now: Instant, out: &mut BytesMut) {
         self.counts.doubts += 1;
-        self.begin_copies(now);
+        if self.doubt.ask(now) {
+            self.out.copy_anew();
+        }
         frame::put_ping(out, DOUBT_NONCE);
     }
 
-    fn begin_copies(&mut self, now: Instant) {
-        if self.copies_since.is_none() {
-            self.copies_since = Some(now);
-            self.out.copy_anew();
-        }
-    }
-
-    /// Appends, for the WebSocket, what is not acknowledged, as long as the data channel is doubted: nothing has come over
-    /// that since, the last packet was `heard` then; or as the client doubts it. Returns whether there is more than there was `room` for.
+    /// Appends, for the WebSocket, what is not acknowledged, as long as the data channel is doubted. Its last packet was
+    /// `heard` then. Returns whether there is more than there was `room` for.
     pub fn fill_copies(&mut self, heard: Instant, now: Instant, room: usize, out: &mut impl Out) -> bool {
-        let is_asked = self.copies_asked.is_some_and(|asked| now < asked + COPIES_ASKED);
-        let is_doubted = |since: &Instant| self.attached == Via::Channel && (is_asked || heard < *since);
-        self.copies_since = self.copies_since.filter(is_doubted);
-        if self.copies_since.is_none() {
+        if self.attached != Via::Channel {
+            self.doubt.end();
+        }
+        if !self.doubt.goes_on(heard, now) {
             return false;
         }
         let ack = self.arrivals.ack();
@@ -645,9 +614,9 @@ impl Session {
             Frame::Ack(ack) => self.handle_ack(ack, events),
             Frame::Ping(nonce) if via == self.attached && came != Came::Unordered => self.pong = Some(nonce),
             Frame::Ping(nonce) => {
-                if nonce == DOUBT_NONCE && (self.attached, via) == (Via::Channel, Via::Socket) {
-                    self.copies_asked = Some(now);
-                    self.begin_copies(now);
+                let is_doubt = nonce == DOUBT_NONCE && (self.attached, via) == (Via::Channel, Via::Socket);
+                if is_doubt && self.doubt.request(now) {
+                    self.out.copy_anew();
                 }
                 events.push(Event::Pong(nonce));
             }

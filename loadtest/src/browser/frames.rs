@@ -4,15 +4,12 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use switchyard_signaling::{
-    frame::{self, Frame, Frames, Kind, LossyHeader, Reliable},
+    frame::{self, DOUBT_NONCE, Frame, Frames, Kind, LossyHeader, Reliable},
     lane::{Arrival, Polled},
     message::ServerControl,
 };
 
 use super::{Browser, Event, Fault, Incoming, Lane, Pipe, RoomLog, URGENT_BYTES};
-
-/// Of PINGs that say that the data channel is doubted; probes begin at 1.
-const DOUBT_NONCE: u32 = 0;
 
 impl Browser {
     /// Takes a message of a pipe, `is_ordered` unless it came over the unordered channel.

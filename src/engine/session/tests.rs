@@ -1,6 +1,9 @@
 //! What a session does with its pipes, a frame at a time.
 
-use super::*;
+use super::{
+    super::doubt::{PATIENCE, PATIENCE_SEVERAL, REQUESTED, RTT_MOST, SEVERAL},
+    *,
+};
 use crate::names::ShardId;
 
 fn session(start: Instant) -> Session {
@@ -57,20 +60,20 @@ fn a_client_that_acknowledges_nothing_over_the_channel_is_asked_over_the_websock
     let sent = start + ms(5_000);
     session.tell(0, &something(), sent).unwrap();
     session.fill((1000, 1000), sent, &mut BytesMut::new());
-    assert_eq!(session.doubt_at(start), Some(sent + DOUBT));
+    assert_eq!(session.doubt_at(start), Some(sent + PATIENCE));
     // Packets come: the frames are only not acknowledged yet.
     let heard = sent + ms(200);
-    assert_eq!(session.doubt_at(heard), Some(heard + DOUBT));
+    assert_eq!(session.doubt_at(heard), Some(heard + PATIENCE));
     session.rtt = Some(ms(100));
-    assert_eq!(session.doubt_at(heard), Some(heard + DOUBT + ms(25)));
+    assert_eq!(session.doubt_at(heard), Some(heard + PATIENCE + ms(25)));
     session.rtt = Some(ms(60_000));
-    let due = sent + DOUBT + DOUBT_RTT_MOST + DOUBT_RTT_MOST / 4;
+    let due = sent + PATIENCE + RTT_MOST + RTT_MOST / 4;
     assert_eq!(session.doubt_at(heard), Some(due));
     let mut out = BytesMut::new();
-    session.doubt(due, &mut out);
+    session.ask(due, &mut out);
     let asked = Frames::new(out.freeze()).next();
     assert!(matches!(asked, Some(Ok(Frame::Ping(DOUBT_NONCE)))), "{asked:?}");
-    assert_eq!((session.doubt_at(heard), session.counts.doubts), (Some(due + DOUBT), 1));
+    assert_eq!((session.doubt_at(heard), session.counts.doubts), (Some(due + PATIENCE), 1));
     // The answer is no sample of the round trip on the attached pipe.
     takes(&mut session, Came::Socket, due, |out| frame::put_pong(out, DOUBT_NONCE));
     assert_eq!(session.rtt, Some(ms(60_000)));
@@ -88,14 +91,14 @@ fn a_client_that_answers_nothing_of_several_messages_is_doubted_sooner() {
     let heard = start + ms(10);
     let mut sent = heard;
     for several in 0..SEVERAL {
-        let patience = if several == 0 { None } else { Some(heard + ms(1) + DOUBT) };
+        let patience = if several == 0 { None } else { Some(heard + ms(1) + PATIENCE) };
         assert_eq!(session.doubt_at(heard), patience);
         sent += ms(1);
         session.tell(0, &something(), sent).unwrap();
         session.fill((1000, 1000), sent, &mut BytesMut::new());
     }
-    assert_eq!(session.doubt_at(heard), Some(heard + ms(1) + DOUBT_SEVERAL));
-    assert_eq!(session.doubt_at(sent), Some(sent + DOUBT), "that was an answer");
+    assert_eq!(session.doubt_at(heard), Some(heard + ms(1) + PATIENCE_SEVERAL));
+    assert_eq!(session.doubt_at(sent), Some(sent + PATIENCE), "that was an answer");
 }
 
 #[test]
@@ -121,32 +124,32 @@ fn what_is_not_acknowledged_is_copied_to_the_websocket_while_the_channel_is_doub
     let heard = start;
     assert_eq!(copied(&mut session, heard, 1000), (vec![], false), "nobody doubts it");
     let due = session.doubt_at(heard).unwrap();
-    session.doubt(due, &mut BytesMut::new());
+    session.ask(due, &mut BytesMut::new());
     assert_eq!(copied(&mut session, heard, 10), (vec![], true), "no room");
     assert_eq!(copied(&mut session, heard, 1000), (vec![2, 3], false));
     assert_eq!(copied(&mut session, heard, 1000), (vec![], false), "once");
     send(&mut session);
     takes(&mut session, Came::Socket, due, |out| frame::put_ack(out, 2));
     assert_eq!(copied(&mut session, heard, 1000), (vec![4], false), "what is new, too");
-    session.doubt(due + DOUBT, &mut BytesMut::new());
+    session.ask(due + PATIENCE, &mut BytesMut::new());
     assert_eq!(copied(&mut session, heard, 1000), (vec![], false), "a doubt that goes on");
     send(&mut session);
-    assert_eq!(copied(&mut session, due + DOUBT, 1000), (vec![], false), "something has come");
-    session.doubt(due + 2 * DOUBT, &mut BytesMut::new());
-    assert_eq!(copied(&mut session, due + DOUBT, 1000), (vec![3, 4, 5], false), "another doubt");
+    assert_eq!(copied(&mut session, due + PATIENCE, 1000), (vec![], false), "something has come");
+    session.ask(due + 2 * PATIENCE, &mut BytesMut::new());
+    assert_eq!(copied(&mut session, due + PATIENCE, 1000), (vec![3, 4, 5], false), "another doubt");
     // Its packets come, but it says that ours do not.
     send(&mut session);
-    let heard = due + 2 * DOUBT;
+    let heard = due + 2 * PATIENCE;
     assert_eq!(copied(&mut session, heard, 1000), (vec![], false));
     takes(&mut session, Came::Socket, heard, |out| frame::put_ping(out, 7));
     assert_eq!(copied(&mut session, heard, 1000), (vec![], false), "a probe that was late");
     takes(&mut session, Came::Socket, heard, |out| frame::put_ping(out, DOUBT_NONCE));
     assert_eq!(copied(&mut session, heard, 1000), (vec![3, 4, 5, 6], false));
     send(&mut session);
-    assert_eq!(copied(&mut session, heard + COPIES_ASKED, 1000), (vec![], false), "that was long ago");
-    session.doubt(heard + DOUBT, &mut BytesMut::new());
+    assert_eq!(copied(&mut session, heard + REQUESTED, 1000), (vec![], false), "that was long ago");
+    session.ask(heard + PATIENCE, &mut BytesMut::new());
     takes(&mut session, Came::Socket, due, |out| frame::put_attach(out, 3, 5));
-    assert_eq!(copied(&mut session, due + DOUBT, 1000), (vec![], false), "it has been left");
+    assert_eq!(copied(&mut session, due + PATIENCE, 1000), (vec![], false), "it has been left");
     assert_eq!(session.counts.copies, 10);
 }
 

@@ -14,6 +14,7 @@ import { Chat } from './chat.js';
 import { byId } from './dom.js';
 import { showConnection } from './panel.js';
 import { showPeople } from './people.js';
+import { devToken } from './token.js';
 import { showWhy } from './why.js';
 import { Streams, newId, readMessage } from './wire.js';
 
@@ -59,6 +60,7 @@ function begin() {
     transport: query.get('transport') === 'websocket' ? 'websocket' : 'auto',
     iceTransportPolicy: hash.get('ice') === 'relay' ? 'relay' : 'all',
     peerToPeer: peerToPeer(),
+    backgroundSync: worker(user, name),
     getToken: (room) => tokenFor(room, user, name),
   });
   return { session, name, user, room: fields.room.value.trim() };
@@ -186,6 +188,7 @@ function listen({ session, room, board, chat, self, signal }) {
   room.on('quality', () => showPeople(room, self.name), { signal });
   room.on('gap', ({ sender, count }) => chat.notice(`${count} messages${sender ? ` of ${sender.name}` : ''} are missing.`), { signal });
   room.on('refused', ({ message }) => chat.notice(`Refused: ${message}`), { signal });
+  room.on('rejected', ({ message }) => chat.notice(`Something you wrote before was refused: ${message}`), { signal });
   room.on(
     'rejoined',
     () => {
@@ -285,13 +288,25 @@ function leaveRoom(reason) {
 async function tokenFor(room, user, name) {
   const given = fields.token.value.trim();
   if (given) return given;
-  const response = await fetch(`/v1/dev/token?${new URLSearchParams({ room, user, name })}`);
-  if (!response.ok) {
-    byId('token-field', HTMLElement).hidden = false;
-    throw new SwitchyardError('no_token', 'This server is not in development mode: a token is needed.');
+  try {
+    return await devToken(room, user, name);
+  } catch (error) {
+    if (error instanceof SwitchyardError) byId('token-field', HTMLElement).hidden = false;
+    throw error;
   }
-  const { token } = await response.json();
-  return String(token);
+}
+
+/** Sends what was written without a network when no window is open: worker.js. @param {string} user @param {string} name */
+async function worker(user, name) {
+  // A token that was given is this window's.
+  if (fields.token.value.trim()) return null;
+  try {
+    const address = `/demo/worker.js?${new URLSearchParams({ user, name })}`;
+    return (await navigator.serviceWorker?.register(address, { type: 'module' })) ?? null;
+  } catch {
+    // No modules in workers, or a private window.
+    return null;
+  }
 }
 
 /** @param {SwitchyardError} error */

@@ -36,6 +36,9 @@ import { Incoming } from './streams.js';
  * @property {Record<string, any>} fields
  * @property {boolean} more whether there are older messages
  *
+ * @typedef {{ id: string, body: unknown, code: string, message: string }} Rejected what was written, as far as it is shown, and why
+ *   the server does not take it
+ *
  * @typedef {object} LogEvents
  * @property {LogMessage} message
  * @property {LogEvent} event
@@ -43,6 +46,7 @@ import { Incoming } from './streams.js';
  * @property {{ fields: Record<string, any>, changed: Record<string, any> }} fields
  * @property {Sync} sync
  * @property {LogStatus} status
+ * @property {Rejected} rejected what an earlier page of this user has written is refused: no promise is left to say so
  *
  * @typedef {{ id: string, settled: Promise<number> }} Written what was written: `settled` gives its `seq`, or rejects with
  *   the code of the refusal
@@ -587,8 +591,13 @@ export class Log {
   #answered(item, answer) {
     const isLast = !this.#authoring.answered(item, answer);
     if (isLast && 'code' in answer) {
-      this.#core.tentative?.refused(item.id);
-      this.#refuse(item.id, new SwitchyardError(answer.code, answer.message || answer.code));
+      const { id } = item;
+      const { code } = answer;
+      const message = answer.message || code;
+      this.#core.tentative?.refused(id);
+      const rejected = this.#fates.has(id) ? null : { id, body: this.#messages.get(id)?.body ?? null, code, message };
+      this.#refuse(id, new SwitchyardError(code, message));
+      if (rejected) this.#core.emit('rejected', rejected);
     } else if ('seq' in answer) {
       this.#messages.confirm(item.id, answer.seq, this.#reader.seq);
       this.#fates.get(item.id)?.resolve(answer.seq);

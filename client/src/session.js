@@ -28,6 +28,7 @@ import { Room } from './room.js';
 import { Rooms } from './rooms.js';
 import { Sending } from './sending.js';
 import { Share } from './share.js';
+import { BackgroundSync } from './sync.js';
 import { SharedLink } from './tabs/shared-link.js';
 import { Signing } from './tentative/signing.js';
 import { identityIn } from './token.js';
@@ -52,6 +53,8 @@ import { Tokens } from './tokens.js';
  *   the browser has Web Locks and BroadcastChannel and the token says whose it is
  * @property {boolean} [tentative] whether events go to connected members ahead of the log, and come so from them, where the
  *   server has it on; false by default
+ * @property {import('./sync.js').Registration | Promise<import('./sync.js').Registration>} [backgroundSync] the service worker
+ *   that sends what waits when the pages are gone (background.js); without one it waits for the next page
  * @property {(room: string) => string | Promise<string>} [getToken] asked for a token when a room is joined without
  *   one, and when it must be joined anew
  * @property {Partial<import('./environment.js').Environment>} [environment] for tests
@@ -108,9 +111,12 @@ export class Session extends Emitter {
     join: (room, token) => this.#join(room, token, false),
     failed: (room, code) => this.#roomEnded(room, code),
   });
+  /** @type {BackgroundSync} */
+  #sync;
   #page = new Page({
     isInUse: () => this.state !== 'closed' && this.state !== 'idle',
     away: () => {
+      this.#sync.away({ waits: this.#waits });
       this.#mesh.rest();
       this.#link.rest();
     },
@@ -131,6 +137,7 @@ export class Session extends Emitter {
     const { peerToPeer = transport === 'websocket' ? 'off' : iceTransportPolicy === 'relay' ? 'relay' : 'auto' } = options;
     super();
     this.#env = environment(given);
+    this.#sync = new BackgroundSync(options.backgroundSync);
     if (!this.#env.WebSocket) throw new SwitchyardError('no_websocket', 'this browser has no WebSocket');
     this.#tokens = new Tokens(this.#env, getToken, { isLeft: (room) => !this.#rooms.has(room), signal: this.#page.signal });
     this.#url = endpoint(url);
@@ -334,9 +341,19 @@ export class Session extends Emitter {
     const room = new Room(name, this.#roomCore(), log ? { scope, env: this.#env, user: user ?? '', signing: this.#signing } : null);
     this.#rooms.add(room);
     room.logOrNull?.linked(this.state === 'connected');
+    room.on('status', () => this.#lookAtSync());
     if (user !== undefined) room.logOrNull?.identify({ tenant: '', user });
     if (token !== undefined) this.#identify(room, token);
     return room;
+  }
+
+  /** Whether something is stored that has no answer. */
+  get #waits() {
+    return [...this.#rooms.all].some(({ status: { queued, durable } }) => durable && queued > 0);
+  }
+
+  #lookAtSync() {
+    this.#sync.look({ waits: this.#waits, connected: this.state === 'connected' });
   }
 
   /** Joins with a token that may have to be waited for. @param {Room} room @param {string} [given] */
@@ -414,6 +431,7 @@ export class Session extends Emitter {
       unacknowledged: () => this.#lane.unacknowledgedFrames > 0,
       state: (state) => {
         for (const room of this.#rooms.all) room.logOrNull?.linked(state === 'connected');
+        this.#lookAtSync();
         this.emit('state', state);
         if (state !== 'connected') this.#judged(this.#quality.tick(this.#env.now(), this.#link.health(this.#env.now())));
         // A refused token ended the connection, and others wait with theirs.

@@ -42,9 +42,12 @@ import { SwitchyardError } from './errors.js';
  * @property {Uint8Array} body
  * @property {Restart} [stream] of the end of a streamed message
  *
+ * @typedef {{ id: string, scope: string, tenant: string, user: string, items: number }} Waiting a writer that has items, and how many
+ *
  * @typedef {object} Store
  * @property {boolean} durable whether it outlives the page
  * @property {(scope: string) => Promise<WriterRecord[]>} list
+ * @property {() => Promise<Waiting[]>} waiting in all scopes
  * @property {(id: string, claim: string) => Promise<{ record: WriterRecord, items: Item[] } | null>} claim takes a writer
  *   over; null when it is gone
  * @property {(record: WriterRecord, items: Item[]) => Promise<void>} put a new or changed record, and further items
@@ -108,6 +111,10 @@ export class MemoryStore {
   async list(scope) {
     const records = [...this.#writers.values()].map(({ record }) => ({ ...record }));
     return records.filter((record) => record.scope === scope);
+  }
+
+  async waiting() {
+    return [...this.#writers.values()].flatMap(({ record, items }) => waitingOf(record, items.size));
   }
 
   /** @param {string} id @param {string} claim */
@@ -183,6 +190,15 @@ export class IndexedStore {
   /** @param {string} scope @returns {Promise<WriterRecord[]>} */
   list(scope) {
     return answer(this.#database.transaction(WRITERS).objectStore(WRITERS).index('scope').getAll(scope));
+  }
+
+  async waiting() {
+    const transaction = this.#database.transaction([WRITERS, ITEMS]);
+    const counts = transaction.objectStore(ITEMS);
+    /** @type {WriterRecord[]} */
+    const records = await answer(transaction.objectStore(WRITERS).getAll());
+    const all = records.map(async (record) => waitingOf(record, await answer(counts.count(itemsOf(record.id)))));
+    return (await Promise.all(all)).flat();
   }
 
   /** @param {string} id @param {string} claim */
@@ -268,6 +284,11 @@ export class IndexedStore {
       });
     });
   }
+}
+
+/** @param {WriterRecord} record @param {number} items @returns {Waiting[]} */
+function waitingOf({ id, scope, tenant, user }, items) {
+  return items > 0 ? [{ id, scope, tenant, user, items }] : [];
 }
 
 /** @param {string} writer @param {number} [to] */

@@ -45,7 +45,7 @@ export class Page {
     const profile = this.#profile;
     if (!profile) return null;
     const method = (name) => [name, (...args) => this.#transact(() => profile.store[name](...args))];
-    const store = Object.fromEntries(['list', 'claim', 'put', 'remove', 'move', 'drop'].map(method));
+    const store = Object.fromEntries(['list', 'waiting', 'claim', 'put', 'remove', 'move', 'drop'].map(method));
     return { store: { ...store, durable: true }, locks: { hold: (name) => this.#hold(name), wait: (name) => this.#wait(name) } };
   }
 

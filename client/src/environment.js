@@ -48,7 +48,7 @@ export function environment(given = {}) {
   };
 }
 
-const REACH_MS = 3_000;
+const REACH_MS = 2_500;
 
 /** Any answer will do, and nothing of it is read. @param {string} url */
 async function reach(url) {

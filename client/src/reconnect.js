@@ -6,6 +6,10 @@
  * comes when somebody has found the network back (sockets.js asks), or after some seconds: not at once, for Firefox makes
  * WebSockets to where others have failed wait, half as long again after each.
  *
+ * A WebSocket that hangs although HTTP is answered is replaced, a few times: Firefox keeps what it began in silence and may give a
+ * new WebSocket a connection of those, on which TCP asks again after many seconds. Where that goes on it is something else, such
+ * as a proxy that answers for the server.
+ *
  * Who is refused is at a server that is in trouble or being restarted, or the machine's own link is down: a page cannot
  * tell. After a few quick attempts much the same is done as in silence. Past half a minute, or where HTTP is answered and the
  * WebSocket is refused, it waits longer each time, at random, and nobody asks: a server that has been away for so long and
@@ -21,6 +25,12 @@ const OPEN_LEAST_MS = 2_000;
 /** After a few failures, in case it has become slow. */
 const OPEN_LATER_MS = 4_000;
 const QUICK_ATTEMPTS = 4;
+/** A WebSocket that is being opened for so long is given up for a fresh one when the network is said to be back; and four round trips. */
+const STALE_MS = 400;
+/** The same where the round trip is not known. */
+const STALE_UNKNOWN_MS = 1_000;
+/** So often it is asked on whether the network is back when it has been found. */
+const REPLACEMENTS = 3;
 /** In a row, with waits of less than 200, 400 and 800 ms. */
 const QUICK_REFUSALS = 3;
 /** So long after the first failure the network is likely to come back at any moment. */
@@ -38,8 +48,8 @@ export class Reconnect {
   /** @type {number | null} */
   #failingSince = null;
   #failures = 0;
-  /** The network has been found back since the server was last heard. */
-  #isFound = false;
+  /** How often the network has been found back since the server was last heard. */
+  #found = 0;
 
   /** @param {() => number} random */
   constructor(random) {
@@ -76,12 +86,22 @@ export class Reconnect {
 
   /** Whether somebody is to ask, after a failure, if the network is back. @param {number} now @param {boolean} silent */
   asks(now, silent) {
-    return silent || (this.#failures > QUICK_REFUSALS && !this.#isFound && this.#isRecent(now));
+    return silent || (this.#failures > QUICK_REFUSALS && this.#found === 0 && this.#isRecent(now));
   }
 
   /** It is: who is refused then is refused by somebody, and asking again tells nothing. */
   found() {
-    this.#isFound = true;
+    this.#found += 1;
+  }
+
+  /** Whether to ask on, in case that the WebSocket which is opened then hangs. */
+  get asksOn() {
+    return this.#found <= REPLACEMENTS;
+  }
+
+  /** Whether a WebSocket that has been being opened for so long would be sooner there if it were begun anew. @param {number} age @param {number | null} rtt */
+  isStale(age, rtt) {
+    return age > (rtt === null ? STALE_UNKNOWN_MS : STALE_MS + 4 * rtt);
   }
 
   /** @param {number} now */
@@ -93,7 +113,7 @@ export class Reconnect {
   reset() {
     this.#failingSince = null;
     this.#failures = 0;
-    this.#isFound = false;
+    this.#found = 0;
     this.#backoff.reset();
   }
 }

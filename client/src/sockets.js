@@ -8,9 +8,7 @@ import { Reconnect } from './reconnect.js';
 import { Socket } from './socket.js';
 import { Timers } from './timers.js';
 
-/** Given up for a fresh one when the network is said to be back. */
-const STALE_MS = 1_000;
-/** Between questions over HTTP. Each has more time for its answer: four at a time, where browsers have six connections to a host. */
+/** Between questions over HTTP. Each has more time for its answer: five at a time, where browsers have six connections to a host. */
 const ASK_MS = 500;
 
 /**
@@ -77,7 +75,7 @@ export class Sockets {
 
   /** Whether a fresh one would be sooner there. @param {Socket} socket */
   #isStale(socket) {
-    return !socket.pipe.open && this.#env.now() - socket.began > STALE_MS;
+    return !socket.pipe.open && this.#reconnect.isStale(this.#env.now() - socket.began, this.#owner.rtt());
   }
 
   /** The server goes away, and wants its clients back spread over that time. @param {number} ms */
@@ -127,6 +125,7 @@ export class Sockets {
   /** @param {Socket} socket */
   #welcomed(socket) {
     this.#reconnect.reset();
+    this.#timers.cancel('ask');
     this.#besideNotBefore = -Infinity;
     const old = this.current;
     if (socket !== this.#beside || !old) return;
@@ -175,22 +174,28 @@ export class Sockets {
   }
 
   #askForNetwork() {
-    this.#timers.after('ask', ASK_MS, () => this.#askForNetwork());
+    this.#askLater();
     const isBack = this.#env.reach(this.#url.replace(/^ws/, 'http')).catch(() => false);
     isBack.then((is) => is && this.#timers.has('ask') && this.#isBack());
   }
 
   #isBack() {
-    const { current } = this;
-    if (current && !current.pipe.open) {
-      if (!this.#isStale(current)) return;
-      current.abort('stale');
-      if (!this.#timers.has('reconnect')) return;
+    const isBeside = this.current?.pipe.open === true;
+    const opening = isBeside ? this.#beside : this.current;
+    if (opening) {
+      if (!this.#isStale(opening)) return;
+      opening.abort('stale');
+      if (!isBeside && !this.#timers.has('reconnect')) return;
     }
     this.#reconnect.found();
     this.#timers.cancel('ask');
     this.#besideNotBefore = -Infinity;
     if (this.current) this.openBeside();
     else this.open();
+    if (this.#reconnect.asksOn) this.#askLater();
+  }
+
+  #askLater() {
+    this.#timers.after('ask', ASK_MS, () => this.#askForNetwork());
   }
 }

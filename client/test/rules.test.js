@@ -65,6 +65,8 @@ const players = {
       if (what === 'patience') return ms(reconnect.patience(at, argument));
       if (what === 'reset') return reconnect.reset() ?? null;
       if (what === 'found') return reconnect.found() ?? null;
+      if (what === 'asks_on') return reconnect.asksOn;
+      if (what === 'stale') return reconnect.isStale(argument.age, argument.rtt);
       if (what === 'asks') return reconnect.asks(at, argument);
       random = argument.random;
       return ms(reconnect.failed(at, argument.began, argument.silent));

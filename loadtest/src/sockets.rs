@@ -19,12 +19,10 @@ use crate::{
     rng::Rng,
 };
 
-/// Given up for a fresh one when the network is said to be back.
-const STALE: Duration = Duration::from_secs(1);
-/// Between questions over HTTP. Each has more time for its answer: four at a time, where browsers have six connections to a host.
+/// Between questions over HTTP. Each has more time for its answer: five at a time, where browsers have six connections to a host.
 const ASK: Duration = Duration::from_millis(500);
 /// How long a question over HTTP waits for its answer.
-pub const REACH: Duration = Duration::from_secs(3);
+pub const REACH: Duration = Duration::from_millis(2_500);
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +53,9 @@ struct One {
 
 impl One {
     /// Whether a fresh one would be sooner there.
-    fn is_stale(&self, now: Instant) -> bool {
-        !self.is_open && now.saturating_duration_since(self.began) > STALE
+    fn is_stale(&self, now: Instant, client: &dyn Client) -> bool {
+        let age = now.saturating_duration_since(self.began);
+        !self.is_open && Reconnect::is_stale(age, client.round_trip())
     }
 }
 
@@ -127,7 +126,7 @@ impl Sockets {
         let stale: Vec<u64> = [&self.current, &self.beside]
             .into_iter()
             .flatten()
-            .filter(|one| one.is_stale(now))
+            .filter(|one| one.is_stale(now, client))
             .map(|one| one.number)
             .collect();
         stale.into_iter().for_each(|number| self.abort(now, number, client));
@@ -181,7 +180,7 @@ impl Sockets {
     /// The server has answered on the one in use.
     pub fn welcomed(&mut self) {
         self.reconnect.reset();
-        self.beside_not_before = None;
+        (self.ask, self.beside_not_before) = (None, None);
         self.draining = None;
         if let Some(one) = &mut self.current {
             one.until = None;
@@ -201,8 +200,9 @@ impl Sockets {
         if self.ask.is_none() {
             return;
         }
-        if let Some(one) = self.current.as_ref().filter(|one| !one.is_open) {
-            if !one.is_stale(now) {
+        let opening = if self.is_open() { &self.beside } else { &self.current };
+        if let Some(one) = opening {
+            if !one.is_stale(now, client) {
                 return;
             }
             let number = one.number;
@@ -213,6 +213,9 @@ impl Sockets {
         match self.current {
             Some(_) => self.open_beside(now, client),
             None => self.open(now, client),
+        }
+        if self.reconnect.asks_on() {
+            self.ask = Some(now + ASK);
         }
     }
 

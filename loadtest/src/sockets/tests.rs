@@ -169,8 +169,49 @@ fn while_nothing_answers_the_network_is_asked_for() {
     assert_eq!(page.orders(), [Order::Ask, Order::Ask]);
     page.sockets.reached(page.now, &mut page.client);
     assert_eq!(page.orders(), [Order::Open(2)]);
+    page.sockets.handle_open(page.now, 2, &mut page.client);
     page.pass(Duration::from_secs(1));
     assert_eq!(page.orders(), [], "no more questions");
+}
+
+#[test]
+fn one_that_hangs_although_the_network_is_back_is_made_anew_a_few_times() {
+    let mut page = Page::opening();
+    page.pass(Duration::from_millis(2_100));
+    page.orders();
+    page.sockets.reached(page.now, &mut page.client);
+    assert_eq!(page.orders(), [Order::Open(2)]);
+    for number in 2..5 {
+        page.pass(ASK);
+        assert_eq!(page.orders(), [Order::Ask]);
+        page.sockets.reached(page.now, &mut page.client);
+        assert_eq!(page.orders(), [], "it may be on its way");
+        page.pass(ASK);
+        page.orders();
+        page.sockets.reached(page.now, &mut page.client);
+        assert_eq!(page.orders(), [Order::Close(number), Order::Ask, Order::Open(number + 1)]);
+    }
+    page.pass(Duration::from_secs(1));
+    assert_eq!(page.orders(), [], "something else answers there");
+}
+
+#[test]
+fn so_is_one_that_hangs_beside_one_that_is_silent() {
+    let mut page = Page::welcomed();
+    page.wish(Wish::Beside);
+    assert_eq!(page.orders(), [Order::Open(2)]);
+    page.pass(Duration::from_millis(2_100));
+    assert_eq!(page.orders(), [Order::Close(2), Order::Ask]);
+    page.sockets.reached(page.now, &mut page.client);
+    assert_eq!(page.orders(), [Order::Open(3)]);
+    page.pass(2 * ASK);
+    page.orders();
+    page.sockets.reached(page.now, &mut page.client);
+    assert_eq!(page.orders(), [Order::Close(3), Order::Ask, Order::Open(4)]);
+    page.sockets.handle_open(page.now, 4, &mut page.client);
+    page.sockets.handle_text(page.now, 4, WELCOME, &mut page.client);
+    page.pass(Duration::from_secs(1));
+    assert_eq!(page.orders(), [Order::Close(1)], "no more questions");
 }
 
 #[test]
@@ -208,7 +249,7 @@ fn an_attempt_that_hangs_is_made_anew_when_the_network_is_found_back() {
     }
     page.sockets.reached(page.now, &mut page.client);
     assert_eq!(page.orders(), [], "it may be on its way");
-    page.pass(STALE + Duration::from_millis(1));
+    page.pass(ASK + Duration::from_millis(1));
     assert!(page.orders().contains(&Order::Ask), "the questions go on");
     page.sockets.reached(page.now, &mut page.client);
     assert_eq!(page.orders(), [Order::Close(2), Order::Ask, Order::Open(3)]);

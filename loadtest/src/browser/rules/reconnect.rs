@@ -10,6 +10,9 @@ const OPEN_LEAST: Duration = Duration::from_secs(2);
 const OPEN_LATER: Duration = Duration::from_secs(4);
 const QUICK_ATTEMPTS: u32 = 4;
 const QUICK_REFUSALS: u32 = 3;
+const STALE: Duration = Duration::from_millis(400);
+const STALE_UNKNOWN: Duration = Duration::from_secs(1);
+const REPLACEMENTS: u32 = 3;
 const AWAY: Duration = Duration::from_secs(30);
 const PAUSE_LEAST: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_secs(2);
@@ -21,13 +24,13 @@ pub(crate) struct Reconnect {
     backoff: Backoff,
     failing_since: Option<Instant>,
     failures: u32,
-    is_found: bool,
+    found: u32,
 }
 
 impl Default for Reconnect {
     fn default() -> Self {
         let backoff = Backoff::new(Duration::ZERO, Duration::from_millis(200), Duration::from_secs(20));
-        Self { backoff, failing_since: None, failures: 0, is_found: false }
+        Self { backoff, failing_since: None, failures: 0, found: 0 }
     }
 }
 
@@ -60,12 +63,22 @@ impl Reconnect {
 
     /// Whether somebody is to ask, after a failure, if the network is back.
     pub(crate) fn asks(&self, now: Instant, silent: bool) -> bool {
-        silent || (self.failures > QUICK_REFUSALS && !self.is_found && self.is_recent(now))
+        silent || (self.failures > QUICK_REFUSALS && self.found == 0 && self.is_recent(now))
     }
 
     /// It is: who is refused then is refused by somebody.
     pub(crate) fn found(&mut self) {
-        self.is_found = true;
+        self.found += 1;
+    }
+
+    /// Whether to ask on, in case that the WebSocket which is opened then hangs.
+    pub(crate) fn asks_on(&self) -> bool {
+        self.found <= REPLACEMENTS
+    }
+
+    /// Whether a WebSocket that has been being opened for so long would be sooner there if it were begun anew.
+    pub(crate) fn is_stale(age: Duration, rtt: Option<Duration>) -> bool {
+        age > rtt.map_or(STALE_UNKNOWN, |rtt| STALE + 4 * rtt)
     }
 
     fn is_recent(&self, now: Instant) -> bool {
@@ -76,7 +89,7 @@ impl Reconnect {
     pub(crate) fn reset(&mut self) {
         self.failing_since = None;
         self.failures = 0;
-        self.is_found = false;
+        self.found = 0;
         self.backoff.reset();
     }
 }

@@ -138,6 +138,11 @@ fn waits_for_websockets_are_those_of_the_client() {
                 Value::Null
             }
             "asks" => json!(reconnect.asks(now, argument.as_bool().unwrap())),
+            "asks_on" => json!(reconnect.asks_on()),
+            "stale" => {
+                let rtt = (!argument["rtt"].is_null()).then(|| millis(&argument["rtt"]));
+                json!(Reconnect::is_stale(millis(&argument["age"]), rtt))
+            }
             _ => {
                 let (began, random) =
                     (start + millis(&argument["began"]), argument["random"].as_f64().unwrap());

@@ -151,7 +151,7 @@ export class Sockets {
     if (socket === this.#beside) {
       this.#beside = null;
       this.#besideNotBefore = now + wait();
-      if (this.#reconnect.asks(now, socket.silent)) this.#askForNetwork();
+      this.#askIf(this.#reconnect.asks(now, socket.silent));
       return;
     }
     if (socket !== this.current) return;
@@ -165,12 +165,18 @@ export class Sockets {
     if (!this.#owner.closed(socket, code, reason) || isReplaced) return;
     const spread = draining !== null || code === 4503;
     this.#timers.after('reconnect', spread ? this.#env.random() * (draining ?? 5_000) : wait(), () => this.#reopen());
-    if (!spread && this.#reconnect.asks(now, socket.silent)) this.#askForNetwork();
+    this.#askIf(!spread && this.#reconnect.asks(now, socket.silent));
   }
 
   /** Time has come to try again. The questions go on: what is sent into silence is repeated by TCP, later and later. */
   #reopen() {
     this.current ??= this.#open();
+  }
+
+  /** @param {boolean} asks */
+  #askIf(asks) {
+    if (asks) this.#askForNetwork();
+    else this.#timers.cancel('ask');
   }
 
   #askForNetwork() {

@@ -349,10 +349,7 @@ impl Sockets {
         if let Some(beside) = self.beside.take_if(|one| one.number == number) {
             let wait = self.reconnect.failed(now, beside.began, beside.is_silent, random);
             self.beside_not_before = Some(now + wait);
-            if self.reconnect.asks(now, beside.is_silent) {
-                self.ask_for_network(now);
-            }
-            return;
+            return self.ask_if(now, beside.is_silent);
         }
         let Some(old) = self.current.take_if(|one| one.number == number) else { return };
         self.current = self.beside.take();
@@ -361,12 +358,18 @@ impl Sockets {
             return;
         }
         if let Some(spread) = self.draining.take() {
-            self.reopen = Some(now + spread.mul_f64(random));
+            (self.reopen, self.ask) = (Some(now + spread.mul_f64(random)), None);
             return;
         }
         let wait = self.reconnect.failed(now, old.began, old.is_silent, random);
         self.reopen = Some(now + wait);
-        if self.reconnect.asks(now, old.is_silent) {
+        self.ask_if(now, old.is_silent);
+    }
+
+    /// Who is refused although HTTP is answered need not ask on.
+    fn ask_if(&mut self, now: Instant, is_silent: bool) {
+        self.ask = None;
+        if self.reconnect.asks(now, is_silent) {
             self.ask_for_network(now);
         }
     }

@@ -15,6 +15,8 @@ export class World {
   rate = Infinity;
   /** New WebSockets fail, those that are open stay as they are. */
   refuseSockets = false;
+  /** So many new WebSockets hang: the browser gives them connections that it began in silence. */
+  hang = 0;
   /** Packets of WebSockets, or of peer connections, vanish. */
   socketsSilent = false;
   peersSilent = false;
@@ -230,6 +232,8 @@ class FakeWebSocket {
     this.url = url;
     this.protocols = protocols;
     world.sockets.push(this);
+    this.isLost = world.hang > 0;
+    world.hang -= this.isLost ? 1 : 0;
     world.later(() => this.#open(1_000));
   }
 

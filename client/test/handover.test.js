@@ -291,6 +291,38 @@ for (const seconds of [1, 5, 20]) {
   });
 }
 
+for (const hang of [1, 2]) {
+  test(`the same where the browser gives ${hang} new WebSockets connections that hang (LAD3)`, async () => {
+    const stalls = [];
+    for (let wait = 0; wait < 8_000; wait += 500) {
+      const talk = await Talk.begin();
+      talk.world.backsOff = true;
+      talk.world.socketsSilent = talk.world.peersSilent = true;
+      await talk.pass(12_000 + wait);
+      talk.world.socketsSilent = talk.world.peersSilent = false;
+      talk.world.hang = hang;
+      const from = talk.world.clock.now;
+      await talk.pass(15_000);
+      stalls.push(talk.stall(from));
+      await talk.check();
+    }
+    const most = 1_000 + 750 * hang;
+    assert.ok(Math.max(...stalls) <= most, `${stalls.join(', ')} ms`);
+  });
+}
+
+test('where all WebSockets hang although HTTP is answered few are opened', async () => {
+  const talk = await Talk.begin();
+  talk.world.socketsSilent = talk.world.peersSilent = true;
+  await talk.pass(10_000);
+  const before = talk.world.sockets.length;
+  talk.world.hang = Infinity;
+  talk.world.socketsSilent = false;
+  await talk.pass(60_000);
+  const opened = talk.world.sockets.length - before;
+  assert.ok(opened < 60, `${opened} in a minute, by two pages`);
+});
+
 test('when the network is said to be back, what has been silent is opened anew at once', async () => {
   const talk = await Talk.begin();
   talk.world.backsOff = true;

@@ -33,6 +33,8 @@ const LOOK_MS = 200;
  * @typedef {Waiting & { server: string, room: string }} Place
  * @typedef {{ tenant: string, user: string }} Identity
  *
+ * @typedef {Event & { tag: string, waitUntil: (work: Promise<unknown>) => void }} SyncEvent not in the types: only some browsers have it
+ *
  * @typedef {object} FlushOptions
  * @property {string | URL} [url] of the server, as in `connect`
  * @property {(room: string) => string | Promise<string>} getToken asked without a page: what it needs is in cookies or storage
@@ -44,9 +46,8 @@ const LOOK_MS = 200;
 /** Flushes when the browser says that there is a network again. To be called while the worker starts. @param {FlushOptions} options */
 export function flushOnSync(options) {
   addEventListener('sync', (event) => {
-    // Not in the types: only some browsers have it.
-    const { tag, waitUntil } = /** @type {{ tag: string, waitUntil: (work: Promise<unknown>) => void }} */ (/** @type {unknown} */ (event));
-    if (tag === SYNC_TAG) waitUntil.call(event, flush(options));
+    const sync = /** @type {SyncEvent} */ (event);
+    if (sync.tag === SYNC_TAG) sync.waitUntil(flush(options));
   });
 }
 

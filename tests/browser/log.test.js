@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { chromiumIn, launch } from './lib/browsers.js';
 import { NO_NAMESPACES, Network } from './lib/network.js';
 import { Server } from './lib/server.js';
+import { stored } from './lib/storage.js';
 import { until } from './lib/wait.js';
 import { Window } from './lib/window.js';
 
@@ -65,24 +66,6 @@ function giveTokens(window, server) {
 /** @param {Window} window */
 function shown(window) {
   return window.evaluate(() => globalThis.room.messages.map(({ state, body }) => (state === 'pending' ? `${body.text}?` : body.text)));
-}
-
-/** How many submissions the browser has stored. @param {Window} window */
-function stored(window) {
-  return window.evaluate(
-    () =>
-      new Promise((resolve, reject) => {
-        const opening = indexedDB.open('switchyard', 1);
-        opening.onerror = () => reject(opening.error);
-        opening.onsuccess = () => {
-          const counting = opening.result.transaction('items').objectStore('items').count();
-          counting.onsuccess = () => {
-            opening.result.close();
-            resolve(counting.result);
-          };
-        };
-      }),
-  );
 }
 
 describe('the log', () => {

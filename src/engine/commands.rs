@@ -235,6 +235,7 @@ impl Shard {
         }
         let peer = Peer::new(offer, &fresh, identity, now).map_err(|error| error.to_string())?;
         if current.is_some() {
+            self.note_given_up(slot, now);
             self.drop_peer(slot, now);
         }
         let sdp = sdp::answer(peer.answer(), &fresh, &self.config.candidates);

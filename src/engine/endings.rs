@@ -8,6 +8,9 @@ use switchyard_signaling::{Code, message::ServerText};
 use super::{Shard, session::Via};
 use crate::room::Action;
 
+/// A peer connection has had a fair chance after this part of the time that it has to open.
+const FAIR: u32 = 3;
+
 impl Shard {
     pub(super) fn session_due(&mut self, slot: u32, now: Instant) {
         let grace = Duration::from_millis(self.config.sessions.announced.resume_grace_ms);
@@ -67,6 +70,19 @@ impl Shard {
         }
     }
 
+    /// The client goes on without its peer connection or with another, or goes altogether. If that has come to nothing in a
+    /// fair time the client has given it up, most likely before the deadline here.
+    pub(super) fn note_given_up(&mut self, slot: u32, now: Instant) {
+        let Some(peer) = self.entry(slot).and_then(|entry| entry.peer) else { return };
+        let Some(entry) = self.peers.get(peer) else { return };
+        let (pc, outcome, took) = (entry.pc, entry.outcome(true), entry.age(now));
+        if entry.is_open || took < self.config.timeouts.handshake / FAIR {
+            return;
+        }
+        self.note(outcome);
+        self.note_failure(slot, pc, outcome, took, now);
+    }
+
     pub(super) fn drop_peer(&mut self, slot: u32, now: Instant) {
         let Some(peer) = self.entry(slot).and_then(|entry| entry.peer.take()) else {
             return;
@@ -99,6 +115,7 @@ impl Shard {
     }
 
     pub(super) fn end_session(&mut self, slot: u32, told_others: Code, told_client: Code, now: Instant) {
+        self.note_given_up(slot, now);
         let Some(mut entry) = self.sessions.get_mut(slot as usize).and_then(Option::take) else {
             return;
         };

@@ -184,3 +184,37 @@ async fn a_peer_connection_of_which_nothing_came_leaves_a_record_by_itself() {
     assert_eq!([&told[0]["seen"], &told[0]["told_by"]], [&json!("offer"), &json!("client")]);
     server.drain().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_connection_that_its_client_gives_up_leaves_a_record_unless_it_had_hardly_begun() {
+    let folder = TempDir::new().unwrap();
+    let server = server_with_webrtc(&folder).await;
+    let mut ann = Raw::connect(server.address, None).await;
+    ann.join("lab", "ann").await;
+    let offer = |pc: u32| json!({"type": "offer", "pc": pc, "sdp": OFFER}).to_string();
+    let fair = Duration::from_millis(400);
+    ann.text(&offer(1)).await;
+    sleep(fair).await;
+    ann.text(&offer(2)).await;
+    ann.text(&offer(3)).await;
+    sleep(fair).await;
+    drop(ann);
+    // The session waits for its client, longer than the deadline of the last one.
+    let all = when_there_are(&server, "", 2).await;
+    let told: Vec<_> =
+        all.iter().map(|record| [&record["pc"], &record["told_by"], &record["verdict"]]).collect();
+    assert_eq!(told[0], [&json!(3), &json!("server"), &json!("no_path")]);
+    assert_eq!(told[1], [&json!(1), &json!("server"), &json!("no_path")]);
+    assert!(all[1]["ended_ms"].as_u64().unwrap() < 1000, "{all:?}");
+    // Who leaves takes the peer connection along.
+    let mut bob = Raw::connect(server.address, None).await;
+    bob.join("lab", "bob").await;
+    bob.text(&offer(1)).await;
+    sleep(fair).await;
+    let (close, code) = (8, 1000_u16);
+    bob.write(close, &code.to_be_bytes()).await.unwrap();
+    let told = when_there_are(&server, "?user=bob", 1).await;
+    assert_eq!([&told[0]["verdict"], &told[0]["seen"]], [&json!("no_path"), &json!("offer")]);
+    assert!(told[0]["ended_ms"].as_u64().unwrap() < 1000, "{told:?}");
+    server.drain().await.unwrap();
+}

@@ -38,7 +38,10 @@ const AWAY_MS = 30_000;
 /** Between silent attempts, if nobody finds the network back. */
 const PAUSE_LEAST_MS = 4_000;
 const PAUSE_MS = 2_000;
-/** The same for refused ones: each is a failure that Firefox counts, and HTTP fails as soon. */
+/**
+ * The same for the first that is refused behind the quick ones. After it none until half a minute has passed: each is a failure
+ * that makes Firefox wait, up to two seconds by then, and whoever asks over HTTP learns as much. It is there for pages that may not.
+ */
 const REFUSED_PAUSE_LEAST_MS = 8_000;
 const REFUSED_PAUSE_MS = 4_000;
 
@@ -79,7 +82,11 @@ export class Reconnect {
     this.#failures += 1;
     const wait = this.#backoff.next();
     if (!this.asks(now, silent)) return wait;
-    if (!silent) return REFUSED_PAUSE_LEAST_MS + this.#random() * REFUSED_PAUSE_MS;
+    if (!silent) {
+      const isFirst = this.#failures === QUICK_REFUSALS + 1;
+      const rest = isFirst ? 0 : this.#failingSince + AWAY_MS - now;
+      return Math.max(rest, REFUSED_PAUSE_LEAST_MS) + this.#random() * REFUSED_PAUSE_MS;
+    }
     if (this.#isRecent(now)) return PAUSE_LEAST_MS + this.#random() * PAUSE_MS;
     return Math.max(0, wait - (now - began));
   }

@@ -46,14 +46,16 @@ impl Reconnect {
     /// An attempt that began then failed, or a connection ended; `silent` says whether nothing at all was answered. Gives how
     /// long to wait before the next.
     pub(crate) fn failed(&mut self, now: Instant, began: Instant, silent: bool, random: f64) -> Duration {
-        self.failing_since.get_or_insert(now);
+        let since = *self.failing_since.get_or_insert(now);
         self.failures += 1;
         let wait = self.backoff.next(random);
         if !self.asks(now, silent) {
             return wait;
         }
         if !silent {
-            return REFUSED_PAUSE_LEAST + REFUSED_PAUSE.mul_f64(random);
+            let is_first = self.failures == QUICK_REFUSALS + 1;
+            let rest = if is_first { Duration::ZERO } else { (since + AWAY).saturating_duration_since(now) };
+            return rest.max(REFUSED_PAUSE_LEAST) + REFUSED_PAUSE.mul_f64(random);
         }
         if self.is_recent(now) {
             return PAUSE_LEAST + PAUSE.mul_f64(random);

@@ -27,7 +27,7 @@ import { Incoming } from './streams.js';
  * @property {'ok' | 'unavailable'} storage whether the server can write
  * @property {string} code why not
  * @property {number} queued how much of this page has no answer
- * @property {boolean} durable whether that outlives the page
+ * @property {boolean} durable whether all of that is stored and outlives the page
  *
  * @typedef {object} Sync
  * @property {string} reason `new`, or why the events in between are not delivered one by one (`sync_required`)

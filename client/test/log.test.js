@@ -421,6 +421,26 @@ test('a copied profile loses nothing: the second writer gets an origin of its ow
   assert.equal(a.room.status.queued + b.room.status.queued, 0);
 });
 
+test('what is written is durable when it is stored and not before, and from then on a page may be killed', async () => {
+  const world = new World();
+  const profile = new Profile();
+  profile.delay = 200;
+  world.refuseSockets = true;
+  const first = open(world, 'ann', { profile });
+  const told = [];
+  first.room.on('status', ({ queued, durable }) => told.push([queued, durable]));
+  for (const text of ['a', 'b']) {
+    first.room.post(text);
+    assert.equal(first.room.status.durable, false);
+    await world.clock.until(() => first.room.status.durable, 2_000);
+  }
+  first.page.kill();
+  assert.deepEqual(told.slice(-3), [[1, true], [2, false], [2, true]]);
+  const second = open(world, 'ann', { profile });
+  await world.clock.until(() => shown(second.room).length === 2, 2_000);
+  assert.deepEqual(shown(second.room), ['a?', 'b?']);
+});
+
 test('storage that fails costs durability alone', async () => {
   const world = new World();
   const profile = new Profile();

@@ -321,12 +321,13 @@ class FakeChannel {
   #pump() {
     const { other } = this.#peer;
     if (!other || !this.#peer.isThrough) return;
+    const wasHigh = this.bufferedAmount > this.bufferedAmountLowThreshold;
     for (const data of this.#stuck.splice(0)) {
       this.bufferedAmount -= data.byteLength;
       const channel = other.channels.get(this.options.id);
       if (channel.readyState === 'open') channel.onmessage?.({ data });
       else if (this.options.ordered) return void this.#stuck.unshift(data);
     }
-    if (this.bufferedAmount <= this.bufferedAmountLowThreshold) this.onbufferedamountlow?.({});
+    if (wasHigh && this.bufferedAmount <= this.bufferedAmountLowThreshold) this.onbufferedamountlow?.({});
   }
 }

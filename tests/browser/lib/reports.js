@@ -14,7 +14,14 @@ const ROOT = join(import.meta.dirname, '../../..');
 export function sampleReports() {
   const folder = mkdtempSync(join(tmpdir(), 'switchyard-reports-'));
   const undo = atExit(() => rmSync(folder, { recursive: true }));
-  const cargo = ['run', '--quiet', '--package', 'switchyard-loadtest', '--example', 'sample_report', '--', folder];
-  execFileSync('cargo', cargo, { cwd: ROOT, stdio: ['ignore', 'ignore', 'inherit'] });
+  execFileSync(sampleProgram(), [folder], { stdio: ['ignore', 'ignore', 'inherit'] });
   return { url: (name) => pathToFileURL(join(folder, `${name}.html`)).href, remove: undo.now };
+}
+
+/** Builds it with the features of the workspace's dependencies, as `cargo test --workspace` has, and gives its path. */
+function sampleProgram() {
+  const cargo = ['build', '--quiet', '--workspace', '--example', 'sample_report', '--message-format=json'];
+  const said = execFileSync('cargo', cargo, { cwd: ROOT, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 26 });
+  const built = said.split('\n').filter(Boolean).map((line) => JSON.parse(line));
+  return built.find(({ target, executable }) => target?.name === 'sample_report' && executable).executable;
 }

@@ -14,6 +14,8 @@
  * Things may be heard while what is sent vanishes. So the answers are watched too, with more patience.
  */
 
+import { Lateness } from './lateness.js';
+
 /** Probes missed in a row that make a suspicion. */
 const MISSES = 4;
 /** Until the first probe: the server acknowledges within 100 ms, which saves the probe on short paths. */
@@ -62,6 +64,7 @@ export class Suspicion {
   /** When each was sent, by nonce. @type {Map<number, number>} */
   #outstanding = new Map();
   #variation = ASSUMED_RTT_MS / 2;
+  #lateness = new Lateness();
   /** A suspicion that was looked for late is none before. */
   #notBefore = -Infinity;
   /** Nor is a doubt. */
@@ -104,6 +107,8 @@ export class Suspicion {
 
   /** @param {number} now */
   heard(now) {
+    const expectedAt = this.#expectedAt;
+    if (expectedAt !== null) this.#lateness.came(expectedAt, now);
     this.#heardAt = now;
     this.#hearing.probes = [];
     this.#relent();
@@ -163,16 +168,23 @@ export class Suspicion {
 
   /**
    * When what is not acknowledged is to go elsewhere too, if nothing is heard: an answer should have come by then. The first one
-   * takes a round trip; while answers come they follow one another as what they answer does, however long the path.
+   * takes a round trip; while answers come they follow one another as what they answer does, however long the path; and as late as
+   * they often are.
    */
   get doubtAt() {
     return Math.max(this.#noDoubtBefore, this.#answerDueAt);
   }
 
   get #answerDueAt() {
-    if (this.#since === null) return Infinity;
+    const expectedAt = this.#expectedAt;
+    return expectedAt === null ? Infinity : expectedAt + Math.max(QUIET_MS + ANSWER_SPARE_MS, this.#lateness.bound);
+  }
+
+  /** When something is to be heard, if nothing is late. */
+  get #expectedAt() {
+    if (this.#since === null) return null;
     const rtt = this.rtt ?? ASSUMED_RTT_MS;
-    return Math.max(this.#since + 1.25 * rtt, this.#heardAt + rtt / 4) + QUIET_MS + ANSWER_SPARE_MS;
+    return Math.max(this.#since + 1.25 * rtt, this.#heardAt + rtt / 4);
   }
 
   /** Whether it is doubted. @param {number} now */

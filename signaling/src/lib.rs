@@ -15,6 +15,7 @@
 //! - [`origin`]: the server's half of writing to a log;
 //! - [`features`]: what can be switched off; [`attempt`]: what clients tell of their attempts to connect, [`quality`]: and of
 //!   their connection;
+//! - [`lateness`]: how late answers are, for both ends' doubts of a data channel;
 //! - [`limits`], [`code`]: every limit and every refusal.
 
 pub mod assembly;
@@ -24,6 +25,7 @@ pub mod event;
 pub mod features;
 pub mod frame;
 pub mod lane;
+pub mod lateness;
 pub mod limits;
 pub mod message;
 pub mod origin;

@@ -6,8 +6,10 @@
 
 use std::time::{Duration, Instant};
 
+use switchyard_signaling::lateness::Lateness;
+
 /// A data channel on which nothing has come for this and a quarter of a round trip while frames wait for acknowledgement is
-/// doubted, and again as often. SCTP may leave a single packet without an answer for 200 ms (RFC 9260, section 6.2).
+/// doubted, and again as often; after more where answers often take longer. SCTP may leave a single packet without an answer for 200 ms (RFC 9260, section 6.2).
 pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 /// The same where it has sent several since: of them, every second one is answered at once.
 pub(super) const PATIENCE_SEVERAL: Duration = Duration::from_millis(100);
@@ -28,6 +30,9 @@ pub(super) struct Doubt {
     copies_since: Option<Instant>,
     /// When the data channel's last messages were sent, the oldest first.
     sends: [Option<Instant>; SEVERAL],
+    /// When something last came over the data channel.
+    heard: Option<Instant>,
+    lateness: Lateness,
 }
 
 impl Doubt {
@@ -37,14 +42,20 @@ impl Doubt {
         self.sends[SEVERAL - 1] = Some(now);
     }
 
+    /// The last packet of the data channel was `heard` then. Frames may have been waiting for acknowledgement.
+    pub(super) fn heard(&mut self, waiting_since: Option<Instant>, heard: Instant, rtt: Option<Duration>) {
+        let before = self.heard.replace(heard).filter(|before| *before < heard);
+        if let (Some(before), Some(since)) = (before, waiting_since) {
+            self.lateness.came(expected(since, before, rtt), heard);
+        }
+    }
+
     /// When the client is to be asked, if no packet comes over the data channel: the last one was `heard` then, and frames
     /// have been waiting for acknowledgement since `waiting_since`.
     pub(super) fn due(&self, waiting_since: Instant, heard: Instant, rtt: Option<Duration>) -> Instant {
         let patience =
             if self.sends[0].is_some_and(|sent| sent > heard) { PATIENCE_SEVERAL } else { PATIENCE };
-        // The first answer takes a round trip; those of a stream follow one another as it does, however long the path.
-        let rtt = rtt.unwrap_or_default().min(RTT_MOST);
-        let from = (waiting_since + rtt + rtt / 4).max(heard + rtt / 4) + patience;
+        let from = expected(waiting_since, heard, rtt) + patience.max(self.lateness.bound());
         self.asked.map_or(from, |asked| from.max(asked + PATIENCE))
     }
 
@@ -77,4 +88,11 @@ impl Doubt {
     pub(super) fn end(&mut self) {
         self.copies_since = None;
     }
+}
+
+/// When an answer comes if nothing is late: the first takes a round trip; those of a stream follow one another as it does,
+/// however long the path.
+fn expected(waiting_since: Instant, heard: Instant, rtt: Option<Duration>) -> Instant {
+    let rtt = rtt.unwrap_or_default().min(RTT_MOST);
+    (waiting_since + rtt + rtt / 4).max(heard + rtt / 4)
 }

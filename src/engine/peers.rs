@@ -313,7 +313,7 @@ impl Peers {
 
     /// When the last packet of DTLS came, with data or only with SCTP's acknowledgements.
     pub(super) fn heard(&self, slot: u32) -> Option<Instant> {
-        self.slots.get(slot as usize)?.as_ref().map(|entry| entry.heard)
+        self.slots.get(slot as usize)?.as_ref().map(Entry::heard)
     }
 
     /// Paths on which peers are, for the connections-by-rung gauge.
@@ -414,6 +414,11 @@ impl Entry {
             (.., Some(_)) => Seen::Checks,
             (.., None) => Seen::Offer,
         }
+    }
+
+    /// When the last packet of DTLS came.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// How long ago its offer came.

@@ -508,6 +508,12 @@ impl Session {
         self.silent_from().is_some_and(|from| from <= now)
     }
 
+    /// Packets may have come over the data channel; the last one was `heard` then.
+    pub fn heard(&mut self, heard: Instant) {
+        let waiting_since = self.waiting_since.filter(|_| self.attached == Via::Channel);
+        self.doubt.heard(waiting_since, heard, self.rtt);
+    }
+
     /// When the client is to be asked over the WebSocket whether the data channel works, if no packet comes over that:
     /// the last one was `heard` then.
     pub fn doubt_at(&self, heard: Instant) -> Option<Instant> {

@@ -110,6 +110,12 @@ impl Shard {
                 None => break,
             }
         }
+        // Before what came with them ends the waiting.
+        if let Some((slot, heard)) = self.peers.get(peer).map(|entry| (entry.session, entry.heard()))
+            && let Some(entry) = self.entry(slot)
+        {
+            entry.session.heard(heard);
+        }
         while let Some(entry) = self.peers.get(peer) {
             let slot = entry.session;
             let Some((channel, message)) = entry.peer.poll_message() else {

@@ -102,6 +102,31 @@ fn a_client_that_answers_nothing_of_several_messages_is_doubted_sooner() {
 }
 
 #[test]
+fn where_answers_often_take_longer_the_channel_is_doubted_later() {
+    let ms = Duration::from_millis;
+    let start = Instant::now();
+    let mut session = session(start);
+    takes(&mut session, Came::Ordered, start, |out| frame::put_attach(out, 2, 0));
+    let mut now = start + ms(5_000);
+    session.tell(0, &something(), now).unwrap();
+    session.fill((1000, 1000), now, &mut BytesMut::new());
+    session.heard(now);
+    for late in [40, 360, 20, 300, 60, 340] {
+        now += ms(late);
+        session.heard(now);
+        session.heard(now);
+    }
+    let due = session.doubt_at(now).unwrap();
+    assert!((ms(350)..=ms(400)).contains(&(due - now)), "{:?}", due - now);
+    // They are soon again.
+    for _ in 0..40 {
+        now += ms(40);
+        session.heard(now);
+    }
+    assert_eq!(session.doubt_at(now), Some(now + PATIENCE));
+}
+
+#[test]
 fn what_is_not_acknowledged_is_copied_to_the_websocket_while_the_channel_is_doubted() {
     let start = Instant::now();
     let mut session = session(start);

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use switchyard_signaling::lateness::Lateness;
+
 const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
@@ -63,6 +65,7 @@ pub(crate) struct Suspicion {
     /// Nonce, and when it was sent.
     outstanding: VecDeque<(u32, Instant)>,
     variation: Duration,
+    lateness: Lateness,
     /// A suspicion that was looked for late is none before.
     not_before: Option<Instant>,
     /// Nor is a doubt.
@@ -85,6 +88,7 @@ impl Suspicion {
             nonce: 0,
             outstanding: VecDeque::new(),
             variation: ASSUMED_RTT / 2,
+            lateness: Lateness::default(),
             not_before: None,
             no_doubt_before: None,
             rtt: None,
@@ -122,6 +126,9 @@ impl Suspicion {
     }
 
     pub(crate) fn heard(&mut self, now: Instant) {
+        if let Some(expected) = self.expected_at() {
+            self.lateness.came(expected, now);
+        }
         self.heard_at = now;
         self.hearing.probes.clear();
         self.relent();
@@ -204,9 +211,14 @@ impl Suspicion {
     }
 
     fn answer_due_at(&self) -> Option<Instant> {
+        Some(self.expected_at()? + (QUIET + ANSWER_SPARE).max(self.lateness.bound()))
+    }
+
+    /// When something is to be heard, if nothing is late.
+    fn expected_at(&self) -> Option<Instant> {
         let rtt = self.assumed_rtt();
         let first = self.since? + rtt + rtt / 4;
-        Some(first.max(self.heard_at + rtt / 4) + QUIET + ANSWER_SPARE)
+        Some(first.max(self.heard_at + rtt / 4))
     }
 
     pub(crate) fn verdict(&mut self, now: Instant) -> Verdict {

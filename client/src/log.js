@@ -154,6 +154,11 @@ export class Log {
     };
   }
 
+  /** Whether the page leaves something behind if it goes: in storage, or on its way there. */
+  get leaves() {
+    return this.#outbox.queued > 0 && this.#outbox.keeps;
+  }
+
   /** @param {string | (import('./body.js').Post & import('./body.js').Placing)} given @returns {Written} */
   post(given) {
     const { kind = 'chat', thread = 0, version = 0 } = typeof given === 'string' ? {} : given;

@@ -122,11 +122,11 @@ export class Outbox {
 
   /** Whether all that waits is stored and outlives the page. */
   get durable() {
-    return this.#keeps && this.#drafts.length === 0;
+    return this.keeps && this.#drafts.length === 0;
   }
 
   /** Whether what is stored outlives the page. */
-  get #keeps() {
+  get keeps() {
     return this.#storage?.store.durable ?? false;
   }
 
@@ -525,7 +525,7 @@ export class Outbox {
         this.#owner.lost([...line.items.values()].filter((item) => isUnanswered(line, item)));
       }
       this.#again = true;
-    } else if (this.#keeps) {
+    } else if (this.keeps) {
       // What is stored already stays as it is, and is not sent with anything that is not stored beside it.
       this.#storage = memoryStorage();
       this.#again = true;

@@ -347,9 +347,9 @@ export class Session extends Emitter {
     return room;
   }
 
-  /** Whether something is stored that has no answer. */
+  /** Whether something that is stored, or will be, has no answer. */
   get #waits() {
-    return [...this.#rooms.all].some(({ status: { queued, durable } }) => durable && queued > 0);
+    return [...this.#rooms.all].some((room) => room.logOrNull?.leaves);
   }
 
   #lookAtSync() {

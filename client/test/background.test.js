@@ -179,6 +179,7 @@ test('the page asks the browser once for each time that something waits without 
     page.sockets.forEach((socket) => socket.drop(1006));
     await world.clock.until(() => session.state === 'reconnecting');
     room.post('later');
+    await world.clock.advance(100);
     room.post('later still');
     await world.clock.advance(5_000);
     assert.deepEqual(tags, Array(times).fill('switchyard'));

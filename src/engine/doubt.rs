@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use switchyard_signaling::lateness::Lateness;
 
 /// A data channel on which nothing has come for this and a quarter of a round trip while frames wait for acknowledgement is
-/// doubted, and again as often; after more where answers often take longer. SCTP may leave a single packet without an answer for 200 ms (RFC 9260, section 6.2).
+/// doubted, and again as often; after more where answers are often later. SCTP may leave a single packet without an answer
+/// for 200 ms (RFC 9260, section 6.2).
 pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 /// The same where it has sent several since: of them, every second one is answered at once.
 pub(super) const PATIENCE_SEVERAL: Duration = Duration::from_millis(100);

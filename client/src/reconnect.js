@@ -39,8 +39,8 @@ const AWAY_MS = 30_000;
 const PAUSE_LEAST_MS = 4_000;
 const PAUSE_MS = 2_000;
 /**
- * The same for the first that is refused behind the quick ones. After it none until half a minute has passed: each is a failure
- * that makes Firefox wait, up to two seconds by then, and whoever asks over HTTP learns as much. It is there for pages that may not.
+ * Before the one attempt that follows the quick ones. Behind it there is none until half a minute has passed: each is a failure
+ * that makes Firefox wait, up to two seconds by then, and asking over HTTP tells as much. That one is for pages that may not ask.
  */
 const REFUSED_PAUSE_LEAST_MS = 8_000;
 const REFUSED_PAUSE_MS = 4_000;

@@ -49,9 +49,9 @@ pub struct PeerTimeouts {
 pub enum Outcome {
     /// The data channels opened.
     Opened,
-    /// No genuine check came in time.
+    /// No genuine check came in time, or until the client gave it up.
     IceTimeout,
-    /// Checks came, and no data channel opened in time.
+    /// Checks came, and no data channel opened until then.
     HandshakeTimeout,
     /// The client or its failure ended the handshake.
     HandshakeFailed,

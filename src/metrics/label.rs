@@ -86,7 +86,7 @@ label! {
     Connect {
         /// The data channel opened.
         Opened = "opened",
-        /// No authenticated ICE check came in time.
+        /// No authenticated ICE check came in time, or until the client gave it up.
         IceTimeout = "ice_timeout",
         /// ICE checks came, the DTLS and SCTP handshakes were not finished in time.
         HandshakeTimeout = "handshake_timeout",

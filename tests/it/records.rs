@@ -192,6 +192,7 @@ async fn a_peer_connection_that_its_client_gives_up_leaves_a_record_unless_it_ha
     let mut ann = Raw::connect(server.address, None).await;
     ann.join("lab", "ann").await;
     let offer = |pc: u32| json!({"type": "offer", "pc": pc, "sdp": OFFER}).to_string();
+    // What is waited for is time: more than a third of the server's second, and less than all of it.
     let fair = Duration::from_millis(400);
     ann.text(&offer(1)).await;
     sleep(fair).await;

@@ -154,8 +154,13 @@ export class Log {
     };
   }
 
-  /** Whether the page leaves something behind if it goes: in storage, or on its way there. */
+  /** Whether the page leaves something in storage if it goes now, that another page or the worker can send. */
   get leaves() {
+    return this.#outbox.leaves;
+  }
+
+  /** Whether it leaves something there, or on its way there. */
+  get mayLeave() {
     return this.#outbox.queued > 0 && this.#outbox.keeps;
   }
 

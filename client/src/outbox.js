@@ -130,6 +130,11 @@ export class Outbox {
     return this.#storage?.store.durable ?? false;
   }
 
+  /** Whether something without an answer is stored and outlives the page. */
+  get leaves() {
+    return this.#lines.some((line) => line.store.durable && unanswered(line) > 0);
+  }
+
   /** How many items wait for an answer. */
   get queued() {
     return this.#lines.reduce((sum, line) => sum + unanswered(line), this.#drafts.length);

@@ -116,7 +116,7 @@ export class Session extends Emitter {
   #page = new Page({
     isInUse: () => this.state !== 'closed' && this.state !== 'idle',
     away: () => {
-      this.#sync.away({ waits: this.#waits });
+      this.#sync.away({ waits: [...this.#rooms.all].some((room) => room.logOrNull?.mayLeave) });
       this.#mesh.rest();
       this.#link.rest();
     },
@@ -347,13 +347,9 @@ export class Session extends Emitter {
     return room;
   }
 
-  /** Whether something that is stored, or will be, has no answer. */
-  get #waits() {
-    return [...this.#rooms.all].some((room) => room.logOrNull?.leaves);
-  }
-
   #lookAtSync() {
-    this.#sync.look({ waits: this.#waits, connected: this.state === 'connected' });
+    const waits = [...this.#rooms.all].some((room) => room.logOrNull?.leaves);
+    this.#sync.look({ waits, connected: this.state === 'connected' });
   }
 
   /** Joins with a token that may have to be waited for. @param {Room} room @param {string} [given] */

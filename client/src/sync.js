@@ -22,13 +22,17 @@ export class BackgroundSync {
     this.#registration = registration;
   }
 
-  /** How it stands. @param {{ waits: boolean, connected: boolean }} now `waits`: something is stored and not answered */
+  /**
+   * How it stands. `waits`: something is stored and not answered. Not before it is stored: a browser that thinks it has a
+   * network wakes the worker at once, which would find nothing and be done.
+   * @param {{ waits: boolean, connected: boolean }} now
+   */
   look({ waits, connected }) {
     if (!waits || connected) this.#isAsked = false;
     else if (!this.#isAsked) this.#ask();
   }
 
-  /** The page goes. @param {{ waits: boolean }} now */
+  /** The page goes. @param {{ waits: boolean }} now `waits`: as above, or something is on its way to storage */
   away({ waits }) {
     // Once more: the worker may have been woken while the page had what waits.
     if (waits) this.#ask();

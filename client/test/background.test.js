@@ -188,6 +188,28 @@ test('the page asks the browser once for each time that something waits without 
   }
 });
 
+test('a worker that is woken at once finds what it was woken for', async () => {
+  for (let seed = 1; seed <= 40; seed += 1) {
+    const world = new World({ seed });
+    const profile = new Profile();
+    const woken = [];
+    const backgroundSync = { sync: { register: async () => void woken.push(wake(world, profile, { within: 0 })) } };
+    const { session, page, rooms: [room] } = open(world, profile, { backgroundSync });
+    await world.clock.until(() => session.state === 'connected');
+    world.refuseSockets = true;
+    page.sockets.forEach((socket) => socket.drop(1006));
+    await world.clock.until(() => session.state === 'reconnecting');
+    room.post('later');
+    await world.clock.advance(1_000);
+    page.kill();
+    const [worker] = woken;
+    assert.equal(worker.is, 'under way', `seed ${seed}: done, with nothing sent`);
+    world.refuseSockets = false;
+    await world.clock.until(() => worker.is !== 'under way', 60_000);
+    assert.deepEqual([worker.is, world.server.log('r').texts], [1, ['later']], `seed ${seed}`);
+  }
+});
+
 test('the page asks when it goes with something that waits; a browser that cannot, or a worker that failed, is no error', async () => {
   const tags = [];
   const sync = new BackgroundSync({ sync: { register: async (tag) => void tags.push(tag) } });

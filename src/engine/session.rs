@@ -5,8 +5,11 @@
 //! It never writes to a pipe: `src/engine/mod.rs` asks [`Session::fill`] for pipe messages as long as the attached
 //! pipe has room. It never decides what a user may do: that is the room's.
 
+mod lossy;
+mod round_trip;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,9 +34,9 @@ use super::{
     doubt::Doubt,
     ticket::{Shown, Tickets},
 };
+use lossy::LossyQueue;
+use round_trip::RoundTrip;
 
-/// While frames wait for acknowledgement, the receiver is probed this often.
-const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// A data channel from which nothing came for so long while frames wait for acknowledgement is left, if there is a
 /// WebSocket: the client would have answered two probes.
 const CHANNEL_SILENCE: Duration = Duration::from_secs(5);
@@ -158,8 +161,6 @@ pub struct Session {
     pub alone_since: Option<Instant>,
     /// What is counted.
     pub counts: Counts,
-    /// Round-trip time of the attached pipe, smoothed.
-    pub rtt: Option<Duration>,
     limits: Arc<SessionLimits>,
     tickets: Tickets,
     generation: u32,
@@ -168,12 +169,10 @@ pub struct Session {
     out: lane::Sender,
     arrivals: lane::Receiver,
     assembly: Assembly,
-    lossy: VecDeque<Lossy>,
-    lossy_bytes: usize,
+    lossy: LossyQueue,
     say_attached: bool,
     pong: Option<u32>,
-    probe: Option<(u32, Instant)>,
-    next_probe: Option<Instant>,
+    round_trip: RoundTrip,
     heard_on_channel: Instant,
     doubt: Doubt,
     /// Since when frames have been waiting for acknowledgement without a pause.
@@ -194,13 +193,6 @@ struct Membership {
     place: Option<RoomPlace>,
     /// Joins that the room has not answered.
     joins: u32,
-}
-
-#[derive(Debug)]
-struct Lossy {
-    handle: u16,
-    seq: u32,
-    message: Arc<lane::Message>,
 }
 
 impl Session {
@@ -224,7 +216,6 @@ impl Session {
             attached: Via::Socket,
             alone_since: None,
             counts: Counts::default(),
-            rtt: None,
             tickets: Tickets::new(secret, life, now),
             generation: 1,
             rooms: BTreeMap::new(),
@@ -232,12 +223,10 @@ impl Session {
             out: lane::Sender::new(announced.replay_limit_bytes),
             arrivals: lane::Receiver::default(),
             assembly: Assembly::new(announced.max_message_bytes, held),
-            lossy: VecDeque::new(),
-            lossy_bytes: 0,
+            lossy: LossyQueue::new(limits.lossy_queue_bytes),
             say_attached: false,
             pong: None,
-            probe: None,
-            next_probe: None,
+            round_trip: RoundTrip::default(),
             heard_on_channel: now,
             doubt: Doubt::default(),
             waiting_since: None,
@@ -298,8 +287,7 @@ impl Session {
             }
         }
         self.assembly.forget_room(handle);
-        self.lossy.retain(|lossy| lossy.handle != handle);
-        self.lossy_bytes = self.lossy.iter().map(|lossy| lossy.message.payload.len()).sum();
+        self.lossy.forget_room(handle);
     }
 
     /// The ticket with which the client, told of it now, may resume the session first.
@@ -402,15 +390,7 @@ impl Session {
 
     /// Takes a lossy delivery; the oldest are dropped when too much waits.
     pub fn push_lossy(&mut self, handle: u16, seq: u32, message: &Arc<lane::Message>) {
-        self.lossy_bytes += message.payload.len();
-        self.lossy.push_back(Lossy { handle, seq, message: message.clone() });
-        while self.lossy_bytes > self.limits.lossy_queue_bytes || self.lossy.len() > 1024 {
-            let Some(oldest) = self.lossy.pop_front() else {
-                break;
-            };
-            self.lossy_bytes -= oldest.message.payload.len();
-            self.counts.lossy_dropped += 1;
-        }
+        self.counts.lossy_dropped += self.lossy.push(handle, seq, message);
     }
 
     /// Tells the session something about a room, or about none (handle 0).
@@ -440,7 +420,7 @@ impl Session {
             && let Some(message) = self.out.completed()
             && message.kind == Kind::Data
         {
-            self.sample = Some(now.saturating_duration_since(message.at) + self.half_way());
+            self.sample = Some(now.saturating_duration_since(message.at) + self.round_trip.half());
         }
         !out.is_empty()
     }
@@ -453,24 +433,11 @@ impl Session {
 
     /// Appends lossy messages likewise.
     pub fn fill_lossy(&mut self, (enough, most): (usize, usize), out: &mut BytesMut) -> bool {
-        while let Some(Lossy { handle, seq, message }) = self.lossy.front() {
+        loop {
             let room = if out.is_empty() { most } else { enough.saturating_sub(out.len()) };
-            if frame::lossy_len(&message.target, message.payload.len()) > room {
-                break;
-            }
-            let header = LossyHeader {
-                text: message.text,
-                room: *handle,
-                sender: message.sender,
-                stream: message.stream,
-                seq: *seq,
-                target: message.target.clone(),
-            };
-            frame::put_lossy(out, &header, &message.payload);
+            let Some(length) = self.lossy.poll(room, out) else { break };
             self.counts.delivered[1] += 1;
-            self.counts.delivered_bytes[1] += message.payload.len() as u64;
-            self.lossy_bytes -= message.payload.len();
-            self.lossy.pop_front();
+            self.counts.delivered_bytes[1] += length as u64;
         }
         !out.is_empty()
     }
@@ -500,7 +467,7 @@ impl Session {
     pub fn fall_back(&mut self, via: Via) {
         self.attached = via;
         self.out.attach(self.acknowledged());
-        self.probe = None;
+        self.round_trip.forget_probe();
     }
 
     /// The data channel is attached and has been silent for too long.
@@ -511,14 +478,14 @@ impl Session {
     /// Packets may have come over the data channel; the last one was `heard` then.
     pub fn heard(&mut self, heard: Instant) {
         let waiting_since = self.waiting_since.filter(|_| self.attached == Via::Channel);
-        self.doubt.heard(waiting_since, heard, self.rtt);
+        self.doubt.heard(waiting_since, heard, self.round_trip.smoothed());
     }
 
     /// When the client is to be asked over the WebSocket whether the data channel works, if no packet comes over that:
     /// the last one was `heard` then.
     pub fn doubt_at(&self, heard: Instant) -> Option<Instant> {
         let waiting_since = self.waiting_since.filter(|_| self.attached == Via::Channel)?;
-        Some(self.doubt.due(waiting_since, heard, self.rtt))
+        Some(self.doubt.due(waiting_since, heard, self.round_trip.smoothed()))
     }
 
     /// The question, for the WebSocket. Copies follow it.
@@ -551,13 +518,13 @@ impl Session {
     /// When an acknowledgement or a probe is due, or, if there `is_another` pipe to go to, a check of the channel.
     pub fn poll_timeout(&self, is_another: bool) -> Option<Instant> {
         let silence = self.silent_from().filter(|_| is_another);
-        let probe = self.next_probe.filter(|_| self.out.unacknowledged() > 0);
+        let probe = self.round_trip.due().filter(|_| self.out.unacknowledged() > 0);
         [self.arrivals.poll_timeout(), probe, silence, self.tickets.renew_at()].into_iter().flatten().min()
     }
 
     /// Bytes held for the client: sent and unacknowledged, and waiting.
     pub fn held_bytes(&self) -> usize {
-        self.out.held_bytes() + self.lossy_bytes
+        self.out.held_bytes() + self.lossy.bytes()
     }
 
     /// Reliable messages dropped because too much waited, each told by a gap.
@@ -573,11 +540,7 @@ impl Session {
 
     /// When a message that came now left its sender, as far as the pipe is known.
     fn sent_at(&self, now: Instant) -> Instant {
-        now.checked_sub(self.half_way()).unwrap_or(now)
-    }
-
-    fn half_way(&self) -> Duration {
-        self.rtt.unwrap_or_default() / 2
+        now.checked_sub(self.round_trip.half()).unwrap_or(now)
     }
 
     fn acknowledged(&self) -> u32 {
@@ -597,15 +560,9 @@ impl Session {
             frame::put_ack(out, self.arrivals.ack());
             self.arrivals.acknowledged();
         }
-        if self.out.unacknowledged() == 0 {
-            // However often everything is acknowledged in between: a probe costs the client an answer.
-            let earliest = self.probe.map_or(now, |(_, sent)| now.max(sent + PROBE_INTERVAL));
-            self.next_probe = self.out.is_ready().then_some(earliest);
-        } else if self.next_probe.is_none_or(|due| due <= now) {
-            let nonce = self.probe.map_or(1, |(nonce, _)| nonce.wrapping_add(1));
+        let awaits = self.out.unacknowledged() > 0;
+        if let Some(nonce) = self.round_trip.poll(awaits, self.out.is_ready(), now) {
             frame::put_ping(out, nonce);
-            self.probe = Some((nonce, now));
-            self.next_probe = Some(now + PROBE_INTERVAL);
         }
     }
 
@@ -626,14 +583,7 @@ impl Session {
                 }
                 events.push(Event::Pong(nonce));
             }
-            Frame::Pong(nonce) => {
-                if let Some((expected, sent)) = self.probe
-                    && expected == nonce
-                {
-                    let sample = now.saturating_duration_since(sent);
-                    self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
-                }
-            }
+            Frame::Pong(nonce) => self.round_trip.answered(nonce, now),
             Frame::Attach { generation, ack } => {
                 if generation <= self.generation {
                     let told = format!("generation {generation} is not above {}", self.generation);
@@ -642,7 +592,7 @@ impl Session {
                 self.generation = generation;
                 self.say_attached = true;
                 self.counts.moves[usize::from(via == Via::Channel)] += 1;
-                self.probe = None;
+                self.round_trip.forget_probe();
                 if (self.attached, via) == (Via::Socket, Via::Socket) {
                     // Whatever the client does not have is on its way over this WebSocket already, in order.
                     self.out.handle_ack(ack);

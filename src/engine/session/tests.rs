@@ -64,9 +64,9 @@ fn a_client_that_acknowledges_nothing_over_the_channel_is_asked_over_the_websock
     // Packets come: the frames are only not acknowledged yet.
     let heard = sent + ms(200);
     assert_eq!(session.doubt_at(heard), Some(heard + PATIENCE));
-    session.rtt = Some(ms(100));
+    session.round_trip.set(ms(100));
     assert_eq!(session.doubt_at(heard), Some(heard + PATIENCE + ms(25)));
-    session.rtt = Some(ms(60_000));
+    session.round_trip.set(ms(60_000));
     let due = sent + PATIENCE + RTT_MOST + RTT_MOST / 4;
     assert_eq!(session.doubt_at(heard), Some(due));
     let mut out = BytesMut::new();
@@ -76,7 +76,7 @@ fn a_client_that_acknowledges_nothing_over_the_channel_is_asked_over_the_websock
     assert_eq!((session.doubt_at(heard), session.counts.doubts), (Some(due + PATIENCE), 1));
     // The answer is no sample of the round trip on the attached pipe.
     takes(&mut session, Came::Socket, due, |out| frame::put_pong(out, DOUBT_NONCE));
-    assert_eq!(session.rtt, Some(ms(60_000)));
+    assert_eq!(session.round_trip.smoothed(), Some(ms(60_000)));
     takes(&mut session, Came::Socket, due, |out| frame::put_ack(out, 1));
     assert_eq!(session.doubt_at(heard), None);
 }
@@ -199,7 +199,7 @@ fn a_client_is_probed_every_two_seconds_at_most_however_often_it_acknowledges() 
         session.handle_message(Came::Socket, ack.freeze(), now, &mut Vec::new());
     }
     assert_eq!(probed.len(), 5);
-    assert!(probed.windows(2).all(|two| two[1] - two[0] >= PROBE_INTERVAL));
+    assert!(probed.windows(2).all(|two| two[1] - two[0] >= round_trip::INTERVAL));
 }
 
 #[test]

@@ -1,17 +1,14 @@
 /**
- * A room's log in this page: joins the reading half (reader.js), the writing half (outbox.js, writer.js), the list that
- * is shown (messages.js) and the streamed messages (streams.js), and asks for history. room.js is what the application
- * sees of it, session.js brings and takes its messages.
- *
- * Records are handled in the order in which they came; while a snapshot or page is being decompressed, what came behind
- * it waits.
+ * A room's log in this page: joins what comes (inbox.js), the reading half (reader.js), the writing half (outbox.js, writer.js),
+ * the list that is shown (messages.js) and the streamed messages (streams.js), and asks for history. room.js is what the
+ * application sees of it, session.js brings and takes its messages.
  */
 
 import { Authoring } from './authoring.js';
-import { customBody, emojiBody, fieldsBody, messageBody, readBody, readEvent, readJson, readMessage } from './body.js';
+import { customBody, emojiBody, fieldsBody, messageBody, readBody, readEvent, readMessage } from './body.js';
 import { SwitchyardError } from './errors.js';
-import { FrameError } from './frame.js';
-import { EventFlag, KINDS, decodeRecords, encodeRecords, kindName } from './record.js';
+import { Inbox } from './inbox.js';
+import { EventFlag, KINDS, encodeRecords, kindName } from './record.js';
 import { Messages } from './messages.js';
 import { Outbox } from './outbox.js';
 import { ASK_MS, Questions } from './questions.js';
@@ -75,10 +72,7 @@ export class Log {
   #fates = new Map();
   /** The request for an origin that waits. @type {number | null} */
   #originRequest = null;
-  /** @type {(Uint8Array | 'gap')[]} */
-  #inbox = [];
-  /** Whether something is being decompressed. */
-  #reading = false;
+  #inbox;
   #entered = false;
   #connected = false;
   #blocked = false;
@@ -121,6 +115,12 @@ export class Log {
           if (this.#originRequest === null) this.#outbox.denied('buffer_full', ASK_MS);
         },
       },
+    });
+    this.#inbox = new Inbox({
+      inflate: env.inflate,
+      records: (records, values) => this.#handle(records, values),
+      gap: () => this.#reader.gap(),
+      idle: () => this.#flush(),
     });
     this.#authoring = new Authoring({ outbox: this.#outbox, env, wake: () => this.#flush() });
   }
@@ -313,13 +313,11 @@ export class Log {
   /** A LOG message. @param {Uint8Array} payload */
   receive(payload) {
     this.#inbox.push(payload);
-    if (!this.#reading) this.#read();
   }
 
   /** LOG messages may be missing here. */
   gap() {
     this.#inbox.push('gap');
-    if (!this.#reading) this.#read();
   }
 
   /**
@@ -344,6 +342,7 @@ export class Log {
     if (this.#closed) return;
     this.#closed = true;
     this.detached();
+    this.#inbox.close();
     this.#outbox.close();
     this.#env.clearTimeout(this.#timer);
     this.#timerAt = Infinity;
@@ -355,52 +354,6 @@ export class Log {
   }
 
   // --- reading -----------------------------------------------------------------------------------------------------------
-
-  #read() {
-    while (this.#inbox.length > 0) {
-      const next = this.#inbox.shift();
-      if (next === 'gap') {
-        this.#reader.gap();
-        continue;
-      }
-      let records;
-      try {
-        records = decodeRecords(/** @type {Uint8Array} */ (next));
-      } catch (error) {
-        if (!(error instanceof FrameError)) throw error;
-        this.#reader.gap();
-        continue;
-      }
-      if (!records.some(hasJson)) {
-        this.#handle(records, new Map());
-        continue;
-      }
-      this.#reading = true;
-      this.#decompress(records).then((values) => {
-        this.#reading = false;
-        if (!this.#closed) this.#handle(records, values);
-        this.#read();
-      });
-      return;
-    }
-    this.#flush();
-  }
-
-  /** @param {LogRecord[]} records */
-  async #decompress(records) {
-    /** @type {Map<LogRecord, any>} */
-    const values = new Map();
-    for (const record of records) {
-      if (!hasJson(record)) continue;
-      try {
-        values.set(record, await readJson(record.encoding, record.json, this.#env.inflate));
-      } catch {
-        // As if it had not come: what is missing is asked for again.
-        this.#reader.gap();
-      }
-    }
-    return values;
-  }
 
   /**
    * The records of one message.
@@ -634,7 +587,7 @@ export class Log {
 
   /** Sends what is due, and sees to it that the rest has its turn. */
   #flush() {
-    if (this.#closed || !this.#entered || !this.#connected || this.#reading) return;
+    if (this.#closed || !this.#entered || !this.#connected || this.#inbox.isReading) return;
     const now = this.#env.now();
     this.#questions.send(now, this.#core.request);
     const after = this.#reader.poll(now);
@@ -702,11 +655,6 @@ export class Log {
     if (!seq) throw new SwitchyardError('not_confirmed', 'the message is not in the log yet');
     return seq;
   }
-}
-
-/** @param {LogRecord} record @returns {record is import('./record.js').SnapshotRecord | import('./record.js').PageRecord} */
-function hasJson(record) {
-  return record.tag === 'snapshot' || record.tag === 'page';
 }
 
 /** @param {import('./reader.js').Snapshot} snapshot @returns {import('./record.js').HeadRecord} */

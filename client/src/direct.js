@@ -14,6 +14,7 @@ export const MESH_REQUEST = 'p2p';
 /**
  * @typedef {import('./room.js').Room} Room
  * @typedef {import('./frame.js').Target} Target
+ * @typedef {import('./mesh/mesh.js').Reached} Reached
  *
  * @typedef {object} From where a message is from
  * @property {number} room its handle
@@ -95,6 +96,28 @@ export class Direct {
     this.#bulk(bulk);
   }
 
+  /** How a member is reached, by the tab that has the connection. @param {Room} room @param {number} member */
+  peer(room, member) {
+    const { tabs, rooms } = this.#ports;
+    return tabs && !tabs.leads ? tabs.peer(rooms.handleOf(room), member) : this.mesh.peer(room, member);
+  }
+
+  /** The tab that has the connection reaches others than before. @param {Reached[]} before @param {Reached[]} now */
+  reachedElsewhere(before, now) {
+    const states = new Map(now.map(([handle, member, state]) => [`${handle} ${member}`, state]));
+    const gone = before.filter(([handle, member]) => !states.has(`${handle} ${member}`));
+    const were = new Map(before.map(([handle, member, state]) => [`${handle} ${member}`, state]));
+    const others = now.filter(([handle, member, state]) => were.get(`${handle} ${member}`) !== state);
+    for (const [handle, member] of gone) this.#changed(this.#ports.rooms.at(handle), member, 'server');
+    for (const [handle, member, state] of others) this.#changed(this.#ports.rooms.at(handle), member, state);
+  }
+
+  /** @param {Room | undefined} room @param {number} member @param {import('./mesh/pair.js').PairState} state */
+  #changed(room, member, state) {
+    const known = room?.members.get(member);
+    if (known) room?.emit('peer', { member: known, state });
+  }
+
   /** @param {import('./mesh/bulk.js').Bulk} bulk */
   #bulk({ room, member, data, isText, stream }) {
     this.#ports.message({ room, flags: isText ? Flag.TEXT : 0, sender: member, stream, target: { tag: 'users', users: [] } }, data);
@@ -135,10 +158,7 @@ export class Direct {
         return sending.offer(room, { kind: 'data', room: 0, stream: BULK_STREAM, text: false, target, payload });
       },
       limit,
-      changed: (room, member, state) => {
-        const known = room.members.get(member);
-        if (known) room.emit('peer', { member: known, state });
-      },
+      changed: (room, member, state) => this.#changed(room, member, state),
     };
   }
 }

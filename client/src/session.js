@@ -479,6 +479,8 @@ export class Session extends Emitter {
       },
       direct: (frame) => this.#direct.received(frame),
       bulk: (message) => this.#direct.bulkElsewhere(message),
+      reached: () => this.#mesh.reached,
+      peers: (before, now) => this.#direct.reachedElsewhere(before, now),
       leads: () => this.#direct.allow(),
       left: (handle) => {
         const room = this.#rooms.at(handle);
@@ -597,7 +599,7 @@ export class Session extends Emitter {
         return this.#mesh.send(room, member, payload, isText, stream);
       },
       sendLossy: (room, payload, isText, stream, target, coalesce) => this.#sendLossy(room, payload, isText, stream, target, coalesce),
-      peer: (room, member) => this.#mesh.peer(room, member),
+      peer: (room, member) => this.#direct.peer(room, member),
       lossyReceived: (sender, missing) => this.#quality.lossyReceived(sender, missing),
       control: (room, message) => {
         // Another tab may want the topics; this one hears no more of them.

@@ -7,6 +7,7 @@ import { encodeFrame, joinFrames } from '../src/frame.js';
 import { Seen } from '../src/mesh/seen.js';
 import { readSignal } from '../src/mesh/signals.js';
 import { seeded } from './clock.js';
+import { Browser } from './fake-tabs.js';
 import { Rooms, all, isDirect, reach } from './rooms.js';
 
 test('two in a room are connected, lossy messages go from one to the other, and the server has none', async () => {
@@ -208,6 +209,31 @@ test('switched off by the page, by its transport, by the server, or for who may 
   await world.people('ann', 'bob');
   await world.clock.advance(60_000);
   assert.equal(world.path.peers.length, 0);
+});
+
+test('of tabs that share a session all say how the one that has the connections reaches the others (LAD6)', async () => {
+  const world = new Rooms();
+  const [bob] = await world.people('bob');
+  const browser = new Browser(world);
+  const token = `x.${Buffer.from(JSON.stringify({ sub: 'ann' })).toString('base64url')}.x`;
+  const open = async () => {
+    const tab = browser.open();
+    const environment = { ...tab.environment, RTCPeerConnection: world.path.browser('ann') };
+    return { tab, ...(await world.enter(world.page('ann', { environment, getToken: () => token }))) };
+  };
+  const [one, two] = [await open(), await open()];
+  assert.deepEqual([one, two].map(({ session }) => session.stats().tabs.leads), [true, false]);
+  await world.clock.until(() => all([one, two, bob], 1), 5_000);
+  const three = await open();
+  assert.ok(isDirect(three, 1), 'who comes later, at once');
+  await world.clock.advance(5_000);
+  assert.ok(two.room.peers.get(bob.room.self.member).rtt > 0);
+  // The next leader has to connect anew, and says so.
+  one.tab.kill();
+  await world.clock.until(() => two.session.stats().tabs.leads, 10_000);
+  await world.clock.until(() => reach(two).join() === 'server' && reach(three).join() === 'server', 2_000);
+  await world.clock.until(() => all([two, three, bob], 1), 20_000);
+  assert.deepEqual([two.peers, three.peers], [['bob direct', 'bob server', 'bob direct'], ['bob server', 'bob direct']], 'and each change');
 });
 
 test('taken away half-way the connections close', async () => {

@@ -80,6 +80,8 @@ const DEPARTED = 64;
  *
  * @typedef {{ direct: number, relay: number, server: number, sent: number }} Ways
  *
+ * @typedef {[handle: number, member: number, state: 'direct' | 'relay', rtt: number | null]} Reached a member that is reached past the server
+ *
  * @typedef {{ key: string, id: string, pair: Pair, bucket: Bucket, timer: unknown }} Link another browser
  */
 
@@ -181,6 +183,18 @@ export class Mesh {
   peer(room, member) {
     const pair = this.#places.get(room)?.bonds.get(member)?.link?.pair;
     return { state: pair?.state ?? /** @type {PairState} */ ('server'), rtt: pair?.rtt ?? null };
+  }
+
+  /** Who is reached past the server. */
+  get reached() {
+    /** @type {Reached[]} */
+    const reached = [];
+    for (const { handle, bonds } of this.#places.values()) {
+      for (const { member, link } of bonds.values()) {
+        if (link && link.pair.state !== 'server') reached.push([handle, member, link.pair.state, link.pair.rtt]);
+      }
+    }
+    return reached;
   }
 
   /** How many members of all rooms are reached which way, and the lossy messages that have gone past the server. @returns {Ways} */

@@ -29,6 +29,8 @@ export class Facts {
   wanted = false;
   /** As the leader has said last. @type {Status} */
   status = nothing();
+  /** Whom the leader's connections reach past the server, as it has said last. @type {import('./wire.js').Reached[]} */
+  peers = [];
 
   /** The session is not gone on with. */
   forget() {
@@ -50,11 +52,11 @@ export class Facts {
 
   /** @param {import('./lane.js').TabLane} lane @param {Status} status @returns {Snapshot} */
   snapshot(lane, status) {
-    const { identity, limits, features, wanted, slots } = this;
+    const { identity, limits, features, wanted, slots, peers } = this;
     // Of tabs that are gone nothing comes any more.
     const ordered = [...this.ordered].filter(([tab]) => this.tabs.has(tab));
     const tabs = recordsOf(this.tabs);
-    return { epoch: lane.epoch, lane: lane.state(), ordered, tabs, slots, identity, limits, features, wanted, status };
+    return { epoch: lane.epoch, lane: lane.state(), ordered, tabs, slots, identity, limits, features, wanted, status, peers };
   }
 }
 

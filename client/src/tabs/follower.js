@@ -107,6 +107,7 @@ export class Follower {
       done.forEach((tag) => this.#owner.confirmed(tag));
       for (const { tag, ...message } of waitingIn(snapshot.lane)) this.#company.echo(tag.tab, tag.id, message);
     }
+    this.#takePeers(snapshot.peers);
     this.#takeStatus(snapshot.status);
   }
 
@@ -178,6 +179,8 @@ export class Follower {
         return owner.text(said.message);
       case 'status':
         return this.#takeStatus(said.status);
+      case 'peers':
+        return this.#takePeers(said.peers);
       case 'tabs':
         facts.tabs = tabsOf(said.tabs);
         facts.slots = said.slots;
@@ -240,6 +243,13 @@ export class Follower {
   #takeFeatures(features) {
     this.#facts.features = features;
     this.#owner.features(features);
+  }
+
+  /** @param {import('./wire.js').Reached[]} peers */
+  #takePeers(peers) {
+    const before = this.#facts.peers;
+    this.#facts.peers = peers;
+    this.#owner.peers(before, peers);
   }
 
   /** @param {import('./wire.js').Status} status */

@@ -345,7 +345,12 @@ export class Leader {
   }
 
   #tellStatus() {
-    if (this.followers > 0) this.tell({ op: 'status', status: this.status });
+    const peers = this.#owner.reached();
+    const areOthers = JSON.stringify(peers) !== JSON.stringify(this.#facts.peers);
+    this.#facts.peers = peers;
+    if (this.followers === 0) return;
+    this.tell({ op: 'status', status: this.status });
+    if (areOthers) this.tell({ op: 'peers', peers });
   }
 
   #noteIdentity() {

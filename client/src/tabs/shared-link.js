@@ -43,6 +43,8 @@ const HEIR_MS = 2_000;
  * @property {(message: LossyMessage, coalesce: boolean) => void} lossy sends it for another tab
  * @property {(frame: import('../frame.js').LossyFrame) => void} direct came to another tab from another browser
  * @property {(bulk: import('../mesh/bulk.js').Bulk) => void} bulk came to another tab
+ * @property {() => import('./wire.js').Reached[]} reached whom this tab's connections reach past the server
+ * @property {(before: import('./wire.js').Reached[], now: import('./wire.js').Reached[]) => void} peers the leading tab's reach others than before
  * @property {() => void} leads this tab has the connection now, or has it no more
  * @property {(handle: number) => void} left the tab is out of the room
  * @property {() => void} moved another tab has the connection, or another number of tabs
@@ -157,6 +159,12 @@ export class SharedLink {
   get counters() {
     const { counters } = this.#now;
     return { ...counters, ...this.#counters, ...this.#leader?.counters };
+  }
+
+  /** How the leading tab reaches a member of a room. @param {number | undefined} handle @param {number} member */
+  peer(handle, member) {
+    const [, , state = /** @type {const} */ ('server'), rtt = null] = this.#facts.peers.find((row) => row[0] === handle && row[1] === member) ?? [];
+    return { state, rtt };
   }
 
   /** @param {number} now */
@@ -451,6 +459,7 @@ export class SharedLink {
     this.#facts.term += 1;
     this.#counters.handovers += goesOn ? 1 : 0;
     const options = { env: this.#env, tab: this.#tab, facts: this.#facts, lane: this.#lane, owner: this.#owner, makeLink: this.#options.makeLink, others };
+    this.#forgetPeers();
     const leader = new Leader(options, {
       visible: () => this.#isVisible,
       state: () => this.#state,
@@ -478,8 +487,16 @@ export class SharedLink {
     this.#role = 'follower';
     this.#follower?.listenAnew();
     leader.release(to);
+    this.#facts.peers = [];
     this.#owner.leads();
     this.#tellTabs();
+  }
+
+  /** Those that the last leader reached this tab does not. */
+  #forgetPeers() {
+    const before = this.#facts.peers;
+    this.#facts.peers = [];
+    this.#owner.peers(before, []);
   }
 
   /** @param {string} to */

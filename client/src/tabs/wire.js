@@ -9,7 +9,7 @@
 
 import { TARGET_USERS } from '../limits.js';
 
-const VERSION = 2;
+const VERSION = 3;
 /** Each tab has so many numbers for its requests to the server. */
 export const IDS = 1_048_576;
 /** Tabs of one session, rooms of a tab, and requests that are open: beyond that nothing is believed. */
@@ -21,6 +21,7 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  * @typedef {import('./lane.js').LaneState} LaneState
  * @typedef {import('../lane.js').Message<any>} Message
  * @typedef {import('../lossy.js').LossyMessage} LossyMessage
+ * @typedef {import('../mesh/mesh.js').Reached} Reached
  *
  * @typedef {object} TabRecord what all tabs know of one
  * @property {string} tab
@@ -49,6 +50,7 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  * @property {import('../link.js').Features | null} features
  * @property {boolean} wanted whether there is to be a connection
  * @property {Status} status
+ * @property {Reached[]} peers
  *
  * @typedef {(
  *   | { op: 'snapshot', snapshot: Snapshot }
@@ -62,6 +64,7 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  *   | { op: 'lost' | 'ready' | 'resumed' | 'pong' | 'dropped' | 'full' }
  *   | { op: 'text', message: Record<string, unknown> }
  *   | { op: 'status', status: Status }
+ *   | { op: 'peers', peers: Reached[] }
  *   | { op: 'tabs', tabs: TabRecord[], slots: number }
  *   | { op: 'identity', identity: import('../link.js').Identity | null }
  *   | { op: 'limits', limits: Record<string, unknown> }
@@ -188,6 +191,8 @@ function isDown(said) {
       return isRecord(said.message);
     case 'status':
       return isStatus(said.status);
+    case 'peers':
+      return isList(said.peers, isReached);
     case 'tabs':
       return isList(said.tabs, isTab) && isCount(said.slots);
     case 'identity':
@@ -216,12 +221,12 @@ function isDown(said) {
 /** @param {any} value */
 function isSnapshot(value) {
   if (!isRecord(value)) return false;
-  const { epoch, lane, ordered, tabs, slots, identity, limits, features, wanted, status } = /** @type {any} */ (value);
+  const { epoch, lane, ordered, tabs, slots, identity, limits, features, wanted, status, peers } = /** @type {any} */ (value);
   const areOrders = isList(ordered, (entry) => Array.isArray(entry) && isName(entry[0]) && isCount(entry[1]));
   const isRest = (limits === null || isRecord(limits)) && (features === null || isFeatures(features)) && typeof wanted === 'boolean';
   return (
     isCount(epoch) && isLane(lane) && areOrders && isList(tabs, isTab) && isCount(slots) && isRest &&
-    (identity === null || isIdentity(identity)) && isStatus(status)
+    (identity === null || isIdentity(identity)) && isStatus(status) && isList(peers, isReached)
   );
 }
 
@@ -279,6 +284,13 @@ function isStatus(value) {
   const isRung = rung === null || typeof rung === 'string';
   const isHealthy = [health.waitingMs, health.silentMs, health.bufferAgeMs].every(Number.isFinite) && typeof health.connected === 'boolean';
   return STATES.includes(state) && isRung && (rtt === null || Number.isFinite(rtt)) && typeof takesJoins === 'boolean' && isCount(queued) && isHealthy;
+}
+
+/** @param {any} value */
+function isReached(value) {
+  if (!Array.isArray(value)) return false;
+  const [handle, member, state, rtt] = value;
+  return isUint16(handle) && isCount(member) && (state === 'direct' || state === 'relay') && (rtt === null || Number.isFinite(rtt));
 }
 
 /** @param {any} value */

@@ -92,7 +92,7 @@ export class Direct {
   /** A large thing has come to the tab that has the connection. @param {import('./mesh/bulk.js').Bulk} bulk */
   bulkElsewhere(bulk) {
     const room = this.#ports.rooms.at(bulk.room);
-    if (room) this.mesh.took(room, bulk.member, bulk.n);
+    if (room) this.mesh.took(room, bulk);
     this.#bulk(bulk);
   }
 
@@ -110,6 +110,31 @@ export class Direct {
     const others = now.filter(([handle, member, state]) => were.get(`${handle} ${member}`) !== state);
     for (const [handle, member] of gone) this.#changed(this.#ports.rooms.at(handle), member, 'server');
     for (const [handle, member, state] of others) this.#changed(this.#ports.rooms.at(handle), member, state);
+    this.mesh.pump();
+  }
+
+  /** Another tab wants to use this one's connections for a large thing. @param {import('./tabs/wire.js').BulkChunk} wanted @param {() => void} passed */
+  lend({ room: handle, member, slot, chunk }, passed) {
+    const room = this.#ports.rooms.at(handle);
+    if (room) this.mesh.lend(room, member, slot, chunk, passed);
+    else passed();
+  }
+
+  /** What this tab has sent over the leading one's connections has come. @param {import('./tabs/wire.js').BulkAck} what */
+  acknowledgedElsewhere({ room: handle, member, slot, n }) {
+    const room = this.#ports.rooms.at(handle);
+    if (room) this.mesh.acknowledged(room, member, { tab: slot, n, isAgain: false });
+  }
+
+  /** The connections of the tab that leads, if that is another. @returns {import('./mesh/mesh.js').Elsewhere | null} */
+  get #elsewhere() {
+    const { tabs, rooms } = this.#ports;
+    if (!tabs || tabs.leads) return null;
+    return {
+      isDirect: (room, member) => this.peer(room, member).state !== 'server',
+      space: (room, member) => tabs.lendable({ room: rooms.handleOf(room) ?? 0, member }),
+      send: (room, member, slot, chunk) => tabs.borrow({ room: rooms.handleOf(room) ?? 0, member, slot, chunk }),
+    };
   }
 
   /** @param {Room | undefined} room @param {number} member @param {import('./mesh/pair.js').PairState} state */
@@ -146,19 +171,25 @@ export class Direct {
         this.received(known);
       },
       deliverBulk: (room, member, message) => {
-        const known = { ...message, room: rooms.handleOf(room) ?? 0, member };
-        // Those without a number come to each tab by themselves.
-        if (message.n > 0) tabs?.bulk(known);
+        const known = { ...message, room: rooms.handleOf(room) ?? 0, self: room.self?.member ?? 0, member };
+        tabs?.bulk(known);
         this.#bulk(known);
       },
       takesBulk: () => this.#leads,
+      tab: () => tabs?.slot ?? 0,
+      taken: (room, member, tab) => tabs?.taken({ room: rooms.handleOf(room) ?? 0, self: room.self?.member ?? 0, member, tab }) ?? 0,
+      elsewhere: () => this.#elsewhere,
+      acknowledged: (room, member, slot, n) => tabs?.acknowledged({ room: rooms.handleOf(room) ?? 0, member, slot, n }),
       sendBulk: (room, user, payload) => {
         /** @type {Target} */
         const target = { tag: 'users', users: [user] };
         return sending.offer(room, { kind: 'data', room: 0, stream: BULK_STREAM, text: false, target, payload });
       },
       limit,
-      changed: (room, member, state) => this.#changed(room, member, state),
+      changed: (room, member, state) => {
+        tabs?.tellPeers();
+        this.#changed(room, member, state);
+      },
     };
   }
 }

@@ -479,6 +479,9 @@ export class Session extends Emitter {
       },
       direct: (frame) => this.#direct.received(frame),
       bulk: (message) => this.#direct.bulkElsewhere(message),
+      lend: (wanted, passed) => this.#direct.lend(wanted, passed),
+      acknowledged: (what) => this.#direct.acknowledgedElsewhere(what),
+      lends: () => this.#mesh.pump(),
       reached: () => this.#mesh.reached,
       peers: (before, now) => this.#direct.reachedElsewhere(before, now),
       leads: () => this.#direct.allow(),
@@ -594,8 +597,6 @@ export class Session extends Emitter {
           throw new SwitchyardError('too_large', `a message to one member has at most ${limit} bytes, this one ${payload.length}`);
         }
         room.counters.sent += 1;
-        // The numbers of large things belong to one page, and another tab may be asked to go on.
-        if (this.#tabs?.isShared) return this.#mesh.sendByServer(room, member, payload, isText, stream);
         return this.#mesh.send(room, member, payload, isText, stream);
       },
       sendLossy: (room, payload, isText, stream, target, coalesce) => this.#sendLossy(room, payload, isText, stream, target, coalesce),

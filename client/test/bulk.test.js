@@ -3,8 +3,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { decodeFrame } from '../src/frame.js';
-import { BulkReceiver, BulkSender, readWithoutNumber, withoutNumber } from '../src/mesh/bulk.js';
+import { BulkReceiver, BulkSender, HEADER_BYTES } from '../src/mesh/bulk.js';
+import { Browser } from './fake-tabs.js';
 import { Rooms, all } from './rooms.js';
 
 /** What of the streams of large things has come, as numbers. */
@@ -58,7 +58,7 @@ for (const tellsGaps of [true, false]) {
     const ann = await world.enter(world.page('ann', { peerToPeer: 'off' }));
     const [bob] = await world.people('bob');
     world.server.tellsGaps = tellsGaps;
-    world.server.drops = ({ stream, payload }) => stream === 65_535 && payload.length > 11 && world.random() < 0.15;
+    world.server.drops = ({ stream, payload }) => stream === 65_535 && payload.length > HEADER_BYTES && world.random() < 0.15;
     let confirmed = 0;
     for (let n = 1; n <= 60; n += 1) ann.room.sendTo(bob.room.self.member, numbered(n, 10_000)).then(() => (confirmed += 1));
     const took = await world.clock.until(() => confirmed === 60, 600_000);
@@ -139,7 +139,7 @@ test('more than may be kept, and too large ones, are refused at once', async () 
 test('a receiver holds only so much of what comes too early, and goes on after a gap of the server', () => {
   const receiver = new BulkReceiver(7, 262_144);
   const message = (n, bytes = 4, to = 7) => {
-    const payload = new Uint8Array(11 + bytes);
+    const payload = new Uint8Array(HEADER_BYTES + bytes);
     const view = new DataView(payload.buffer);
     view.setUint32(0, to);
     view.setUint32(4, n);
@@ -159,13 +159,12 @@ test('a receiver holds only so much of what comes too early, and goes on after a
 
 test('what is not acknowledged stays within its window, and goes again over the next connection if the server has no room', () => {
   const ways = { stands: true, last: [] };
-  const sender = new BulkSender(7, () => 3, {
+  const sender = new BulkSender(7, 3, {
     isDirect: () => ways.stands,
     directRoom: () => 65_536,
     acknowledges: () => true,
-    direct: (bytes) => {
-      const frame = decodeFrame(bytes);
-      if (frame.flags & 4) ways.last.push(frame);
+    direct: (chunk) => {
+      if (chunk.flags & 4) ways.last.push(chunk);
       return true;
     },
     server: () => {
@@ -186,20 +185,13 @@ test('what is not acknowledged stays within its window, and goes again over the 
   assert.deepEqual([sender.counters.direct, sender.counters.again], [15, 5]);
 });
 
-test('one without a number is for one member, and is none of those with numbers', () => {
-  const data = Uint8Array.of(1, 2, 3);
-  const payload = withoutNumber(7, { data, isText: false, stream: 9 });
-  assert.deepEqual(readWithoutNumber(payload, 7), { n: 0, data, isText: false, stream: 9 });
-  assert.equal(readWithoutNumber(payload, 8), null);
-  assert.equal(readWithoutNumber(payload.subarray(0, 10), 7), null);
-  assert.deepEqual(new BulkReceiver(7, 262_144).takeMessage(payload), []);
-});
-
 test('what another tab has taken is not taken again, and what comes after it is next', () => {
   const receiver = new BulkReceiver(7, 262_144);
   const message = (n) => {
-    const payload = withoutNumber(7, { data: Uint8Array.of(n), isText: false, stream: 0 });
-    new DataView(payload.buffer).setUint32(4, n);
+    const payload = new Uint8Array(HEADER_BYTES + 1);
+    const view = new DataView(payload.buffer);
+    view.setUint32(0, 7);
+    view.setUint32(4, n);
     return payload;
   };
   assert.equal(receiver.takeMessage(message(2)).length, 0, 'too early');
@@ -209,4 +201,103 @@ test('what another tab has taken is not taken again, and what comes after it is 
   assert.deepEqual(receiver.takeMessage(message(4)).map(({ n }) => n), [4]);
   receiver.tookTo(1);
   assert.equal(receiver.acknowledged, 4);
+});
+
+// --- tabs that share a session ---------------------------------------------------------------------------------------------------
+
+/** Tabs of Ann's, the first of which has the connection with Bob, and what makes more of them. */
+async function tabsAndBob(count, options) {
+  const world = new Rooms(options);
+  const [bob] = await world.people('bob');
+  const browser = new Browser(world);
+  const open = () => world.tab(browser, 'ann');
+  const tabs = [];
+  while (tabs.length < count) tabs.push(await open());
+  await world.clock.until(() => all([...tabs, bob], 1), 10_000);
+  return { world, browser, bob, tabs, open, to: bob.room.self.member };
+}
+
+test('what the other tabs send takes the connection of the one that leads, and is confirmed to whom it is', async () => {
+  const { world, bob, tabs, to } = await tabsAndBob(3);
+  const confirmed = [0, 0, 0];
+  for (let n = 1; n <= 40; n += 1) {
+    tabs.forEach(({ room }, tab) => room.sendTo(to, numbered(n, n * 3_000), { stream: tab }).then(() => (confirmed[tab] += 1)));
+  }
+  await world.clock.until(() => confirmed.some((count) => count >= 30), 20_000);
+  assert.ok(Math.min(...confirmed) >= 15, `nobody takes all the room: ${confirmed}`);
+  await world.clock.until(() => confirmed.join() === '40,40,40', 20_000);
+  for (const tab of [0, 1, 2]) assert.deepEqual(numbers({ events: bob.events.filter(({ stream }) => stream === tab) }), upTo(40));
+  const ways = tabs.map(({ session }) => session.stats().mesh).map(({ bulkDirect, bulkServer }) => [bulkDirect, bulkServer]);
+  assert.deepEqual(ways, Array(3).fill([40, 0]));
+  // And back: to all of them, once.
+  for (let n = 1; n <= 10; n += 1) bob.room.sendTo(tabs[0].room.self.member, numbered(n, 10_000));
+  await world.clock.until(() => tabs.every((tab) => numbers(tab).length === 10), 5_000);
+  for (const tab of tabs) assert.deepEqual(numbers(tab), upTo(10));
+});
+
+test('tabs whose session is another count from the start again', async () => {
+  const { world, bob, tabs, to } = await tabsAndBob(2);
+  const { member } = tabs[0].room.self;
+  for (let n = 1; n <= 5; n += 1) bob.room.sendTo(member, numbered(n, 50));
+  await world.clock.until(() => tabs.every((tab) => numbers(tab).length === 5), 5_000);
+  let rejoined = 0;
+  for (const { room } of [bob, ...tabs]) room.on('rejoined', () => (rejoined += 1));
+  world.server.forget();
+  world.breakSockets();
+  await world.clock.until(() => rejoined === 3, 30_000);
+  await world.clock.until(() => all([bob, ...tabs], 1), 30_000);
+  assert.deepEqual([bob.room.self.member, tabs[0].room.self.member], [to, member], 'as if they had never been there');
+  let confirmed = 0;
+  for (let n = 6; n <= 10; n += 1) bob.room.sendTo(member, numbered(n, 50)).then(() => (confirmed += 1));
+  await world.clock.until(() => confirmed === 5, 10_000);
+  for (const tab of tabs) assert.deepEqual(numbers(tab), upTo(10));
+});
+
+test('what a tab sends is complete, once and in order while leaders die and change, and the path comes and goes', async () => {
+  let [direct, server, again, lost] = [0, 0, 0, 0];
+  for (let seed = 1; seed <= Number(process.env.SEEDS ?? 60); seed += 1) {
+    const { world, browser, bob, tabs, open, to } = await tabsAndBob(3, { seed });
+    const left = [...tabs];
+    /** What each has sent, in a stream of its own, and what became of that. */
+    const sent = new Map([[bob, { stream: 0, sent: 0, confirmed: 0, lost: 0 }]]);
+    const send = (from, member, bytes) => {
+      if (!sent.has(from)) sent.set(from, { stream: sent.size, sent: 0, confirmed: 0, lost: 0 });
+      const count = sent.get(from);
+      count.sent += 1;
+      const settled = from.room.sendTo(member, numbered(count.sent, bytes), { stream: count.stream });
+      // All that knew of the session have died: the member is another.
+      settled.then(() => (count.confirmed += 1), ({ code }) => (count.lost += ['session_lost', 'no_such_user'].includes(code) ? 1 : NaN));
+    };
+    for (let change = 0; change < 6; change += 1) {
+      const dice = world.random();
+      if (dice < 0.3) left.shift().tab.kill();
+      else if (dice < 0.6) browser.look(left[1].tab);
+      else world.path.set(!world.path.isOpen);
+      if (left.length < 2) left.push(await open());
+      for (const end = world.clock.now + world.random() * 6_000; world.clock.now < end; ) {
+        const from = left[Math.floor(world.random() * left.length)];
+        if (from.room.active) send(from, to, Math.floor(world.random() * 60_000));
+        if (world.random() < 0.2 && bob.room.members.size > 0) send(bob, [...bob.room.members.keys()][0], 50);
+        await world.clock.advance(world.random() * 300);
+      }
+    }
+    world.path.set(true);
+    const living = [bob, ...left];
+    const isDone = () => living.every((from) => !sent.has(from) || sent.get(from).confirmed + sent.get(from).lost === sent.get(from).sent);
+    await world.clock.until(isDone, 60_000).catch(() => assert.fail(`seed ${seed}: ${JSON.stringify([...sent.values()])}`));
+    await world.clock.advance(1_000);
+    for (const [from, count] of sent) {
+      const stats = from.session.stats().mesh;
+      [direct, server, again, lost] = [direct + stats.bulkDirect, server + stats.bulkServer, again + stats.bulkAgain, lost + count.lost];
+      if (from === bob) continue;
+      const came = numbers({ events: bob.events.filter(({ stream }) => stream === count.stream) });
+      assert.ok(came.length >= count.confirmed && came.every((n, i) => i === 0 || n > came[i - 1]), `seed ${seed}: ${came}`);
+      // A tab that was killed has taken with it what it had not sent.
+      if (count.lost === 0) assert.deepEqual(came, upTo(left.includes(from) ? count.sent : came.length), `seed ${seed}`);
+    }
+    // To the tab that has been there all along, if there is one.
+    const witness = tabs.find((tab) => left.includes(tab));
+    if (witness && sent.get(bob).lost === 0) assert.deepEqual(numbers(witness), upTo(sent.get(bob).sent), `seed ${seed}`);
+  }
+  assert.ok(direct > 500 && server > 500 && again > 10, `${direct} directly, ${server} over the server, ${again} both, ${lost} lost`);
 });

@@ -47,6 +47,8 @@ export class FakeServer {
   /** How long a `hello` takes more than other messages, and whether one is on its way. */
   helloMs = 0;
   helloWaits = false;
+  /** The last member's number. */
+  members = 0;
   /** Why sessions were not resumed. @type {string[]} */
   refused = [];
 
@@ -94,6 +96,7 @@ export class FakeServer {
     for (const session of this.sessions.values()) session.end('timeout', false);
     this.sessions.clear();
     this.rooms.clear();
+    this.members = 0;
   }
 }
 
@@ -289,7 +292,7 @@ class Session {
     let mine = [...this.memberships.values()].find((membership) => membership.room === room);
     if (!mine) {
       const handle = this.#nextHandle++;
-      const self = { member: this.#server.number(), user, name: shown, role: 'editor' };
+      const self = { member: (this.#server.members += 1), user, name: shown, role: 'editor' };
       mine = { handle, room, name, self, session: this, topics: new Set() };
       for (const other of room.values()) other.session.control(other.handle, { type: 'member_joined', member: self });
       room.set(self.member, mine);

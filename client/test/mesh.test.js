@@ -215,16 +215,10 @@ test('of tabs that share a session all say how the one that has the connections 
   const world = new Rooms();
   const [bob] = await world.people('bob');
   const browser = new Browser(world);
-  const token = `x.${Buffer.from(JSON.stringify({ sub: 'ann' })).toString('base64url')}.x`;
-  const open = async () => {
-    const tab = browser.open();
-    const environment = { ...tab.environment, RTCPeerConnection: world.path.browser('ann') };
-    return { tab, ...(await world.enter(world.page('ann', { environment, getToken: () => token }))) };
-  };
-  const [one, two] = [await open(), await open()];
+  const [one, two] = [await world.tab(browser, 'ann'), await world.tab(browser, 'ann')];
   assert.deepEqual([one, two].map(({ session }) => session.stats().tabs.leads), [true, false]);
   await world.clock.until(() => all([one, two, bob], 1), 5_000);
-  const three = await open();
+  const three = await world.tab(browser, 'ann');
   assert.ok(isDirect(three, 1), 'who comes later, at once');
   await world.clock.advance(5_000);
   assert.ok(two.room.peers.get(bob.room.self.member).rtt > 0);

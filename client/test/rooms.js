@@ -40,6 +40,20 @@ export class Rooms extends World {
     return place;
   }
 
+  /** A tab of a user in a browser (fake-tabs.js), in a room. */
+  async tab(browser, user) {
+    const tab = browser.open();
+    const RTCPeerConnection = class extends this.path.browser(user) {
+      constructor(configuration) {
+        super(configuration);
+        tab.peers.push(this);
+      }
+    };
+    const token = `x.${Buffer.from(JSON.stringify({ sub: user })).toString('base64url')}.x`;
+    const environment = { ...tab.environment, RTCPeerConnection };
+    return { tab, ...(await this.enter(this.page(user, { environment, getToken: () => token }))) };
+  }
+
   async people(...users) {
     const places = [];
     for (const user of users) places.push(await this.enter(this.page(user)));

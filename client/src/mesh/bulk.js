@@ -2,14 +2,14 @@
  * Large things for one member: reliable messages that take the direct connection where it stands, and the server where not,
  * and change between the two without loss, doubling or another order. Both halves, for one member each; no I/O.
  *
- * Messages are numbered per receiver. They are kept until the receiver has acknowledged them, and what went directly goes over
+ * Messages are numbered per receiver and sending tab, so that tabs that share a session need not agree on numbers. They are kept until the receiver has acknowledged them, and what went directly goes over
  * the server if the connection falls before that; the receiver drops what it has and holds what comes too early. The server
  * gives up what a slow receiver does not take, so that way too there is never more under way than it keeps, and what is lost
  * there is sent again. A receiver that may only read cannot acknowledge over the server: what that has taken counts then.
  */
 
 import { Assembly } from '../assembly.js';
-import { encodeFrame, Flag } from '../frame.js';
+import { Flag } from '../frame.js';
 import { CHUNK_BYTES } from '../limits.js';
 
 /** The stream of these messages; applications have those below. */
@@ -17,8 +17,9 @@ export const BULK_STREAM = 65_535;
 /** Beside TEXT in the flags: it is no message, but says what has come; and, that messages over the server are missing. */
 const ACK = 2;
 const AGAIN = 4;
-/** Before the data: the receiver, the number, the application's stream, flags. */
-export const HEADER_BYTES = 11;
+/** Before the data: the receiver, the number, the application's stream, the sender's tab, flags. */
+export const HEADER_BYTES = 13;
+const FLAGS_AT = 12;
 /** Sent directly and not acknowledged, which is what a receiver may have to hold; and what may wait. */
 const WINDOW_BYTES = 1_048_576;
 const WAITING_BYTES = 8_388_608;
@@ -38,14 +39,16 @@ const HELD_BYTES = 2 * WINDOW_BYTES;
  * @property {() => void} resolve
  * @property {(error: Error) => void} reject
  *
- * @typedef {{ n: number, data: Uint8Array, isText: boolean, stream: number }} BulkMessage `n` is its number; 0 for one without, which
- *   comes over the server alone
- * @typedef {BulkMessage & { room: number, member: number }} Bulk and whose it is
+ * @typedef {{ tab: number, n: number, data: Uint8Array, isText: boolean, stream: number }} BulkMessage `n` is its number among those of
+ *   the sender's tab
+ * @typedef {BulkMessage & { room: number, self: number, member: number }} Bulk and whose it is: by and to members of a room
+ * @typedef {{ flags: number, total: number, payload: Uint8Array }} Chunk of a message, on its way over a connection
+ * @typedef {{ tab: number, n: number, isAgain: boolean }} Acknowledgement of all up to `n`
  *
  * @typedef {object} BulkWays
  * @property {() => number} directRoom bytes that the direct connection takes now; 0 without one
  * @property {() => boolean} isDirect whether there is one
- * @property {(frame: Uint8Array) => boolean} direct
+ * @property {(chunk: Chunk) => boolean} direct
  * @property {(payload: Uint8Array) => Promise<void>} server throws if it has no room
  * @property {() => boolean} acknowledges whether the receiver can, over the server
  */
@@ -53,7 +56,6 @@ const HELD_BYTES = 2 * WINDOW_BYTES;
 export class BulkSender {
   #ways;
   #member;
-  #handle;
   #last = 0;
   /** In order. @type {Parcel[]} */
   #parcels = [];
@@ -62,11 +64,14 @@ export class BulkSender {
   #chunks = 0;
   counters = { direct: 0, server: 0, again: 0 };
 
-  /** @param {number} member @param {() => number} handle what frames to it carry @param {BulkWays} ways */
-  constructor(member, handle, ways) {
+  /** Of which of the tabs that share the session. */
+  tab;
+
+  /** @param {number} member who it is for @param {number} tab @param {BulkWays} ways */
+  constructor(member, tab, ways) {
     this.#member = member;
-    this.#handle = handle;
     this.#ways = ways;
+    this.tab = tab;
   }
 
   /** Whether another one may be sent. @param {number} bytes */
@@ -82,7 +87,7 @@ export class BulkSender {
    */
   send(data, isText, stream) {
     this.#last = (this.#last + 1) >>> 0 || 1;
-    const payload = write(this.#member, this.#last, { data, isText, stream });
+    const payload = write(this.#member, { tab: this.tab, n: this.#last, data, isText, stream });
     this.#waitingBytes += payload.length;
     /** @type {Promise<void>} */
     const sent = new Promise((resolve, reject) => {
@@ -155,11 +160,8 @@ export class BulkSender {
       if (this.#ways.directRoom() < 2 * CHUNK_BYTES) return false;
       const at = this.#chunks * CHUNK_BYTES;
       const flags = (at === 0 ? Flag.FIRST : 0) | (this.#chunks === count - 1 ? Flag.LAST : 0);
-      const part = payload.subarray(at, at + CHUNK_BYTES);
-      const target = /** @type {const} */ ({ tag: 'room' });
-      const header = { flags, laneSeq: 0, ack: 0, room: this.#handle(), sender: 0, stream: BULK_STREAM };
-      const frame = encodeFrame({ kind: 'data', ...header, target, total: payload.length, payload: part });
-      if (!this.#ways.direct(frame)) return false;
+      const chunk = { flags, total: payload.length, payload: payload.subarray(at, at + CHUNK_BYTES) };
+      if (!this.#ways.direct(chunk)) return false;
     }
     this.#chunks = 0;
     return true;
@@ -280,7 +282,7 @@ export class BulkReceiver {
    * @returns {BulkMessage[]}
    */
   #take(payload, isByServer) {
-    if (payload.length < HEADER_BYTES || payload[10] & ACK) return [];
+    if (payload.length < HEADER_BYTES || payload[FLAGS_AT] & ACK) return [];
     const view = new DataView(payload.buffer, payload.byteOffset);
     const n = view.getUint32(4);
     // All sessions of a user have what goes to it over the server.
@@ -300,25 +302,28 @@ export class BulkReceiver {
   }
 }
 
-/** What has come, for the sender, over the server. @param {number} member @param {number} n @param {boolean} isAgain */
-export function acknowledgement(member, n, isAgain) {
-  const payload = new Uint8Array(HEADER_BYTES);
-  const view = new DataView(payload.buffer);
-  view.setUint32(0, member);
-  view.setUint32(4, n);
-  view.setUint8(10, ACK | (isAgain ? AGAIN : 0));
-  return payload;
+/** What has come, for the sender, over the server. @param {number} member @param {Acknowledgement} what */
+export function acknowledgement(member, { tab, n, isAgain }) {
+  return header(member, { tab, n, stream: 0, flags: ACK | (isAgain ? AGAIN : 0) }, 0);
 }
 
 /**
  * @param {Uint8Array} payload
  * @param {number} self
- * @returns {{ n: number, isAgain: boolean } | null} null if it is none, or for another
+ * @returns {Acknowledgement | null} null if it is none, or for another
  */
 export function readAcknowledgement(payload, self) {
-  if (payload.length !== HEADER_BYTES || !(payload[10] & ACK)) return null;
+  if (payload.length !== HEADER_BYTES || !(payload[FLAGS_AT] & ACK)) return null;
   const view = new DataView(payload.buffer, payload.byteOffset);
-  return view.getUint32(0) === self ? { n: view.getUint32(4), isAgain: (payload[10] & AGAIN) !== 0 } : null;
+  if (view.getUint32(0) !== self) return null;
+  return { tab: view.getUint16(10), n: view.getUint32(4), isAgain: (payload[FLAGS_AT] & AGAIN) !== 0 };
+}
+
+/** Who a message is for, and which of its sender's tabs it is from; null if it is none. @param {Uint8Array} payload */
+export function readAddress(payload) {
+  if (payload.length < HEADER_BYTES) return null;
+  const view = new DataView(payload.buffer, payload.byteOffset);
+  return { member: view.getUint32(0), tab: view.getUint16(10) };
 }
 
 /** @param {Parcel} parcel */
@@ -326,33 +331,32 @@ function cost({ payload }) {
   return payload.length + OVERHEAD_BYTES;
 }
 
-/** One without a number. @param {number} member who it is for @param {Omit<BulkMessage, 'n'>} message */
-export function withoutNumber(member, message) {
-  return write(member, 0, message);
+/** @param {number} member who it is for @param {BulkMessage} message */
+function write(member, { tab, n, data, isText, stream }) {
+  const payload = header(member, { tab, n, stream, flags: isText ? Flag.TEXT : 0 }, data.length);
+  payload.set(data, HEADER_BYTES);
+  return payload;
 }
 
-/** @param {Uint8Array} payload @param {number} self @returns {BulkMessage | null} null if it has a number, or is for another */
-export function readWithoutNumber(payload, self) {
-  if (payload.length < HEADER_BYTES || payload[10] & ACK) return null;
-  const view = new DataView(payload.buffer, payload.byteOffset);
-  return view.getUint32(0) === self && view.getUint32(4) === 0 ? read(payload) : null;
-}
-
-/** @param {number} member @param {number} n @param {Omit<BulkMessage, 'n'>} message */
-function write(member, n, { data, isText, stream }) {
-  const payload = new Uint8Array(HEADER_BYTES + data.length);
+/**
+ * @param {number} member
+ * @param {{ tab: number, n: number, stream: number, flags: number }} what
+ * @param {number} length bytes that follow it
+ */
+function header(member, { tab, n, stream, flags }, length) {
+  const payload = new Uint8Array(HEADER_BYTES + length);
   const view = new DataView(payload.buffer);
   view.setUint32(0, member);
   view.setUint32(4, n);
   view.setUint16(8, stream);
-  view.setUint8(10, isText ? Flag.TEXT : 0);
-  payload.set(data, HEADER_BYTES);
+  view.setUint16(10, tab);
+  view.setUint8(FLAGS_AT, flags);
   return payload;
 }
 
 /** @param {Uint8Array} payload @returns {BulkMessage} */
 function read(payload) {
   const view = new DataView(payload.buffer, payload.byteOffset);
-  const isText = (view.getUint8(10) & Flag.TEXT) !== 0;
-  return { n: view.getUint32(4), data: payload.subarray(HEADER_BYTES), isText, stream: view.getUint16(8) };
+  const isText = (view.getUint8(FLAGS_AT) & Flag.TEXT) !== 0;
+  return { tab: view.getUint16(10), n: view.getUint32(4), data: payload.subarray(HEADER_BYTES), isText, stream: view.getUint16(8) };
 }

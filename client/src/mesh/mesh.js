@@ -10,7 +10,8 @@
 import { Bucket } from '../bucket.js';
 import { SwitchyardError } from '../errors.js';
 import { encodeFrame, Flag } from '../frame.js';
-import { acknowledgement, BULK_STREAM, BulkReceiver, BulkSender, readAcknowledgement, readWithoutNumber, withoutNumber } from './bulk.js';
+import { CHUNK_BYTES } from '../limits.js';
+import { acknowledgement, BULK_STREAM, BulkReceiver, BulkSender, readAcknowledgement, readAddress } from './bulk.js';
 import { Pair } from './pair.js';
 import { isOurs, readSignal, signalData } from './signals.js';
 
@@ -44,6 +45,12 @@ const OVERDUE_MS = 5_000;
 const CROWDED_MS = 250;
 /** Members that are gone and from whom something may still come over the server. */
 const DEPARTED = 64;
+/** Tabs of one member that large things may come from; above that the oldest is forgotten. */
+const SENDING_TABS = 16;
+/** Numbers of tabs. */
+const TABS = 65_536;
+/** Chunks that wait for a connection and are other tabs'; these have to wait for room before. */
+const LENT = 4_096;
 
 /**
  * @typedef {import('../room.js').Room} Room
@@ -55,10 +62,26 @@ const DEPARTED = 64;
  * @property {() => RTCIceServer[]} servers STUN and TURN servers as far as they are known
  * @property {(room: Room, frame: import('../frame.js').LossyFrame) => void} deliver
  * @property {(room: Room, member: number, message: import('./bulk.js').BulkMessage) => void} deliverBulk
- * @property {() => boolean} takesBulk whether this page takes those with numbers, or another tab of the session does
+ * @property {() => boolean} takesBulk whether this page takes large things, or another tab of the session does
+ * @property {(room: Room, member: number, tab: number) => number} taken the last large thing of a member's tab that the tabs of this
+ *   session have
+ * @property {() => number} tab this page's number among the tabs that share the session
+ * @property {() => Elsewhere | null} elsewhere the connections, where another tab has them
+ * @property {(room: Room, member: number, tab: number, n: number) => void} acknowledged a member has what another tab has sent up to here
  * @property {(room: Room, user: string, payload: Uint8Array) => Promise<void>} sendBulk over the server; throws if it has no room
  * @property {() => number} limit bytes of a message
  * @property {(room: Room, member: number, state: PairState) => void} changed
+ *
+ * @typedef {object} Elsewhere the connections of another tab
+ * @property {(room: Room, member: number) => boolean} isDirect
+ * @property {(room: Room, member: number) => number} space bytes that it takes for a member now
+ * @property {(room: Room, member: number, tab: number, chunk: import('./bulk.js').Chunk) => void} send
+ *
+ * @typedef {object} Lent a chunk of another tab
+ * @property {Bond} bond
+ * @property {number} tab
+ * @property {import('./bulk.js').Chunk} chunk
+ * @property {() => void} passed it has gone, or need not go any more
  *
  * @typedef {object} Bond a member of a room, and how it is reached
  * @property {number} member
@@ -75,14 +98,15 @@ const DEPARTED = 64;
  * @property {Map<number, Bond>} bonds
  * @property {Bucket} bucket for signals of those that have no bond
  * @property {Map<number, BulkSender>} senders
- * @property {Map<number, BulkReceiver>} receivers
- * @property {Map<number, boolean>} acks that are due over the server; true: with what is missing
+ * @property {Map<number, BulkReceiver>} receivers by member and tab (`keyOf`)
+ * @property {Map<number, boolean>} acks that are due over the server, likewise; true: with what is missing
  *
  * @typedef {{ direct: number, relay: number, server: number, sent: number }} Ways
  *
  * @typedef {[handle: number, member: number, state: 'direct' | 'relay', rtt: number | null]} Reached a member that is reached past the server
  *
- * @typedef {{ key: string, id: string, pair: Pair, bucket: Bucket, timer: unknown }} Link another browser
+ * @typedef {{ key: string, id: string, pair: Pair, bucket: Bucket, timer: unknown, lent: Lent[], lendsFirst: boolean }} Link another
+ *   browser
  */
 
 export class Mesh {
@@ -315,13 +339,13 @@ export class Mesh {
     if (!place) throw new SwitchyardError('not_in_room', `not in room ${room.name}`);
     let sender = place.senders.get(member);
     if (!sender) {
-      const bond = () => place.bonds.get(member);
-      // The server refuses what is not permitted.
-      const pair = () => (room.permissions.includes('write') ? bond()?.link?.pair : undefined);
-      sender = new BulkSender(member, () => bond()?.handle ?? 0, {
-        isDirect: () => (pair()?.state ?? 'server') !== 'server',
-        directRoom: () => pair()?.room ?? 0,
-        direct: (frame) => pair()?.send(frame) ?? false,
+      const tab = this.#ports.tab();
+      const pair = () => place.bonds.get(member)?.link?.pair;
+      sender = new BulkSender(member, tab, {
+        // The server refuses what is not permitted.
+        isDirect: () => room.permissions.includes('write') && this.#isDirect(room, member),
+        directRoom: () => this.#ports.elsewhere()?.space(room, member) ?? pair()?.room ?? 0,
+        direct: (chunk) => this.#sendChunk(room, member, tab, chunk),
         server: (payload) => this.#byServer(room, user, member, payload),
         acknowledges: () => room.members.get(member)?.write !== false,
       });
@@ -334,18 +358,59 @@ export class Mesh {
     return sent;
   }
 
-  /**
-   * Sends one over the server, without a number: it arrives once, because the server's lane sees to that.
-   * @param {Room} room @param {import('../room.js').Member} member @param {Uint8Array} data @param {boolean} isText @param {number} stream
-   */
-  sendByServer(room, { member, user }, data, isText, stream) {
-    return this.#ports.sendBulk(room, user, withoutNumber(member, { data, isText, stream }));
+  /** Whether a member is reached past the server, by this page or the tab that has the connections. @param {Room} room @param {number} member */
+  #isDirect(room, member) {
+    const elsewhere = this.#ports.elsewhere();
+    return elsewhere ? elsewhere.isDirect(room, member) : this.peer(room, member).state !== 'server';
   }
 
-  /** Another tab of the session has taken all up to this one from a member. @param {Room} room @param {number} member @param {number} n */
-  took(room, member, n) {
+  /** @param {Room} room @param {number} member @param {number} tab @param {import('./bulk.js').Chunk} chunk */
+  #sendChunk(room, member, tab, chunk) {
+    const elsewhere = this.#ports.elsewhere();
+    const bond = this.#places.get(room)?.bonds.get(member);
+    if (!elsewhere) return bond !== undefined && put(bond, tab, chunk);
+    elsewhere.send(room, member, tab, chunk);
+    return true;
+  }
+
+  /**
+   * Sends a chunk of another tab. It is dropped where there is no connection: that tab has been told so, or will be, and sends again.
+   * @param {Room} room @param {number} member @param {number} tab @param {import('./bulk.js').Chunk} chunk @param {() => void} passed
+   */
+  lend(room, member, tab, chunk, passed) {
+    const bond = this.#places.get(room)?.bonds.get(member);
+    if (!bond?.link || bond.link.lent.length >= LENT) return passed();
+    bond.link.lent.push({ bond, tab, chunk, passed });
+    this.#passOn(bond.link);
+  }
+
+  /** As much as has room, or all if there is no connection. @param {Link} link */
+  #passOn(link) {
+    for (let first; (first = link.lent[0]); link.lent.shift()) {
+      const stands = link.pair.state !== 'server' && first.bond.link === link;
+      if (stands && (link.pair.room < 2 * CHUNK_BYTES || !put(first.bond, first.tab, first.chunk))) return;
+      first.passed();
+    }
+  }
+
+  /** The connections of the tab that has them take more, or reach others than before. */
+  pump() {
+    for (const { senders } of this.#places.values()) for (const sender of senders.values()) sender.pump();
+  }
+
+  /** A member has what this tab has sent. @param {Room} room @param {number} member @param {import('./bulk.js').Acknowledgement} what */
+  acknowledged(room, member, { tab, n, isAgain }) {
+    const sender = this.#places.get(room)?.senders.get(member);
+    if (sender?.tab !== tab) return false;
+    sender.acknowledge(n);
+    if (isAgain) sender.again();
+    return true;
+  }
+
+  /** Another tab of the session has taken a message. @param {Room} room @param {import('./bulk.js').Bulk} message */
+  took(room, { member, tab, n }) {
     const place = this.#places.get(room);
-    if (place) this.#receiver(room, place, member).tookTo(n);
+    if (place) this.#receiver(room, place, member, tab).tookTo(n);
   }
 
   /** Looks after what waits for an acknowledgement. @param {BulkSender} sender @param {Place} place @param {number} member */
@@ -377,86 +442,95 @@ export class Mesh {
     const place = this.#places.get(room);
     if (!place) return;
     const self = room.self?.member ?? 0;
-    const plain = readWithoutNumber(payload, self);
-    if (plain) return this.#ports.deliverBulk(room, member, plain);
-    if (!this.#ports.takesBulk()) return;
     const answer = readAcknowledgement(payload, self);
-    if (answer) {
-      const sender = place.senders.get(member);
-      sender?.acknowledge(answer.n);
-      if (answer.isAgain) sender?.again();
-      return;
-    }
-    for (const message of this.#receiver(room, place, member).takeMessage(payload)) this.#ports.deliverBulk(room, member, message);
-    if (!this.#acknowledge(place, member)) this.#acknowledgeLater(room, place, member);
+    // Each tab hears what is for another.
+    if (answer) return void this.acknowledged(room, member, answer);
+    const address = readAddress(payload);
+    if (!this.#ports.takesBulk() || address?.member !== self) return;
+    const key = keyOf(member, address.tab);
+    for (const message of this.#receiver(room, place, member, address.tab).takeMessage(payload)) this.#ports.deliverBulk(room, member, message);
+    if (!this.#acknowledge(place, key)) this.#acknowledgeLater(room, place, key);
   }
 
   /** Messages over the server are missing. @param {Room} room @param {number | null} member null: of anybody */
   gap(room, member) {
     const place = this.#places.get(room);
-    for (const [each, receiver] of place?.receivers ?? []) {
-      if (!place || (member !== null && each !== member)) continue;
-      if (room.permissions.includes('write')) this.#acknowledgeLater(room, place, each, true);
+    for (const [key, receiver] of place?.receivers ?? []) {
+      if (!place || (member !== null && memberOf(key) !== member)) continue;
+      if (room.permissions.includes('write')) this.#acknowledgeLater(room, place, key, true);
       else receiver.gap();
     }
   }
 
-  /** Over the server. @param {Room} room @param {Place} place @param {number} member @param {boolean} [isAgain] */
-  #acknowledgeLater(room, place, member, isAgain = false) {
-    const due = place.acks.get(member);
-    place.acks.set(member, isAgain || due === true);
+  /** Over the server. @param {Room} room @param {Place} place @param {number} key @param {boolean} [isAgain] */
+  #acknowledgeLater(room, place, key, isAgain = false) {
+    const due = place.acks.get(key);
+    place.acks.set(key, isAgain || due === true);
     if (due !== undefined) return;
     this.#env.setTimeout(() => {
-      const again = place.acks.get(member) ?? false;
-      place.acks.delete(member);
+      const again = place.acks.get(key) ?? false;
+      place.acks.delete(key);
+      const [member, tab] = [memberOf(key), key % TABS];
       const user = room.members.get(member)?.user;
-      const receiver = place.receivers.get(member);
+      const receiver = place.receivers.get(key);
       if (user === undefined || !receiver || this.#places.get(room) !== place || !room.permissions.includes('write')) return;
-      if (!again && this.#acknowledge(place, member)) return;
+      if (!again && this.#acknowledge(place, key)) return;
       try {
-        this.#ports.sendBulk(room, user, acknowledgement(member, receiver.acknowledged, again));
+        this.#ports.sendBulk(room, user, acknowledgement(member, { tab, n: receiver.acknowledged, isAgain: again }));
       } catch {
         // The sender asks again by sending again.
       }
     }, ACK_MS);
   }
 
-  /** @param {Room} room @param {Place} place @param {number} member */
-  #receiver(room, place, member) {
-    let receiver = place.receivers.get(member);
+  /** @param {Room} room @param {Place} place @param {number} member @param {number} tab */
+  #receiver(room, place, member, tab) {
+    const key = keyOf(member, tab);
+    let receiver = place.receivers.get(key);
     if (receiver) return receiver;
     receiver = new BulkReceiver(room.self?.member ?? 0, this.#ports.limit());
-    place.receivers.set(member, receiver);
-    const departed = [...place.receivers.keys()].filter((each) => !room.members.has(each));
+    receiver.tookTo(this.#ports.taken(room, member, tab));
+    place.receivers.set(key, receiver);
+    const keys = [...place.receivers.keys()];
+    const tabs = keys.filter((each) => memberOf(each) === member);
+    if (tabs.length > SENDING_TABS) place.receivers.delete(tabs[0]);
+    const departed = keys.filter((each) => !room.members.has(memberOf(each)));
     if (departed.length > DEPARTED) place.receivers.delete(departed[0]);
     return receiver;
   }
 
   /** A chunk has come directly, or what the other has. @param {Room} room @param {Place} place @param {number} member @param {import('../frame.js').ReliableFrame} frame */
   #chunk(room, place, member, frame) {
+    const { laneSeq: tab, ack: n } = frame;
+    if (tab >= TABS) return;
     if (frame.payload.length === 0) {
-      place.senders.get(member)?.acknowledge(frame.ack);
+      if (!this.acknowledged(room, member, { tab, n, isAgain: false })) this.#ports.acknowledged(room, member, tab, n);
       return;
     }
-    for (const message of this.#receiver(room, place, member).takeChunk(frame)) this.#ports.deliverBulk(room, member, message);
-    if (frame.flags & Flag.LAST && !this.#acknowledge(place, member)) this.#acknowledgeLater(room, place, member);
+    const key = keyOf(member, tab);
+    for (const message of this.#receiver(room, place, member, tab).takeChunk(frame)) this.#ports.deliverBulk(room, member, message);
+    if (frame.flags & Flag.LAST && !this.#acknowledge(place, key)) this.#acknowledgeLater(room, place, key);
   }
 
-  /** An empty message says what has come. False if it cannot go directly. @param {Place} place @param {number} member */
-  #acknowledge(place, member) {
-    const bond = place.bonds.get(member);
-    const receiver = place.receivers.get(member);
+  /** An empty message says what has come. False if it cannot go directly. @param {Place} place @param {number} key */
+  #acknowledge(place, key) {
+    const bond = place.bonds.get(memberOf(key));
+    const receiver = place.receivers.get(key);
     if (!bond?.link || !receiver) return false;
-    const header = { flags: Flag.FIRST | Flag.LAST, laneSeq: 0, room: bond.handle, sender: 0, stream: BULK_STREAM };
-    return bond.link.pair.send(encodeFrame({ kind: 'data', ...header, ack: receiver.acknowledged, target: { tag: 'room' }, payload: EMPTY }));
+    const header = { flags: Flag.FIRST | Flag.LAST, laneSeq: key % TABS, room: bond.handle, sender: 0, stream: BULK_STREAM };
+    return bond.link.pair.send(encodeFrame({ kind: 'data', ...header, ack: receiver.acknowledged, target: EVERYBODY, payload: EMPTY }));
   }
 
   /** It has room again, or stands again. What could not be said of what has come is said now. @param {Link} link */
   #pump(link) {
+    // In turn, for whoever is first takes all the room there is.
+    link.lendsFirst = !link.lendsFirst;
+    if (link.lendsFirst) this.#passOn(link);
     for (const [, place, bond] of this.#bondsOf(link)) {
-      this.#acknowledge(place, bond.member);
+      for (const key of place.receivers.keys()) if (memberOf(key) === bond.member) this.#acknowledge(place, key);
       place.senders.get(bond.member)?.pump();
     }
+    this.#passOn(link);
   }
 
   // --- who with whom -----------------------------------------------------------------------------------------------
@@ -529,7 +603,7 @@ export class Mesh {
       drained: () => this.#pump(link),
     });
     /** @type {Link} */
-    const link = { key, id, pair, bucket, timer: null };
+    const link = { key, id, pair, bucket, timer: null, lent: [], lendsFirst: false };
     this.#links.set(key, link);
     return link;
   }
@@ -573,6 +647,7 @@ export class Mesh {
     link.pair.close(options);
     this.#sentBefore += link.pair.counters.sent;
     this.#links.delete(link.key);
+    this.#passOn(link);
   }
 
   /** The members that are this browser, in all rooms. @param {Link} link @returns {Generator<[Room, Place, Bond]>} */
@@ -626,6 +701,22 @@ export class Mesh {
 
 const EMPTY = new Uint8Array(0);
 const EVERYBODY = { tag: /** @type {const} */ ('room') };
+
+/** @param {number} member @param {number} tab */
+function keyOf(member, tab) {
+  return member * TABS + tab;
+}
+
+/** @param {number} key */
+function memberOf(key) {
+  return Math.floor(key / TABS);
+}
+
+/** Sends a chunk, if there is room. @param {Bond} bond @param {number} tab @param {import('./bulk.js').Chunk} chunk */
+function put({ link, handle }, tab, chunk) {
+  const header = { laneSeq: tab, ack: 0, room: handle, sender: 0, stream: BULK_STREAM, target: EVERYBODY };
+  return link?.pair.send(encodeFrame({ kind: 'data', ...header, ...chunk })) ?? false;
+}
 
 /** @param {Place} place */
 function abandonAll({ senders }) {

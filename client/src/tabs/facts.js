@@ -8,7 +8,11 @@ import { recordsOf, tabsOf } from './hub.js';
 /**
  * @typedef {import('./wire.js').Snapshot} Snapshot
  * @typedef {import('./wire.js').Status} Status
+ * @typedef {{ room: number, self: number, member: number, tab: number }} Whose from a tab of a member of a room, to one's own member there
  */
+
+/** Senders of large things that are remembered. */
+const TAKEN = 1_024;
 
 export class Facts {
   /** Counts the leaders. */
@@ -31,6 +35,8 @@ export class Facts {
   status = nothing();
   /** Whom the leader's connections reach past the server, as it has said last. @type {import('./wire.js').Reached[]} */
   peers = [];
+  /** Up to which number the tabs have large things, by `keyOf`: whoever leads goes on from there. @type {Map<string, number>} */
+  #taken = new Map();
 
   /** The session is not gone on with. */
   forget() {
@@ -38,15 +44,36 @@ export class Facts {
     this.tabs = new Map();
     this.slots = 0;
     this.ordered.clear();
+    this.forgetTaken();
+  }
+
+  /** The session is another: so are the numbers. */
+  forgetTaken() {
+    this.#taken.clear();
+  }
+
+  /** All tabs have a large thing. @param {import('../mesh/bulk.js').Bulk} bulk */
+  took({ n, ...whose }) {
+    const key = keyOf(whose);
+    this.#taken.delete(key);
+    this.#taken.set(key, n);
+    const [oldest] = this.#taken.keys();
+    if (this.#taken.size > TAKEN) this.#taken.delete(oldest);
+  }
+
+  /** The last one that they have; 0 for none. @param {Whose} whose */
+  taken(whose) {
+    return this.#taken.get(keyOf(whose)) ?? 0;
   }
 
   /** @param {Snapshot} snapshot @param {number} term */
-  take({ identity, tabs, slots, ordered, wanted }, term) {
+  take({ identity, tabs, slots, ordered, wanted, taken }, term) {
     this.term = term;
     this.identity = identity;
     this.tabs = tabsOf(tabs);
     this.slots = slots;
     this.ordered = new Map(ordered);
+    this.#taken = new Map(taken);
     this.wanted ||= wanted;
   }
 
@@ -56,7 +83,7 @@ export class Facts {
     // Of tabs that are gone nothing comes any more.
     const ordered = [...this.ordered].filter(([tab]) => this.tabs.has(tab));
     const tabs = recordsOf(this.tabs);
-    return { epoch: lane.epoch, lane: lane.state(), ordered, tabs, slots, identity, limits, features, wanted, status, peers };
+    return { epoch: lane.epoch, lane: lane.state(), ordered, tabs, slots, identity, limits, features, wanted, status, peers, taken: [...this.#taken] };
   }
 }
 
@@ -66,4 +93,9 @@ export function nothing() {
   const buffered = { websocket: 0, reliable: 0, lossy: 0 };
   const counters = { reconnects: 0, pipeChanges: 0, badFrames: 0, unknownFrames: 0 };
   return { state: 'idle', rung: null, relay: null, rtt: null, takesJoins: false, queued: 0, buffered, counters, health };
+}
+
+/** @param {Whose} whose */
+function keyOf({ room, self, member, tab }) {
+  return [room, self, member, tab].join(' ');
 }

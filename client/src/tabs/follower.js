@@ -15,6 +15,8 @@ const DEAD_MS = 6_000;
 /** Lossy messages to a leader that does not answer. */
 const LOSSY_AHEAD = 512;
 const SEEN_EVERY = 32;
+/** Given to the leader for a connection, and not passed on by it. */
+const BORROWED_BYTES = 262_144;
 
 /**
  * @typedef {import('./wire.js').Down} Down
@@ -32,6 +34,23 @@ const SEEN_EVERY = 32;
  * @property {(to: string) => void} handedOver the leader has let go, and all it said is here
  */
 
+class Borrowed {
+  /** @type {Map<string, number>} */
+  #bytes = new Map();
+
+  /** @param {import('./wire.js').BulkPlace} to */
+  of({ room, member }) {
+    return this.#bytes.get(`${room} ${member}`) ?? 0;
+  }
+
+  /** @param {import('./wire.js').BulkPlace} to @param {number} bytes */
+  add({ room, member }, bytes) {
+    const sum = this.of({ room, member }) + bytes;
+    if (sum > 0) this.#bytes.set(`${room} ${member}`, sum);
+    else this.#bytes.delete(`${room} ${member}`);
+  }
+}
+
 export class Follower {
   #env;
   #tab;
@@ -46,6 +65,8 @@ export class Follower {
   #heardAt;
   #askedAt = -Infinity;
   #lossyAhead = 0;
+  /** Bytes that were given to the leader for its connections, by room and member, and have not left it, as far as is known. */
+  #borrowed = new Borrowed();
 
   /**
    * @param {object} options
@@ -86,6 +107,17 @@ export class Follower {
     this.#lossyAhead += 1;
   }
 
+  /** Bytes that the leader takes for its connection with a member now. @param {import('./wire.js').BulkPlace} to */
+  lendable(to) {
+    return BORROWED_BYTES - this.#borrowed.of(to);
+  }
+
+  /** @param {import('./wire.js').BulkChunk} wanted */
+  borrow(wanted) {
+    this.#borrowed.add(wanted, wanted.chunk.payload.length);
+    this.say({ op: 'bulk', wanted });
+  }
+
   /**
    * A leader has taken this tab in, or a new one goes on.
    * @param {{ term: number, n: number, snapshot: Snapshot }} taken
@@ -107,6 +139,7 @@ export class Follower {
       done.forEach((tag) => this.#owner.confirmed(tag));
       for (const { tag, ...message } of waitingIn(snapshot.lane)) this.#company.echo(tag.tab, tag.id, message);
     }
+    this.#borrowed = new Borrowed();
     this.#takePeers(snapshot.peers);
     this.#takeStatus(snapshot.status);
   }
@@ -158,7 +191,13 @@ export class Follower {
       case 'direct':
         return this.#direct(said.bytes);
       case 'bulk':
+        facts.took(said.bulk);
         return owner.bulk(said.bulk);
+      case 'passed':
+        this.#borrowed.add(said.to, -said.bytes);
+        return owner.lends();
+      case 'acknowledged':
+        return owner.acknowledged(said.what);
       case 'offer':
         facts.ordered.set(said.tab, said.id);
         return this.#company.admit(said.tab, said.id, said.message);

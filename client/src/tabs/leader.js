@@ -345,12 +345,22 @@ export class Leader {
   }
 
   #tellStatus() {
+    if (this.followers > 0) this.tell({ op: 'status', status: this.status });
+    this.tellPeers();
+  }
+
+  /** This tab's connections reach others than before, or other ways. */
+  tellPeers() {
     const peers = this.#owner.reached();
-    const areOthers = JSON.stringify(peers) !== JSON.stringify(this.#facts.peers);
+    if (this.#isOver || JSON.stringify(peers) === JSON.stringify(this.#facts.peers)) return;
     this.#facts.peers = peers;
-    if (this.followers === 0) return;
-    this.tell({ op: 'status', status: this.status });
-    if (areOthers) this.tell({ op: 'peers', peers });
+    if (this.followers > 0) this.tell({ op: 'peers', peers });
+  }
+
+  /** A tab's large thing has come. @param {import('./wire.js').BulkAck} what */
+  acknowledged(what) {
+    const tab = this.#hub?.tabOf(what.slot);
+    if (tab !== undefined && tab !== this.#tab) this.#hub?.to(tab, { op: 'acknowledged', what });
   }
 
   #noteIdentity() {
@@ -402,6 +412,11 @@ export class Leader {
         return this.#link.hurry();
       case 'ask':
         return this.#answer(tab, said.id, said.what);
+      case 'bulk': {
+        const { room, member, chunk } = said.wanted;
+        const passed = { op: /** @type {const} */ ('passed'), to: { room, member }, bytes: chunk.payload.length };
+        return this.#owner.lend(said.wanted, () => this.#hub?.to(tab, passed));
+      }
       default:
         return undefined;
     }

@@ -43,6 +43,9 @@ const HEIR_MS = 2_000;
  * @property {(message: LossyMessage, coalesce: boolean) => void} lossy sends it for another tab
  * @property {(frame: import('../frame.js').LossyFrame) => void} direct came to another tab from another browser
  * @property {(bulk: import('../mesh/bulk.js').Bulk) => void} bulk came to another tab
+ * @property {(wanted: import('./wire.js').BulkChunk, passed: () => void) => void} lend sends a large thing of another tab to a member directly
+ * @property {(what: import('./wire.js').BulkAck) => void} acknowledged one that this tab has sent has come
+ * @property {() => void} lends the leading tab takes more for its connections
  * @property {() => import('./wire.js').Reached[]} reached whom this tab's connections reach past the server
  * @property {(before: import('./wire.js').Reached[], now: import('./wire.js').Reached[]) => void} peers the leading tab's reach others than before
  * @property {() => void} leads this tab has the connection now, or has it no more
@@ -258,7 +261,7 @@ export class SharedLink {
 
   /** The numbers of this tab's requests begin here. */
   get idBase() {
-    return (this.#facts.tabs.get(this.#tab)?.slot ?? 0) * IDS;
+    return this.slot * IDS;
   }
 
   /** Whether the number of a request is this tab's. @param {number} id */
@@ -353,7 +356,38 @@ export class SharedLink {
 
   /** A large thing has come to this tab: the others have it before it is acknowledged. @param {import('../mesh/bulk.js').Bulk} bulk */
   bulk(bulk) {
+    this.#facts.took(bulk);
     this.#leader?.tell({ op: 'bulk', bulk });
+  }
+
+  /** The last large thing of a member's tab that the tabs have; 0 for none. @param {import('./facts.js').Whose} whose */
+  taken(whose) {
+    return this.#facts.taken(whose);
+  }
+
+  /** What another tab has sent to a member has come. @param {import('./wire.js').BulkAck} what */
+  acknowledged(what) {
+    this.#leader?.acknowledged(what);
+  }
+
+  /** This tab's connections reach others than before. */
+  tellPeers() {
+    this.#leader?.tellPeers();
+  }
+
+  /** Bytes that the leading tab takes for its connection with a member now. @param {import('./wire.js').BulkPlace} to */
+  lendable(to) {
+    return this.#role === 'follower' ? (this.#follower?.lendable(to) ?? 0) : 0;
+  }
+
+  /** Sends over the leading tab's connections. @param {import('./wire.js').BulkChunk} wanted */
+  borrow(wanted) {
+    if (this.#role === 'follower') this.#follower?.borrow(wanted);
+  }
+
+  /** This tab's number among those that share the session; 0 alone. */
+  get slot() {
+    return this.#facts.tabs.get(this.#tab)?.slot ?? 0;
   }
 
   // --- coming and going ------------------------------------------------------------------------------------------------
@@ -597,6 +631,7 @@ export class SharedLink {
   /** The session is another, or this tab has missed a part of it. @param {import('./lane.js').LaneState} begins @param {number} [epoch] */
   #loseLane(begins, epoch = this.#lane.epoch + 1) {
     this.#isBehind = false;
+    if (begins === EMPTY) this.#facts.forgetTaken();
     this.#leaving.clear();
     for (const room of this.#rooms.keys()) this.#rooms.set(room, 0);
     this.#lane.epoch = epoch;

@@ -22,6 +22,9 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  * @typedef {import('../lane.js').Message<any>} Message
  * @typedef {import('../lossy.js').LossyMessage} LossyMessage
  * @typedef {import('../mesh/mesh.js').Reached} Reached
+ * @typedef {{ room: number, member: number }} BulkPlace
+ * @typedef {BulkPlace & { slot: number, chunk: import('../mesh/bulk.js').Chunk }} BulkChunk for the leader's connection
+ * @typedef {BulkPlace & { slot: number, n: number }} BulkAck for the tab with this slot
  *
  * @typedef {object} TabRecord what all tabs know of one
  * @property {string} tab
@@ -51,12 +54,15 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  * @property {boolean} wanted whether there is to be a connection
  * @property {Status} status
  * @property {Reached[]} peers
+ * @property {[string, number][]} taken up to which number the tabs have the large things of each sender
  *
  * @typedef {(
  *   | { op: 'snapshot', snapshot: Snapshot }
  *   | { op: 'frame', bytes: Uint8Array }
  *   | { op: 'direct', bytes: Uint8Array }
  *   | { op: 'bulk', bulk: import('../mesh/bulk.js').Bulk }
+ *   | { op: 'passed', to: BulkPlace, bytes: number }
+ *   | { op: 'acknowledged', what: BulkAck }
  *   | { op: 'offer', tab: string, id: number, message: Message }
  *   | { op: 'refuse', tab: string, id: number }
  *   | { op: 'take' }
@@ -88,6 +94,7 @@ const STATES = ['idle', 'connecting', 'connected', 'reconnecting', 'closed'];
  *   | { op: 'has', received: number }
  *   | { op: 'visible', visible: boolean }
  *   | { op: 'ask', id: number, what: 'ice' | 'diagnosis' }
+ *   | { op: 'bulk', wanted: BulkChunk }
  * )} Up
  */
 
@@ -126,7 +133,7 @@ export function plain({ kind, room, stream, text, target, payload }) {
 
 /** What a message costs in a queue, roughly. @param {any} said @returns {number} */
 export function sizeOf(said) {
-  const bytes = said.bytes?.length ?? said.message?.payload?.length ?? 0;
+  const bytes = said.bytes?.length ?? said.message?.payload?.length ?? said.bulk?.data.length ?? 0;
   return 200 + bytes + (said.op === 'snapshot' ? said.snapshot.lane.sent.length * 200 : 0);
 }
 
@@ -158,6 +165,8 @@ function isUp(said) {
       return typeof said.visible === 'boolean';
     case 'ask':
       return isCount(said.id) && (said.what === 'ice' || said.what === 'diagnosis');
+    case 'bulk':
+      return isBulkChunk(said.wanted);
     default:
       return false;
   }
@@ -173,6 +182,10 @@ function isDown(said) {
       return isBytes(said.bytes);
     case 'bulk':
       return isBulk(said.bulk);
+    case 'passed':
+      return isBulkPlace(said.to) && isCount(said.bytes);
+    case 'acknowledged':
+      return isBulkPlace(said.what) && isUint16(said.what.slot) && isCount(said.what.n);
     case 'offer':
       return isName(said.tab) && isCount(said.id) && isMessage(said.message);
     case 'refuse':
@@ -221,11 +234,11 @@ function isDown(said) {
 /** @param {any} value */
 function isSnapshot(value) {
   if (!isRecord(value)) return false;
-  const { epoch, lane, ordered, tabs, slots, identity, limits, features, wanted, status, peers } = /** @type {any} */ (value);
-  const areOrders = isList(ordered, (entry) => Array.isArray(entry) && isName(entry[0]) && isCount(entry[1]));
+  const { epoch, lane, ordered, tabs, slots, identity, limits, features, wanted, status, peers, taken } = /** @type {any} */ (value);
+  const areNumbers = (/** @type {any} */ list) => isList(list, (entry) => Array.isArray(entry) && isName(entry[0]) && isCount(entry[1]));
   const isRest = (limits === null || isRecord(limits)) && (features === null || isFeatures(features)) && typeof wanted === 'boolean';
   return (
-    isCount(epoch) && isLane(lane) && areOrders && isList(tabs, isTab) && isCount(slots) && isRest &&
+    isCount(epoch) && isLane(lane) && areNumbers(ordered) && isList(tabs, isTab) && isCount(slots) && isRest && areNumbers(taken) &&
     (identity === null || isIdentity(identity)) && isStatus(status) && isList(peers, isReached)
   );
 }
@@ -267,8 +280,19 @@ function isLossy(value) {
 /** @param {any} value */
 function isBulk(value) {
   if (!isRecord(value)) return false;
-  const { n, room, member, stream, isText, data } = value;
-  return isCount(n) && isUint16(room) && isCount(member) && isUint16(stream) && typeof isText === 'boolean' && isBytes(data);
+  const { tab, n, room, self, member, stream, isText, data } = value;
+  const areNumbers = [n, self, member].every(isCount) && [tab, room, stream].every(isUint16);
+  return areNumbers && typeof isText === 'boolean' && isBytes(data);
+}
+
+/** @param {any} value */
+function isBulkPlace(value) {
+  return isRecord(value) && isUint16(value.room) && isCount(value.member);
+}
+
+/** @param {any} value */
+function isBulkChunk(value) {
+  return isBulkPlace(value) && isUint16(value.slot) && isRecord(value.chunk) && isUint16(value.chunk.flags) && isCount(value.chunk.total) && isBytes(value.chunk.payload);
 }
 
 /** @param {any} value */

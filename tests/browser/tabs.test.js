@@ -20,6 +20,9 @@ const LEADERS = Number(process.env.LEADERS ?? 6);
 /** Of a bulk stream that goes on for as long as there are messages, these at least: 20 MB. */
 const BULK_MESSAGES = 1_250;
 const BULK_BYTES = 16_000;
+/** Of what is sent to one member: 20 MB. */
+const PARTS = 160;
+const PART_BYTES = 131_072;
 /** In milliseconds: of 95 % of many, and, on a machine that does other things too, of few. */
 const STALL_MOST = 2_000;
 const STALL_LOOSE = 6_000;
@@ -198,6 +201,43 @@ describe('tabs of one user', () => {
     });
   }
 
+  for (const browser of /** @type {const} */ (['chromium', 'firefox'])) {
+    test(`a tab of ${browser} sends 20 MB to another browser over the leading tab's connection; that tab is closed in the middle: complete, once, in order`, async (t) => {
+      const server = await Server.start();
+      const context = await browsers[browser].createBrowserContext();
+      const elsewhere = await browsers.chromium.createBrowserContext();
+      try {
+        const ben = await open(elsewhere, server.url, 'ben', 'ben');
+        const leader = await open(context, server.url, 'ann', 'leader');
+        const sender = await open(context, server.url, 'ann', 'sender');
+        // A tab that is looked at leads.
+        await leader.bringToFront();
+        await until('the first tab leads', async () => (await leads(leader)) && !(await leads(sender)));
+        const isDirect = async (/** @type {Page} */ page) => (await page.evaluate(reached)).states.join() === 'direct';
+        await until('ben is reached directly', async () => (await isDirect(ben)) && (await isDirect(sender)), { within: 20_000 });
+        await ben.evaluate(noteParts);
+        const began = Date.now();
+        await sender.evaluate(sendParts, PARTS, PART_BYTES);
+        const parts = () => ben.evaluate(() => globalThis.parts);
+        await until('a quarter has come', async () => (await parts()).length >= PARTS / 4, { within: 30_000 });
+        const quarter = Date.now() - began;
+        const before = await sender.evaluate(() => globalThis.state.session.stats().mesh);
+        assert.equal(before.bulkServer, 0, 'nothing takes the server while there is a connection');
+        await leader.close();
+        await until('the sender knows that all has come', () => sender.evaluate(() => globalThis.partsSent), { within: 60_000 });
+        const took = Date.now() - began;
+        assert.deepEqual(await parts(), Array.from({ length: PARTS }, (_, index) => [index, PART_BYTES, index % 251]));
+        const { bulkDirect, bulkServer, bulkAgain } = await sender.evaluate(() => globalThis.state.session.stats().mesh);
+        t.diagnostic(
+          `a quarter after ${quarter} ms, all after ${took}: ${bulkDirect} parts directly, ${bulkServer} over the server, ${bulkAgain} a second time`,
+        );
+      } finally {
+        await Promise.all([context.close(), elsewhere.close()]);
+        await server.stop();
+      }
+    });
+  }
+
   test(`six tabs of chromium have one connection to the server and one to the other browser; the leading one is closed or crashed ${LEADERS} times while all write`, async (t) => {
     const server = await Server.start();
     const context = await browsers.chromium.createBrowserContext();
@@ -228,16 +268,17 @@ describe('tabs of one user', () => {
           return leader !== '';
         });
         const page = /** @type {Page} */ (tabs.get(leader));
-        // Of all tabs the leading one alone has a connection to the other browser.
-        const waysOfTabs = async () => (await Promise.all([...tabs.values()].map((tab) => tab.evaluate(reached)))).flat();
+        // Of all tabs the leading one alone has a connection to the other browser, and all say that ben is reached by it.
+        const waysOfTabs = () => Promise.all([...tabs.values()].map((tab) => tab.evaluate(reached)));
+        const areDirect = (/** @type {{ states: string[] }[]} */ ways) => ways.every(({ states }) => states.join() === 'direct');
         await until(
           'ben is connected to one of them',
           // Of one that has crashed ben does not know at once.
-          async () => (await ben.evaluate(reached)).join() === 'direct' && (await waysOfTabs()).includes('direct'),
+          async () => areDirect([await ben.evaluate(reached), ...(await waysOfTabs())]),
           { within: 20_000 },
         );
         const ways = await waysOfTabs();
-        assert.equal(ways.filter((state) => state === 'direct').length, 1, JSON.stringify(ways));
+        assert.equal(ways.filter(({ connections }) => connections > 0).length, 1, JSON.stringify(ways));
         tabs.delete(leader);
         ends.push({ at: Date.now(), others: [...tabs.keys()] });
         if (i % 2 === 0) await page.close();
@@ -285,8 +326,38 @@ describe('tabs of one user', () => {
   });
 });
 
-/** How a page reaches the others of the room. */
-function reached() {
+/** Notes the large things that come. */
+function noteParts() {
   const [room] = globalThis.state.session.rooms;
-  return [...room.peers.values()].map(({ state }) => state);
+  const parts = [];
+  globalThis.parts = parts;
+  room.on('data', ({ data, direct }) => {
+    if (direct) parts.push([new DataView(data.buffer, data.byteOffset).getUint32(0), data.length, data.at(-1)]);
+  });
+}
+
+/** Sends something large in parts, as fast as they are taken. @param {number} count @param {number} bytes */
+function sendParts(count, bytes) {
+  const [room] = globalThis.state.session.rooms;
+  const [to] = room.members.keys();
+  const all = async () => {
+    const open = [];
+    for (let index = 0; index < count; index += 1) {
+      const part = new Uint8Array(bytes).fill(index % 251);
+      new DataView(part.buffer).setUint32(0, index);
+      open.push(room.sendTo(to, part));
+      if (open.length === 16) await open.shift();
+    }
+    await Promise.all(open);
+    globalThis.partsSent = true;
+  };
+  globalThis.partsSent = false;
+  all().catch((error) => console.error(`parts: ${error}`));
+}
+
+/** How a page reaches the others of the room, and how many connections to other browsers are its own. */
+function reached() {
+  const { session } = globalThis.state;
+  const [room] = session.rooms;
+  return { states: [...room.peers.values()].map(({ state }) => state), connections: session.stats().mesh.connections };
 }

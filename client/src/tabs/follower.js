@@ -161,8 +161,9 @@ export class Follower {
     this.#n = n;
     this.#heardAt = this.#env.now();
     this.#lossyAhead = 0;
-    // The leader waits for it, before it acknowledges or sends what that is about.
-    if (said.op === 'frame' || said.op === 'offer' || n % SEEN_EVERY === 0) this.say({ op: 'seen', n });
+    // The leader waits for it, before it acknowledges or sends what that is about; or it is large, and what is not seen is limited.
+    const isAwaited = said.op === 'frame' || said.op === 'offer' || said.op === 'bulk';
+    if (isAwaited || n % SEEN_EVERY === 0) this.say({ op: 'seen', n });
     return this.#apply(said);
   }
 

@@ -15,8 +15,8 @@ import { readUp, sizeOf } from './wire.js';
 const TABS = 256;
 /** Numbers of slots, before they are given out again: requests have 32 bits, a slot leaves 20 of them. */
 const SLOTS = 4_095;
-/** What may be on its way to a tab that does not say that it has it. */
-const UNSEEN_BYTES = 4_194_304;
+/** What may be on its way to a tab that does not say that it has it: a second and more of what a fast connection brings. */
+const UNSEEN_BYTES = 16_777_216;
 /** A tab that does not say for so long that it has something is stopped: the others do not wait for it. */
 const PROMPT_MS = 1_000;
 /** Nor for one that lacks so much: the server keeps 1 MiB of what is not acknowledged, and then leaves out what comes. */

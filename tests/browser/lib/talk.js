@@ -10,6 +10,8 @@ export const EVERY_MS = 50;
 const BULK_BYTES = 16_000;
 /** Of everything that was sent, after the network is whole. */
 const ARRIVE_MS = 60_000;
+/** A stall of which it is told what was tried meanwhile. */
+const LONG_MS = 1_500;
 
 /**
  * @typedef {object} Person
@@ -86,7 +88,7 @@ export class Talk {
         return window.evaluate(() => globalThis.talk.report());
       }),
     );
-    const words = reports.map(({ heard, bulk, counters, rungs }, index) => {
+    const words = reports.map(({ heard, bulk, counters, rungs, attempts }, index) => {
       assert.deepEqual(heard.map(([number]) => number), upTo(said[1 - index]));
       assert.deepEqual(bulk, upTo(poured[index]));
       const { sessionsLost, laneGaps, badFrames } = counters;
@@ -94,7 +96,8 @@ export class Talk {
       const { gap, until: end } = longestSilence(heard.map(([, at]) => at), from);
       const way = rungs.map(([rung, at]) => `${rung} ${Math.round(at - from)}`).join(', ');
       const stall = Math.max(0, Math.round(gap - EVERY_MS));
-      return { stall, words: `${this.#people[index].name} ${stall} ms, until ${Math.round(end)} (${way})` };
+      const tried = stall > LONG_MS ? `; tried ${attempts.map((attempt) => wordsOf(attempt, from)).join(', ')}` : '';
+      return { stall, words: `${this.#people[index].name} ${stall} ms, until ${Math.round(end)} (${way})${tried}` };
     });
     return { stall: Math.max(...words.map(({ stall }) => stall)), words: words.map((each) => each.words).join('; ') };
   }
@@ -102,6 +105,13 @@ export class Talk {
   async close() {
     await Promise.all(this.windows.map((window) => window.close()));
   }
+}
+
+/** An attempt to connect, in milliseconds since `from`. @param {any} attempt of `session.diagnose()` @param {number} from */
+function wordsOf({ by, began, connectedMs, endedMs, cause, http }, from) {
+  const at = (/** @type {number | null} */ ms) => (ms === null ? 'open' : Math.round(began + ms - from));
+  const end = connectedMs !== null ? `connected ${at(connectedMs)}, ${endedMs === null ? 'goes on' : `${cause} ${at(endedMs)}`}` : `${cause ?? ''} ${at(endedMs)}`;
+  return `${by} from ${at(0)}: ${end}${http === undefined ? '' : ` (http ${http})`}`;
 }
 
 /** @param {number} last */
@@ -166,6 +176,6 @@ async function enter(name, user, token) {
       clearInterval(saying);
       return said;
     },
-    report: () => ({ heard, bulk, rungs, counters: session.stats().counters }),
+    report: async () => ({ heard, bulk, rungs, counters: session.stats().counters, attempts: (await session.diagnose()).attempts }),
   };
 }
